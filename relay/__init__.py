@@ -1,0 +1,17 @@
+"""An embedded SMTP relay: applications hand it mail on localhost:2525 and forget about it.
+
+    app ──SMTP──▶ listener ─▶ intake ─▶ SPOOL ◀─▶ scheduler ─▶ deliver ──SMTP──▶ next hop
+    operator ─▶ cli ─▶ admin ─────────────┘           │
+                                              policy ─┴─ settle   (pure)
+
+Rooms, left may import right and never back (held by import-linter):
+
+    cli -> app -> runtime -> config | listener | scheduler | admin -> intake -> spool | deliver | settle
+        -> submission -> policy -> recipient -> envelope | reply
+
+Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle,
+submission, recipient, envelope, reply) read no clock, open nothing and import no event loop.
+docs/flow.md tells the life of a message.
+"""
+
+__version__ = "0.1.0"

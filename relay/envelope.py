@@ -1,0 +1,89 @@
+"""The envelope: addresses as SMTP carries them, and the queue id. Pure.
+
+Promises: an `Address` that exists is safe to put on a wire: no control character, no angle bracket, no space outside a
+quoted local part, within the lengths of RFC 5321 §4.5.3.1. The null reverse-path is the empty string.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# Crockford's base 32: no I, L, O, U, so that an id can be read over the telephone.
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUE = {c: i for i, c in enumerate(_ALPHABET)} | {"O": 0, "I": 1, "L": 1}
+QUEUE_ID_LENGTH = 11
+
+# RFC 5321 §4.1.2, with RFC 6531 §3.3: any non-ASCII character counts as atext.
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+_DOT_STRING = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
+_QUOTED = r'"(?:[ !\x23-\x5b\x5d-\x7e\u0080-\U0010ffff]|\\[ -~])*"'
+# Underscores are no letters of a host name, but they are in use; RFC 5321 §2.3.5 asks for no more than we can resolve.
+_LABEL = r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\-\u0080-\U0010ffff]*[A-Za-z0-9_\u0080-\U0010ffff])?"
+_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?"
+_LITERAL = r"\[[!-Z^-~]+\]"
+_MAILBOX = re.compile(rf"(?P<local>{_DOT_STRING}|{_QUOTED})@(?P<domain>{_DOMAIN}|{_LITERAL})")
+# Applications send these though RFC 5321 forbids them; every large receiver takes them.
+_LENIENT_LOCAL = re.compile(rf"{_ATEXT}(?:{_ATEXT}|\.)*")
+
+
+class AddressError(ValueError):
+    """Not an address that can be mailed to; the text says why, for the one who wrote it."""
+
+
+@lru_cache(maxsize=8192)
+def parse_address(text: str) -> str:
+    """The mailbox `local@domain` of RFC 5321 §4.1.2, as written but with the domain in lower case.
+
+    Raises AddressError. Source routes (`@a,@b:c@d`) lose their route, as RFC 5321 Appendix C wishes.
+    """
+    if any(c < " " or c == "\x7f" for c in text):
+        raise AddressError("address has a control character")
+    if text.startswith("@") and ":" in text:
+        text = text.partition(":")[2]
+    if len(text.encode("utf-8", "surrogateescape")) > 320:  # §4.5.3.1.1 and .2: 64 + "@" + 255
+        raise AddressError("address is longer than 320 octets")
+    found = _MAILBOX.fullmatch(text)
+    if found:
+        local, domain = found["local"], found["domain"]
+    else:
+        local, at, domain = text.rpartition("@")
+        if not at:
+            raise AddressError("address has no @domain")
+        if not local:
+            raise AddressError("address has nothing before its @")
+        if not re.fullmatch(rf"{_DOMAIN}|{_LITERAL}", domain):
+            raise AddressError("address has no valid domain after its @")
+        if not _LENIENT_LOCAL.fullmatch(local):
+            raise AddressError("address has a character before its @ that must be quoted")
+    if len(domain.encode()) > 255:
+        raise AddressError("domain is longer than 255 octets")
+    if len(local.encode()) > 64 and not text.isascii():
+        raise AddressError("local part is longer than 64 octets")
+    return f"{local}@{domain.lower()}"
+
+
+def domain_of(address: str) -> str:
+    """The part after the last @, in lower case; the empty string for the null reverse-path."""
+    return address.rpartition("@")[2].lower()
+
+
+def queue_id(number: int) -> str:
+    """A message's number (a counter that is never reused, below 2**55) as its 11-letter queue id."""
+    letters = []
+    for _ in range(QUEUE_ID_LENGTH):
+        letters.append(_ALPHABET[number & 31])
+        number >>= 5
+    return "".join(reversed(letters))
+
+
+def parse_queue_id(text: str) -> int:
+    """The number behind a queue id, however it was typed (lower case, O for 0). Raises ValueError."""
+    if len(text) != QUEUE_ID_LENGTH:
+        raise ValueError(f"{text!r} is no queue id: one has {QUEUE_ID_LENGTH} letters and digits, such as 1PGWBZ00001")
+    number = 0
+    for c in text.upper():
+        if c not in _VALUE:
+            raise ValueError(f"{text!r} is no queue id: {c!r} does not occur in one")
+        number = number << 5 | _VALUE[c]
+    return number

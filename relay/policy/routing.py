@@ -1,0 +1,284 @@
+"""Which way out: rules over facts, first match wins. Pure.
+
+A rule asks questions ("is From like *@corp.example?"). A lane stores the answers to the questions that its recipients
+were asked, so that a route can be derived again after a reload without reading a message: see `lane_facts`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Any
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# What the lane stores as a value, because every recipient has it and limits are named by it.
+VALUE_FACTS = ("class", "user")
+ADDRESS_FACTS = ("sender", "from", "recipient")
+TEXT_FACTS = ("class", "user", "tag", "listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What rules may ask of one recipient of one message. None: not known (yet), as header facts are at RCPT time."""
+
+    sender: str
+    recipient: str
+    listener: str = ""
+    client: str = ""
+    user: str = ""
+    from_: str | None = None
+    class_: str | None = None
+    tag: str | None = None
+    size: int | None = None
+    headers: Mapping[str, tuple[str, ...]] | None = None  # lower-case name -> values
+
+
+@lru_cache(maxsize=4096)
+def glob(pattern: str) -> Callable[[str], bool]:
+    """A case-insensitive glob: `*` and `?`; every other character means itself."""
+    # fnmatch knows [sets]; an address literal such as x@[192.0.2.1] is none.
+    compiled = re.compile(fnmatch.translate(pattern.casefold().replace("[", "[[]")))
+    return lambda text: compiled.match(text.casefold()) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One key of a `match`: the fact it asks for, and any of what it accepts.
+
+    For `header` a pattern is `Name: glob`; for `client` a network; for `size` one of `>10MB` as (operator, bytes).
+    """
+
+    fact: str
+    patterns: tuple[str, ...]
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names the question in a lane's facts; the same words are the same question under another configuration."""
+        return f"{self.fact} {' | '.join(self.patterns)}"
+
+    def ask(self, facts: Facts) -> bool | None:
+        """Yes, no, or None where the fact is not known yet."""
+        match self.fact:
+            case "header":
+                return None if facts.headers is None else self._header(facts.headers)
+            case "size":
+                return None if facts.size is None else any(_compare(facts.size, *s) for s in self.sizes)
+            case "client":
+                return _in_networks(facts.client, self.patterns)
+            case "from":
+                value = facts.from_
+            case "class":
+                value = facts.class_
+            case other:
+                value = getattr(facts, other)
+        return None if value is None else self.matches(value)
+
+    def matches(self, value: str) -> bool:
+        return any(glob(p)(value) for p in self.patterns)
+
+    def _header(self, headers: Mapping[str, tuple[str, ...]]) -> bool:
+        for pattern in self.patterns:
+            name, _, value = pattern.partition(": ")
+            if any(glob(value)(v) for v in headers.get(name.casefold(), ())):
+                return True
+        return False
+
+
+_OPERATORS: dict[str, Callable[[int, int], bool]] = {
+    ">": int.__gt__,
+    ">=": int.__ge__,
+    "<": int.__lt__,
+    "<=": int.__le__,
+}
+
+
+def _compare(size: int, operator: str, bound: int) -> bool:
+    return _OPERATORS[operator](size, bound)
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> Network:
+    return ipaddress.ip_network(text, strict=False)
+
+
+@lru_cache(maxsize=4096)
+def _in_networks(client: str, networks: tuple[str, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return False  # a UNIX socket or nothing: no network holds it
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in _network(n) for n in networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """All questions hold, and no question of `none_of` does."""
+
+    all_of: tuple[Question, ...] = ()
+    none_of: tuple[Question, ...] = ()
+
+    def test(self, ask: Callable[[Question], bool | None]) -> bool | None:
+        """Three-valued: None where an unknown fact could still decide it. Stops at the first No."""
+        unknown = False
+        for wanted, questions in ((True, self.all_of), (False, self.none_of)):
+            for question in questions:
+                answer = ask(question)
+                if answer is None:
+                    unknown = True
+                elif answer is not wanted:
+                    return False
+        return None if unknown else True
+
+    def first_no(self, facts: Facts) -> str:
+        """Why it does not hold for `facts`, for `explain`; empty where it holds."""
+        for wanted, questions in ((True, self.all_of), (False, self.none_of)):
+            for q in questions:
+                if q.ask(facts) is not wanted:
+                    return f"{'' if wanted else 'not '}{q.fact}: {', '.join(q.patterns)}"
+        return ""
+
+
+class Action(StrEnum):
+    VIA = "via"
+    REJECT = "reject"
+    HOLD = "hold"
+    DISCARD = "discard"
+    CAPTURE = "capture"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule of `routes`. `via` is the ordered egresses; `text` is what `reject` says."""
+
+    name: str
+    action: Action
+    match: Match = Match()
+    via: tuple[str, ...] = ()
+    text: str = ""
+    copy: tuple[str, ...] = ()
+    origin: str = ""  # file:line
+
+
+CAPTURED = Route("capture", Action.CAPTURE, text="kept for staging by `capture`, not dialled")
+# For recipients that a `reroute` sent to an egress by name.
+OVERRIDE = "override"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`routes` and `capture`, whole."""
+
+    routes: tuple[Route, ...]
+    capture: Question | None = None  # the recipients that are let through; None: no capture at all
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """Every question that some rule asks and that a lane does not answer by value, each once."""
+        seen = {q.key: q for r in self.routes for q in (*r.match.all_of, *r.match.none_of) if q.fact not in VALUE_FACTS}
+        if self.capture:
+            seen[self.capture.key] = self.capture
+        return tuple(seen.values())
+
+    @cached_property
+    def by_name(self) -> dict[str, Route]:
+        return {r.name: r for r in self.routes}
+
+    def pick(self, ask: Callable[[Question], bool | None], *, released: bool = False) -> Route | None | Undecided:
+        """The first route that matches. Undecided where an unknown fact could change it; None where nothing matches.
+
+        `released`: an operator let this out of a `hold` route, which therefore does not hold it again.
+        """
+        if self.capture:
+            allowed = ask(self.capture)
+            if allowed is None:
+                return UNDECIDED
+            if not allowed:
+                return CAPTURED
+        for route in self.routes:
+            if released and route.action is Action.HOLD:
+                continue
+            answer = route.match.test(ask)
+            if answer is None:
+                return UNDECIDED
+            if answer:
+                return route
+        return None
+
+    def pick_for(self, facts: Facts) -> Route | None | Undecided:
+        return self.pick(lambda q: q.ask(facts))
+
+
+class Undecided:
+    """A fact that is not known yet could change the route."""
+
+
+UNDECIDED = Undecided()
+
+
+def lane_facts(table: Table, facts: Facts, **overrides: str | bool) -> str:
+    """The lane's facts as canonical JSON: values, answers, and what an operator or `X-Relay-Route` overrode.
+
+    Overrides: `route` (a route's name), `via` (an egress' name), `released` (True).
+    """
+    asked = {q.key: bool(q.ask(facts)) for q in table.questions}
+    record: dict[str, Any] = {"class": facts.class_ or "default", "user": facts.user, **overrides}
+    if asked:
+        record["asked"] = asked
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class LaneFacts:
+    """What `lane_facts` wrote, read back."""
+
+    class_: str
+    user: str = ""
+    asked: Mapping[str, bool] = field(default_factory=dict)
+    route: str = ""
+    via: str = ""
+    released: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> LaneFacts:
+        record = json.loads(text)
+        return cls(
+            record["class"],
+            record.get("user", ""),
+            record.get("asked", {}),
+            record.get("route", ""),
+            record.get("via", ""),
+            bool(record.get("released", False)),
+        )
+
+    @property
+    def overrides(self) -> dict[str, str | bool]:
+        pairs = {"route": self.route, "via": self.via, "released": self.released}
+        return {name: value for name, value in pairs.items() if value}
+
+    def ask(self, question: Question) -> bool | None:
+        if question.fact == "class":
+            return question.matches(self.class_)
+        if question.fact == "user":
+            return question.matches(self.user)
+        return self.asked.get(question.key)
+
+    def covers(self, questions: Iterable[Question]) -> bool:
+        """Whether every question has been asked; if not, the lane's rows must be looked at again."""
+        return all(q.key in self.asked for q in questions)
+
+    def route_in(self, table: Table) -> Route | None | Undecided:
+        """The route under `table`. An override that names what is gone is ignored: the rules decide again."""
+        if self.via:
+            return Route(OVERRIDE, Action.VIA, via=(self.via,))
+        if self.route and self.route in table.by_name:
+            return table.by_name[self.route]
+        return table.pick(self.ask, released=self.released)

@@ -1,0 +1,108 @@
+"""SMTP replies as values, and what a failure means: who suffers from it. Pure.
+
+`classify` is the table of docs/flow.md ("Who suffers"), after Postfix' smtp_trouble.c plus the account.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+_UNSAFE = re.compile(r"[^ -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+MAX_TEXT = 500
+
+
+class Stage(StrEnum):
+    """Where in a session something happened."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    BANNER = "banner"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    BODY = "body"  # between 354 and the final dot
+    DOT = "dot"  # the final dot was sent
+
+
+class Scope(StrEnum):
+    """Who suffers."""
+
+    RECIPIENT = "recipient"
+    MESSAGE = "message"
+    NEXT_HOP = "next_hop"
+    EGRESS = "egress"
+
+
+class Result(StrEnum):
+    DELIVERED = "delivered"
+    SOFT = "soft"  # try again later
+    HARD = "hard"  # never again
+    DOUBT = "doubt"  # the dot was sent and no reply came: it may have arrived
+    RETURNED = "returned"  # nothing was said about it upstream: no attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`code` 0: no reply came, `text` is ours. `enhanced` is RFC 3463's, or empty. Safe in a log line and a header."""
+
+    code: int
+    text: str
+    enhanced: str = ""
+
+    @classmethod
+    def of(cls, code: int, text: str) -> Reply:
+        """From what a peer said: any length, any bytes. Several lines become one; control characters go."""
+        plain = clean(text)
+        found = _ENHANCED.match(plain)
+        if not found:
+            return cls(code, plain)
+        # Continuation lines repeat the enhanced code: RFC 2034 §4.
+        enhanced = found[1]
+        return cls(code, plain[found.end() :].replace(f" {enhanced} ", " "), enhanced)
+
+    @property
+    def permanent(self) -> bool:
+        return 500 <= self.code < 600
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)
+
+
+def clean(text: str) -> str:
+    """One printable line of at most MAX_TEXT characters out of whatever a stranger sent."""
+    return _UNSAFE.sub(" ", text[: MAX_TEXT * 4]).strip()[:MAX_TEXT]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    scope: Scope
+    result: Result
+
+
+_NEXT_HOP = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS)
+
+
+def classify(stage: Stage, code: int) -> Trouble:
+    """What a failure at `stage` with reply `code` (0: none came) means. RFC 5321 §4.2.1, §4.5.3.1.10, §3.8.
+
+    A failed login is never the message's fault: it defers even on 5xx.
+    """
+    if stage is Stage.AUTH:
+        return Trouble(Scope.EGRESS, Result.SOFT)
+    if stage is Stage.DOT and code == 0:
+        return Trouble(Scope.MESSAGE, Result.DOUBT)
+    if stage in _NEXT_HOP or code in (0, 421):
+        return Trouble(Scope.NEXT_HOP, Result.SOFT)
+    if code == 530:  # authentication required: the account's trouble, whatever the stage (RFC 4954 §6)
+        return Trouble(Scope.EGRESS, Result.SOFT)
+    hard = 500 <= code < 600
+    if stage is Stage.RCPT:
+        # RFC 5321 §4.5.3.1.10: 552 to RCPT means "too many recipients" and is temporary.
+        return Trouble(Scope.RECIPIENT, Result.HARD if hard and code != 552 else Result.SOFT)
+    return Trouble(Scope.MESSAGE, Result.HARD if hard else Result.SOFT)

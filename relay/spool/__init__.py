@@ -1,0 +1,197 @@
+"""The spool: what is in it survives a power cut. Protocol and values; `sqlite` is one implementation.
+
+Promises: a message is durable when `accept` returns; a claim is durable before `claim` returns; `record` is one
+transaction for one batch of settlements. Refuses: a second process (SpoolBusy), a newer schema (SpoolNewer), mail beyond
+its limits (SpoolFull). One conformance suite, tests/spool, runs over every implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from relay.policy.classes import InDoubt
+from relay.recipient import State, Verb
+
+INLINE_LIMIT = 256 * 1024  # bytes; a larger body is a file: 100 × 10 MB in the table took small commits to seconds
+
+
+class SpoolError(Exception):
+    """The spool cannot do it now. The text is for the operator."""
+
+
+class SpoolFull(SpoolError):
+    """Below the free-space reserve, or above `max_queued`. Nothing was stored; deliveries go on."""
+
+
+class SpoolBusy(SpoolError):
+    """Another process owns it."""
+
+
+class SpoolNewer(SpoolError):
+    """A newer relay wrote it."""
+
+
+class SpoolCorrupt(SpoolError):
+    """Not a spool, or damaged."""
+
+
+class Place(IntEnum):
+    TABLE = 0
+    FILE = 1
+    DROPPED = 2
+
+
+@dataclass(slots=True)
+class NewRecipient:
+    address: str
+    facts: str  # policy.routing.lane_facts
+    state: State
+    due_at: float
+    expires_at: float
+    egress: str = ""
+    why: str = ""
+
+
+@dataclass(slots=True)
+class NewMessage:
+    id: int
+    sender: str
+    header_from: str
+    user: str
+    class_: str
+    tag: str
+    listener: str
+    client: str
+    priority: int
+    accepted_at: float
+    head: bytes
+    body: bytes | Path  # a Path: staged by `Content`, durable already
+    body_size: int
+    smtp: int
+    recipients: list[NewRecipient]
+    idempotency_key: str = ""
+
+
+@dataclass(slots=True)
+class Claimed:
+    """One recipient in flight."""
+
+    n: int
+    address: str
+    was: State
+    attempts: int  # before this one
+    expires_at: float
+    lane: int
+    in_doubt: bool
+
+
+@dataclass(slots=True)
+class Claim:
+    """One message and those of its recipients that were claimed together."""
+
+    message: int
+    sender: str
+    class_: str
+    user: str
+    tag: str
+    accepted_at: float
+    size: int
+    smtp: int
+    head: bytes
+    place: Place
+    recipients: list[Claimed]
+    body: bytes | None = None  # where it was at hand
+
+
+@dataclass(slots=True)
+class Head:
+    """A lane and when its next recipient is due; None: nothing waits in it."""
+
+    lane: int
+    facts: str
+    due_at: float | None
+
+
+@dataclass(slots=True)
+class Ask:
+    """A wish to claim up to `limit` recipients of a lane that are due at `now`."""
+
+    lane: int
+    limit: int
+    now: float
+
+
+@dataclass(slots=True)
+class Event:
+    at: float
+    message: int
+    n: int | None
+    kind: str
+    egress: str = ""
+    code: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Change:
+    """A recipient's new state after an attempt."""
+
+    message: int
+    n: int
+    lane: int
+    state: State
+    due_at: float
+    attempts: int
+    in_doubt: bool
+    egress: str
+    note: str  # JSON
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What one delivery came to: made by settle, made durable by record."""
+
+    changes: list[Change]
+    events: list[Event]
+
+
+@dataclass(slots=True)
+class Filter:
+    """What an operator selects recipients by; empty fields select all. Globs are case-insensitive."""
+
+    ids: tuple[int, ...] = ()
+    sender: str = ""
+    recipient: str = ""
+    domain: str = ""
+    egress: str = ""
+    lanes: tuple[int, ...] | None = None
+    class_: str = ""
+    tag: str = ""
+    user: str = ""
+    states: tuple[State, ...] = ()
+    error: str = ""
+    accepted_before: float | None = None
+
+
+class Spool(Protocol):
+    """What the rooms ask of a spool. The first eight are the hot path."""
+
+    counts: dict[State, int]
+    refusal: str  # why no mail is accepted at the moment; empty: it is
+
+    def next_id(self) -> int: ...
+    async def accept(self, message: NewMessage) -> tuple[int, bool]: ...
+    async def heads(self) -> list[Head]: ...
+    async def claim(self, asks: Sequence[Ask]) -> tuple[list[Claim], dict[int, float | None]]: ...
+    async def read(self, message: int, place: Place) -> bytes | Path: ...
+    async def record(self, settlements: Sequence[Settlement]) -> None: ...
+    async def recover(self, in_doubt: Mapping[str, InDoubt], now: float) -> int: ...
+    async def wait(self, timeout: float | None) -> list[Head]: ...
+
+    # For operators and housekeeping.
+    def find(self, wanted: Filter, after: tuple[int, int] | None = None, limit: int = 500) -> AsyncIterator[dict[str, Any]]: ...
+    async def change(self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None) -> int: ...

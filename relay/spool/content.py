@@ -1,0 +1,96 @@
+"""Bodies too large for a row: one file each under `content/`, written while they arrive.
+
+Promises: `finish` returns when file and folder are on disk, so that the row that names it may commit. A file without a
+row is an orphan, swept at the next start. Work is done off the loop, in one thread, in slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from relay.envelope import parse_queue_id, queue_id
+
+
+class Content:
+    """The folder of large bodies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="content")
+
+    def open(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def path(self, message: int) -> Path:
+        return self.folder / queue_id(message)
+
+    def stage(self, message: int) -> Staged:
+        return Staged(self.path(message), self._threads)
+
+    def ids(self) -> dict[int, Path]:
+        """The messages that have a file, and what else lies there is left alone."""
+        found = {}
+        for path in self.folder.iterdir():
+            try:
+                found[parse_queue_id(path.name)] = path
+            except ValueError:
+                continue
+        return found
+
+    def drop(self, messages: Iterable[int]) -> None:
+        """Remove files whose rows are gone or settled; off the loop and not awaited: a crash leaves orphans."""
+        for message in messages:
+            self._threads.submit(self.path(message).unlink, missing_ok=True)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class Staged:
+    """One body being written."""
+
+    def __init__(self, path: Path, threads: ThreadPoolExecutor) -> None:
+        self.path = path
+        self.size = 0
+        self._threads = threads
+        self._file: int | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Append; returns once the kernel has it, which is the back-pressure of the one who sends."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write, data)
+
+    async def finish(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._finish)
+
+    def abandon(self) -> None:
+        """The message is not accepted: the file goes. Safe to call twice, and after `finish`."""
+        self._threads.submit(self._abandon)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self.size += len(data)
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        os.fdatasync(self._file)
+        os.close(self._file)
+        self._file = None
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self.path.unlink(missing_ok=True)

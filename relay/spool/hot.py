@@ -1,0 +1,233 @@
+"""The transactions of the hot path, as functions on the writing connection's thread.
+
+Each takes all jobs of its kind at once and returns one result a job, in a constant number of statements.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from relay.recipient import FINAL, State
+from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Settlement
+from relay.spool.writer import Rows
+
+_MESSAGE = Rows("INSERT INTO message VALUES {}", 14)
+_CONTENT = Rows("INSERT INTO content (id, bytes) VALUES {}", 2)
+_RECIPIENT = Rows(
+    "INSERT INTO recipient (message, n, lane, state, priority, due_at, expires_at, address, egress, note) VALUES {}", 10
+)
+_EVENT = Rows("INSERT INTO event (at, message, n, kind, egress, code, data) VALUES {}", 7)
+_SETTLE = Rows(
+    "WITH v(m, i, state, due, attempts, doubt, egress, note) AS (VALUES {}) "
+    "UPDATE recipient SET state = v.state, due_at = v.due, attempts = v.attempts, in_doubt = v.doubt, "
+    "egress = v.egress, note = v.note FROM v WHERE message = v.m AND n = v.i",
+    8,
+)
+_ID_BLOCK = 1 << 16
+
+
+class Lanes:
+    """The dictionary of lanes, and the numbers that outlive a row. Used on the writing thread only."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.by_facts: dict[str, int] = {f: i for i, f in connection.execute("SELECT id, facts FROM lane")}
+
+    def intern(self, connection: sqlite3.Connection, facts: set[str]) -> dict[str, int]:
+        """The ids of these facts; unknown ones are inserted. Remembered by `learn` once the transaction has committed."""
+        fresh = sorted(facts - self.by_facts.keys())
+        if not fresh:
+            return self.by_facts
+        ids = dict(self.by_facts)
+        for text in fresh:
+            row = connection.execute(
+                "INSERT INTO lane (facts) VALUES (?) ON CONFLICT (facts) DO UPDATE SET facts = facts RETURNING id", (text,)
+            ).fetchone()
+            ids[text] = row[0]
+        return ids
+
+
+def accept(lanes: Lanes, connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> list[tuple[int, bool, dict[str, int]]]:
+    """(id, is it new, lanes of its facts) for each. A known idempotency key answers with the first id and stores nothing."""
+    first = _claim_keys(connection, messages)
+    fresh = [m for m in messages if m.id not in first]
+    ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
+    _MESSAGE.run(connection, [_message_row(m) for m in fresh])
+    _CONTENT.run(connection, [(m.id, m.body) for m in fresh if not isinstance(m.body, Path)])
+    _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids)])
+    _EVENT.run(connection, [row for m in fresh for row in _accept_events(m)])
+    if fresh:
+        _reserve_ids(connection, max(m.id for m in fresh))
+    return [(first.get(m.id, m.id), m.id not in first, ids) for m in messages]
+
+
+def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> dict[int, int]:
+    """The first message of each message's key, for those that are a repetition."""
+    repeated = {}
+    for m in messages:
+        if m.idempotency_key:
+            key = (m.user, m.idempotency_key)
+            inserted = connection.execute(
+                "INSERT INTO idempotency (user, key, message) VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING message",
+                (*key, m.id),
+            ).fetchall()
+            if not inserted:
+                repeated[m.id] = connection.execute(
+                    "SELECT message FROM idempotency WHERE user = ? AND key = ?", key
+                ).fetchone()[0]
+    return repeated
+
+
+def _message_row(m: NewMessage) -> tuple[Any, ...]:
+    place = Place.FILE if isinstance(m.body, Path) else Place.TABLE
+    size = len(m.head) + m.body_size
+    return (
+        *(m.id, m.sender, m.header_from, m.user, m.class_, m.tag, m.listener, m.client),
+        *(m.priority, m.accepted_at, size, m.smtp, m.head, int(place)),
+    )
+
+
+def _recipient_rows(m: NewMessage, lanes: dict[str, int]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            *(m.id, n, lanes[r.facts], int(r.state), m.priority, r.due_at, r.expires_at, r.address, r.egress),
+            json.dumps({"why": r.why}) if r.why else "{}",
+        )
+        for n, r in enumerate(m.recipients)
+    ]
+
+
+_AT_INTAKE = {State.HELD: "held", State.DELIVERED: "delivered", State.FAILED: "failed"}
+
+
+def _accept_events(m: NewMessage) -> list[tuple[Any, ...]]:
+    rows = [(m.accepted_at, m.id, None, "accepted", "", 250, "{}")]
+    for n, r in enumerate(m.recipients):
+        if r.state in _AT_INTAKE:
+            rows.append((m.accepted_at, m.id, n, _AT_INTAKE[r.state], r.egress, 0, json.dumps({"why": r.why})))  # type: ignore[arg-type]
+    return rows
+
+
+def _reserve_ids(connection: sqlite3.Connection, highest: int) -> None:
+    """Keeps meta.next_id above every id that was given, in blocks, so that it is written seldom."""
+    connection.execute(
+        "UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + _ID_BLOCK, highest)
+    )
+
+
+def claim(run: int, connection: sqlite3.Connection, asks: Sequence[Sequence[Ask]]) -> list[tuple[list[Claim], dict[int, float | None]]]:
+    return [_claim(run, connection, job) for job in asks]
+
+
+def _claim(run: int, connection: sqlite3.Connection, asks: Sequence[Ask]) -> tuple[list[Claim], dict[int, float | None]]:
+    """The claims, and when each asked lane is due next."""
+    taken: dict[int, list[Claimed]] = {}
+    for ask in asks:
+        left = ask.limit
+        for priority in range(4):  # one at a time: 0.09 ms at 1M rows, 1.35 ms otherwise
+            rows = connection.execute(
+                "SELECT message, n, address, state, attempts, expires_at, in_doubt FROM recipient "
+                "WHERE lane = ? AND priority = ? AND due_at <= ? AND state < 2 ORDER BY due_at, message, n LIMIT ?",
+                (ask.lane, priority, ask.now, left),
+            ).fetchall()
+            for message, n, address, state, attempts, expires_at, doubt in rows:
+                taken.setdefault(message, []).append(
+                    Claimed(n, address, State(state), attempts, expires_at, ask.lane, bool(doubt))
+                )
+            left -= len(rows)
+            if left <= 0:
+                break
+    keys = [(message, r.n) for message, recipients in taken.items() for r in recipients]
+    for key_start in range(0, len(keys), 64):
+        _activate(connection, keys[key_start : key_start + 64], run)
+    claims = [
+        Claim(*row[:-1], Place(row[-1]), taken[row[0]])
+        for row in connection.execute(
+            "SELECT id, sender, class, user, tag, accepted_at, size, smtp, head, place FROM message "
+            "WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(taken)),),
+        )
+    ]
+    order = {message: i for i, message in enumerate(taken)}
+    claims.sort(key=lambda c: order[c.message])
+    return claims, {ask.lane: due(connection, ask.lane) for ask in asks}
+
+
+def _activate(connection: sqlite3.Connection, keys: list[tuple[int, int]], run: int) -> None:
+    connection.execute(
+        f"WITH v(m, i) AS (VALUES {','.join(['(?,?)'] * len(keys))}) "
+        "UPDATE recipient SET state = 2, run = ? FROM v WHERE message = v.m AND n = v.i",
+        [*(value for key in keys for value in key), run],
+    )
+
+
+def due(connection: sqlite3.Connection, lane: int) -> float | None:
+    """When the lane's next recipient is due. Four seeks in the index."""
+    found = [
+        row[0]
+        for priority in range(4)
+        if (
+            row := connection.execute(
+                "SELECT due_at FROM recipient WHERE lane = ? AND priority = ? AND state < 2 ORDER BY due_at LIMIT 1",
+                (lane, priority),
+            ).fetchone()
+        )
+    ]
+    return min(found, default=None)
+
+
+def heads(connection: sqlite3.Connection) -> list[Head]:
+    return [
+        Head(lane, facts, due(connection, lane)) for lane, facts in connection.execute("SELECT id, facts FROM lane").fetchall()
+    ]
+
+
+def event_rows(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    return [(e.at, e.message, e.n, e.kind, e.egress, e.code, json.dumps(e.data) if e.data else "{}") for e in events]
+
+
+def insert_events(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    _EVENT.run(connection, event_rows(events))
+
+
+def record(
+    keep: Callable[[], str], connection: sqlite3.Connection, batches: Sequence[Sequence[Settlement]]
+) -> list[list[int]]:
+    """All settlements of all jobs; for each job the messages whose body file may go."""
+    changes: list[Change] = [c for batch in batches for s in batch for c in s.changes]
+    _SETTLE.run(
+        connection,
+        [
+            (c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note)
+            for c in changes
+        ],
+    )
+    insert_events(connection, [e for batch in batches for s in batch for e in s.events])
+    dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
+    return [dropped, *([] for _ in batches[1:])]
+
+
+def drop_bodies(connection: sqlite3.Connection, messages: set[int], keep: str) -> list[int]:
+    """Drops the bodies of those that are done, as `keep_bodies` says; returns those whose body is a file."""
+    if not messages or keep == "all":
+        return []
+    # 4: delivered, 5: failed. What `capture` took is kept to be looked at.
+    wanted = "state < 4" if keep == "none" else "(state < 4 OR state = 5)"
+    rows = connection.execute(
+        "SELECT id, place FROM message WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
+        f"(SELECT 1 FROM recipient WHERE message = id AND ({wanted} OR egress = 'capture'))",
+        (json.dumps(list(messages)),),
+    ).fetchall()
+    inline = [message for message, place in rows if place == Place.TABLE]
+    if inline:
+        # The row's absence says that it was dropped: rewriting the message row would cost its head again.
+        connection.execute("DELETE FROM content WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(inline),))
+    files = [message for message, place in rows if place == Place.FILE]
+    if files:
+        connection.execute(
+            "UPDATE message SET place = 2 WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(files),)
+        )
+    return files

@@ -1,0 +1,185 @@
+"""What operators and housekeeping change, as functions on the writing connection's thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relay.envelope import queue_id
+from relay.policy.classes import InDoubt
+from relay.recipient import FINAL, READY, State, Verb, move, states_before
+from relay.spool import Event, Place, SpoolError, hot
+from relay.spool.hot import Lanes
+
+SLICE = 200  # rows a transaction: 100,000 in one blocked for 2.6 s
+
+_EVENT_OF = {
+    Verb.HOLD: "held",
+    Verb.RELEASE: "released",
+    Verb.RETRY: "retried",
+    Verb.EXPIRE: "expired",
+    Verb.CANCEL: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    keys: Sequence[tuple[int, int]]
+    verb: Verb
+    now: float
+    why: str
+    facts: Mapping[int, str]  # lane -> the facts of the lane that its recipients move to
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """A write that changes nothing: so that a sick disk says so."""
+    connection.execute("UPDATE meta SET value = value WHERE key = 'run'")
+
+
+def counts(connection: sqlite3.Connection) -> dict[State, int]:
+    return {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
+
+
+def act(
+    lanes: Lanes, keep_bodies: str, connection: sqlite3.Connection, action: Action
+) -> tuple[list[tuple[State, State]], list[int], dict[str, int], set[int]]:
+    """(state before and after of each that changed, body files to drop, lanes, lanes that now have something due)."""
+    ids = lanes.intern(connection, set(action.facts.values()))
+    rows = connection.execute(
+        "SELECT message, n, lane, state, due_at, note FROM recipient WHERE (message, n) IN "
+        f"(VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(states_before(action.verb))})",
+        [value for key in action.keys for value in key],
+    ).fetchall()
+    changed, events, done, moved = [], [], set(), set()
+    for message, n, lane, number, due_at, text in rows:
+        before = State(number)
+        after = move(before, action.verb)
+        note = json.loads(text) | {"why": action.why} | ({"settled_at": action.now} if after in FINAL else {})
+        lane_after = ids[action.facts[lane]] if lane in action.facts else lane
+        if after in READY:
+            due_at = action.now
+            moved.add(lane_after)
+        connection.execute(
+            "UPDATE recipient SET state = ?, lane = ?, due_at = ?, note = ? WHERE message = ? AND n = ?",
+            (int(after), lane_after, due_at, json.dumps(note), message, n),
+        )
+        events.append(Event(action.now, message, n, _EVENT_OF[action.verb], data={"why": action.why}))
+        changed.append((before, after))
+        if after in FINAL:
+            done.add(message)
+    hot.insert_events(connection, events)
+    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, moved
+
+
+def relane(
+    lanes: Lanes, connection: sqlite3.Connection, moves: Sequence[tuple[int, int, int, str]]
+) -> tuple[dict[str, int], list[tuple[int, str, float]]]:
+    """Moves those that still wait in the lane they were seen in; returns lanes and (lane, facts, due) of what is ready."""
+    ids = lanes.intern(connection, {facts for *_, facts in moves})
+    announced = []
+    for message, n, lane, facts in moves:
+        row = connection.execute(
+            "UPDATE recipient SET lane = ? WHERE message = ? AND n = ? AND lane = ? AND state IN (0, 1, 3) "
+            "RETURNING state, due_at",
+            (ids[facts], message, n, lane),
+        ).fetchone()
+        if row and State(row[0]) in READY:
+            announced.append((ids[facts], facts, row[1]))
+    return ids, announced
+
+
+def recover(in_doubt: Mapping[str, InDoubt], now: float, connection: sqlite3.Connection) -> int:
+    """Whatever an earlier run left ACTIVE may have been delivered: a doubt that is shown and settled by class."""
+    rows = connection.execute(
+        "SELECT r.message, r.n, r.note, r.attempts, m.class, r.expires_at FROM recipient r JOIN message m ON m.id = r.message "
+        "WHERE r.state = ?",
+        (int(State.ACTIVE),),
+    ).fetchall()
+    events = []
+    for message, n, text, attempts, class_, _ in rows:
+        rule = in_doubt.get(class_, InDoubt.RETRY)
+        verb = {InDoubt.RETRY: Verb.RECOVER, InDoubt.HOLD: Verb.DOUBT_HELD, InDoubt.FAIL: Verb.HARD}[rule]
+        after = move(State.ACTIVE, verb)
+        why = "in doubt: the relay stopped while it was in flight, so it may have been delivered"
+        note = json.loads(text) | {"why": why} | ({"settled_at": now} if after in FINAL else {})
+        connection.execute(
+            "UPDATE recipient SET state = ?, due_at = ?, attempts = ?, in_doubt = 1, note = ? WHERE message = ? AND n = ?",
+            (int(after), now, attempts + 1, json.dumps(note), message, n),
+        )
+        events.append(Event(now, message, n, "in_doubt", data={"why": why, "state": after.label}))
+    hot.insert_events(connection, events)
+    return len(rows)
+
+
+def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> list[int]:
+    """Forgets messages whole; returns those whose body is a file."""
+    ids = json.dumps(list(messages))
+    among = "IN (SELECT value FROM json_each(?))"
+    files = [
+        row[0]
+        for row in connection.execute(f"SELECT id FROM message WHERE place = ? AND id {among}", (int(Place.FILE), ids))
+    ]
+    for table, column in (
+        ("content", "id"),
+        ("recipient", "message"),
+        ("event", "message"),
+        ("idempotency", "message"),
+        ("message", "id"),
+    ):
+        connection.execute(f"DELETE FROM {table} WHERE {column} {among}", (ids,))
+    return files
+
+
+def backup(connection: sqlite3.Connection, folder: Path, content: Path) -> dict[str, Any]:
+    """A copy of the spool as `folder/spool.db` and `folder/content/`; marked, so that it starts with everything held.
+
+    Runs on the reading connection: one snapshot, writers go on. Body files that are delivered meanwhile are gone by then
+    and are not needed. Raises SpoolError.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        raise SpoolError(f"{folder} exists already; a backup wants a new folder") from None
+    except OSError as error:
+        raise SpoolError(f"{folder}: {error.strerror}") from None
+    copy = folder / "spool.db"
+    connection.execute("VACUUM INTO ?", (str(copy),))
+    os.chmod(copy, 0o600)
+    marked = sqlite3.connect(copy, isolation_level=None)
+    try:
+        marked.execute("INSERT INTO meta VALUES ('restored', 1) ON CONFLICT (key) DO UPDATE SET value = 1")
+        waiting = f"SELECT id FROM message WHERE place = {int(Place.FILE)}"
+        needed = [row[0] for row in marked.execute(waiting)]
+        recipients = marked.execute("SELECT count(*) FROM recipient WHERE state < 4").fetchone()[0]
+    finally:
+        marked.close()
+    target = folder / "content"
+    target.mkdir(mode=0o700)
+    copied = 0
+    for source in (content / queue_id(number) for number in needed):
+        try:
+            shutil.copy2(source, target / source.name)
+            copied += 1
+        except FileNotFoundError:
+            continue
+    _sync(folder)
+    return {"folder": str(folder), "bytes": copy.stat().st_size, "waiting_recipients": recipients, "body_files": copied}
+
+
+def _sync(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _list(states: Sequence[State]) -> str:
+    return ",".join(str(int(s)) for s in states)

@@ -1,0 +1,138 @@
+"""Opening a spool: folder and file modes, the lock, migrations, and what a dead process left.
+
+Refuses with a sentence that tells the operator what to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from relay.recipient import State
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, hot
+
+_APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
+MINIMUM_SQLITE = (3, 35, 0)  # RETURNING
+
+
+@dataclass(slots=True)
+class Opened:
+    run: int
+    next_id: int
+    lanes: hot.Lanes
+    counts: dict[State, int]
+    migrated_from: int
+    restored: int  # recipients that were held because this is a restored backup
+
+
+def migrations() -> list[tuple[int, str]]:
+    """(version, SQL) of every numbered file in `schema/`, in order."""
+    folder = resources.files("relay.spool") / "schema"
+    found = [(int(f.name[:4]), f.read_text()) for f in folder.iterdir() if f.name.endswith(".sql")]
+    return sorted(found)
+
+
+def prepare(path: Path) -> int:
+    """Folder 0700, file 0600, and the lock; returns its descriptor, to be held for life. Raises SpoolError."""
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise SpoolError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(path.parent, 0o700)
+        # Never unlinked: a second process would lock another file of the same name.
+        lock = os.open(path.parent / "spool.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpoolError(f"spool folder {path.parent}: {error.strerror}; set spool.path to one that we may write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise SpoolBusy(f"spool {path} is in use by another relay (pid {owner or 'unknown'}); stop that one first") from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.chmod(path, 0o600)
+    return lock
+
+
+def explained(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.DatabaseError):
+        return SpoolCorrupt(
+            f"{path} is no spool or is damaged ({error}); move it away and keep it, or restore a backup (docs/operations.md)"
+        )
+    return error
+
+
+def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Opened:
+    """Pragmas, migrations, a new run. On the connection's thread."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut lost 50 of 50 commits, with FULL none
+    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+    before = _migrate(connection, path)
+    connection.execute("BEGIN IMMEDIATE")
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    # Above every id that was given, and above what a restored backup may not know of.
+    next_id = max(int(meta.get("next_id", 0)), int(now) << 20)
+    run = int(meta.get("run", 0)) + 1
+    restored = _hold_all(connection) if meta.get("restored") else 0
+    connection.executemany(
+        "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [("next_id", next_id), ("run", run), ("restored", 0)],
+    )
+    hot._reserve_ids(connection, next_id)
+    connection.execute("COMMIT")
+    counts = {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
+    return Opened(run, next_id, hot.Lanes(connection), counts, before, restored)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> int:
+    """Brings the schema up to date, a copy taken first; returns the version it had."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != _APPLICATION_ID:
+        raise SpoolCorrupt(f"{path} is a database, but not a relay's spool; set spool.path to another file")
+    steps = migrations()
+    latest = steps[-1][0]
+    if version > latest:
+        raise SpoolNewer(
+            f"spool {path} has schema {version}, written by a newer relay; this one knows up to {latest}: install that version"
+        )
+    todo = [(number, sql) for number, sql in steps if number > version]
+    if todo and version:
+        copy = path.with_name(f"{path.name}.schema-{version}")
+        copy.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(copy),))
+        os.chmod(copy, 0o600)
+    for number, sql in todo:
+        # One transaction a step: executescript would commit in between.
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _statements(sql):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    return version
+
+
+def _statements(sql: str) -> list[str]:
+    found, text = [], ""
+    for line in sql.splitlines(keepends=True):
+        text += line
+        if sqlite3.complete_statement(text):
+            found.append(text)
+            text = ""
+    return found
+
+
+def _hold_all(connection: sqlite3.Connection) -> int:
+    """A restored backup does not know what was sent after it was taken: nothing moves until an operator looked."""
+    note = '{"why":"restored from a backup: check what was sent since, then `relay queue release`"}'
+    return connection.execute(
+        "UPDATE recipient SET state = 3, note = ? WHERE state < 3", (note,)
+    ).rowcount

@@ -1,0 +1,194 @@
+"""What is read for operators and housekeeping, on the read-only connection. Short transactions, pages, no locks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from relay.envelope import queue_id
+from relay.recipient import FINAL, State
+from relay.spool import Filter, Place, SpoolError
+
+_COLUMNS = (
+    "r.message, r.n, r.lane, r.state, r.priority, r.due_at, r.expires_at, r.attempts, r.in_doubt, r.address, r.egress, "
+    "r.note, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, m.accepted_at, m.size"
+)
+_NAMES = [part.strip().split(".")[1] for part in _COLUMNS.split(",")]
+_FINAL = "(4, 5)"
+
+
+def _rows(connection: sqlite3.Connection, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
+    cursor = connection.execute(sql, parameters)
+    names = [d[0] for d in cursor.description]
+    return [_flat(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """One recipient as the flat object that every list prints."""
+    note = json.loads(row.pop("note"))
+    state = State(row.pop("state"))
+    return {
+        "queue_id": queue_id(row["message"]),
+        "recipient": row.pop("address"),
+        "state": state.label,
+        "why": note.get("why", ""),
+        "last_reply": note.get("last_reply", ""),
+        "remote_id": note.get("remote_id", ""),
+        "settled_at": note.get("settled_at"),
+        **row,
+        "in_doubt": bool(row["in_doubt"]),
+        "from": row.pop("header_from"),
+    }
+
+
+def _like(glob: str) -> str:
+    """Our glob as SQLite's GLOB, which has [sets] that ours has not."""
+    return glob.casefold().replace("[", "[[]")
+
+
+def _where(wanted: Filter) -> tuple[str, list[Any]]:
+    parts, values = ["1"], []
+
+    def add(part: str, value: Any) -> None:
+        parts.append(part)
+        values.append(value)
+
+    if wanted.ids:
+        add("r.message IN (SELECT value FROM json_each(?))", json.dumps(wanted.ids))
+    if wanted.lanes is not None:
+        add("r.lane IN (SELECT value FROM json_each(?))", json.dumps(wanted.lanes))
+    if wanted.states:
+        add("r.state IN (SELECT value FROM json_each(?))", json.dumps([int(s) for s in wanted.states]))
+    if wanted.sender:
+        add("lower(m.sender) GLOB ?", _like(wanted.sender))
+    if wanted.recipient:
+        add("lower(r.address) GLOB ?", _like(wanted.recipient))
+    if wanted.domain:
+        add("lower(r.address) GLOB ?", "*@" + _like(wanted.domain))
+    for column, value in (("r.egress", wanted.egress), ("m.class", wanted.class_), ("m.tag", wanted.tag), ("m.user", wanted.user)):
+        if value:
+            add(f"lower({column}) GLOB ?", _like(value))
+    if wanted.error:
+        parts.append("(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))")
+        values += [wanted.error.lower()] * 2
+    if wanted.accepted_before is not None:
+        add("m.accepted_at <= ?", wanted.accepted_before)
+    return " AND ".join(parts), values
+
+
+def page(
+    connection: sqlite3.Connection, wanted: Filter, after: tuple[int, int] | None, limit: int
+) -> list[dict[str, Any]]:
+    where, values = _where(wanted)
+    return _rows(
+        connection,
+        f"SELECT {_COLUMNS} FROM recipient r JOIN message m ON m.id = r.message "
+        f"WHERE (r.message, r.n) > (?, ?) AND {where} ORDER BY r.message, r.n LIMIT ?",
+        [*(after or (-1, -1)), *values, limit],
+    )
+
+
+def message(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
+    row = connection.execute("SELECT * FROM message WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        return None
+    names = [d[0] for d in connection.execute("SELECT * FROM message LIMIT 0").description]
+    found: dict[str, Any] = dict(zip(names, row, strict=True))
+    found["queue_id"] = queue_id(number)
+    inline = connection.execute("SELECT 1 FROM content WHERE id = ?", (number,)).fetchone()
+    if found["place"] == Place.TABLE and not inline:
+        found["place"] = int(Place.DROPPED)
+    found["recipients"] = page(connection, Filter(ids=(number,)), None, 100_000)
+    found["events"] = [
+        {"id": i, "at": at, "n": n, "kind": kind, "egress": egress, "code": code, **json.loads(data)}
+        for i, at, n, kind, egress, code, data in connection.execute(
+            "SELECT id, at, n, kind, egress, code, data FROM event WHERE message = ? ORDER BY id", (number,)
+        )
+    ]
+    return found
+
+
+def body(connection: sqlite3.Connection, number: int) -> bytes:
+    row = connection.execute("SELECT bytes FROM content WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        raise SpoolError(f"the body of {queue_id(number)} is not kept any more (spool.keep_bodies)")
+    found: bytes = row[0]
+    return found
+
+
+def file_bodies(connection: sqlite3.Connection) -> set[int]:
+    return {row[0] for row in connection.execute("SELECT id FROM message WHERE place = ?", (int(Place.FILE),))}
+
+
+def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Counts by lane and state, with the oldest acceptance of each."""
+    return [
+        {"lane": lane, "facts": facts, "state": State(state).label, "recipients": count, "oldest": oldest}
+        for lane, facts, state, count, oldest in connection.execute(
+            "SELECT r.lane, l.facts, r.state, count(*), min(m.accepted_at) FROM recipient r "
+            "JOIN message m ON m.id = r.message JOIN lane l ON l.id = r.lane GROUP BY r.lane, r.state"
+        )
+    ]
+
+
+def oldest(connection: sqlite3.Connection) -> float | None:
+    found: float | None = connection.execute(
+        f"SELECT m.accepted_at FROM recipient r JOIN message m ON m.id = r.message WHERE r.state NOT IN {_FINAL} "
+        "ORDER BY r.message LIMIT 1"
+    ).fetchone()
+    return found[0] if found else None  # type: ignore[index]
+
+
+def stale(connection: sqlite3.Connection, lane: int, limit: int) -> list[dict[str, Any]]:
+    """Waiting recipients of a lane with all that facts are made of."""
+    cursor = connection.execute(
+        "SELECT r.message, r.n, r.address, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, "
+        "m.size, m.head FROM recipient r JOIN message m ON m.id = r.message "
+        "WHERE r.lane = ? AND r.state IN (0, 1, 3) LIMIT ?",
+        (lane, limit),
+    )
+    names = [d[0] for d in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def expired(connection: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, int]]:
+    return connection.execute(
+        "SELECT message, n FROM recipient WHERE state IN (0, 1, 3) AND expires_at <= ? LIMIT ?", (now, limit)
+    ).fetchall()
+
+
+def purgeable(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[int, list[int]]:
+    """(last id that was looked at, 0 at the end; messages all of whose recipients were done before that time)."""
+    rows = connection.execute(
+        "SELECT id FROM message WHERE id > ? AND accepted_at < ? ORDER BY id LIMIT ?", (after, before, limit)
+    ).fetchall()
+    if not rows:
+        return 0, []
+    done = connection.execute(
+        "SELECT value FROM json_each(?) WHERE "
+        f"NOT EXISTS (SELECT 1 FROM recipient WHERE message = value AND state NOT IN {_FINAL}) "
+        "AND NOT EXISTS (SELECT 1 FROM event WHERE message = value AND at >= ?)",
+        (json.dumps([r[0] for r in rows]), before),
+    ).fetchall()
+    return rows[-1][0], [r[0] for r in done]
+
+
+def integrity(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
+    problems = [r[0] for r in rows if r[0] != "ok"]
+    orphans: int = connection.execute(
+        "SELECT count(*) FROM recipient WHERE message NOT IN (SELECT id FROM message)"
+    ).fetchone()[0]
+    if orphans:
+        problems.append(f"{orphans} recipients have no message")
+    bodiless: int = connection.execute(
+        "SELECT count(*) FROM message m WHERE place = 0 AND NOT EXISTS (SELECT 1 FROM content WHERE id = m.id) "
+        f"AND EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state NOT IN {_FINAL})"
+    ).fetchone()[0]
+    if bodiless:
+        problems.append(f"{bodiless} messages that wait have no body")
+    return problems
+
+
+assert {int(s) for s in FINAL} == {4, 5}  # the literals above

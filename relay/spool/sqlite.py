@@ -1,0 +1,353 @@
+"""The spool in SQLite: WAL, synchronous=FULL, one writing connection with group commit, one that reads.
+
+Before 3.51.3 SQLite can corrupt a WAL that two connections write or checkpoint: so one writes and checkpoints, the other
+is read-only, and the command line never opens the file. `flock` on spool.lock is held for life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from relay import metrics
+from relay.policy.classes import InDoubt
+from relay.recipient import FINAL, READY, State, Verb
+from relay.spool import (
+    Ask,
+    Claim,
+    Filter,
+    Head,
+    NewMessage,
+    Place,
+    Settlement,
+    SpoolError,
+    SpoolFull,
+    hot,
+    keep,
+    opening,
+    queries,
+)
+from relay.spool.content import Content, Staged
+from relay.spool.writer import Connection, Writer, connect
+
+HOT_BYTES = 32 << 20
+RECORD, ACCEPT, ACT, CLAIM = range(4)  # the order inside a transaction: a claim sees what was just accepted
+
+
+class SqliteSpool:
+    """One spool file and its folder. Made by `open`."""
+
+    def __init__(self, path: Path, writer: Writer, reader: Connection, opened: opening.Opened, now: float) -> None:
+        self.path = path
+        self.content = Content(path.parent / "content")
+        self.counts = dict.fromkeys(State, 0)
+        self.refusal = ""
+        self.max_queued, self.reserve, self.max_message_size = 1_000_000, 256_000_000, 25_000_000
+        self.keep, self.keep_bodies = 7 * 86400.0, "failed"
+        self.opened = opened
+        self.run = opened.run
+        self._writer, self._reader, self._lanes = writer, reader, opened.lanes
+        self._next_id = opened.next_id
+        self._changed: dict[int, Head] = {}
+        self._wake = asyncio.Event()
+        self._hot: OrderedDict[int, bytes] = OrderedDict()
+        self._hot_bytes = 0
+        self._accept = partial(hot.accept, self._lanes)
+        self._claim = partial(hot.claim, self.run)
+        self._record = partial(hot.record, lambda: self.keep_bodies)
+
+    @classmethod
+    async def open(cls, path: Path, now: float) -> SqliteSpool:
+        """Locks, migrates, checks. Raises SpoolBusy, SpoolNewer, SpoolCorrupt, SpoolError."""
+        lock = opening.prepare(path)
+        connection = connect(str(path))
+        try:
+            await connection
+            opened = await connection.call(opening.open_on_thread, path, now)
+        except BaseException as error:
+            if connection._connection is not None:
+                await connection.close()
+            os.close(lock)
+            raise opening.explained(path, error) from None
+        reader = connect(str(path), read_only=True)
+        await reader
+        spool = cls(path, Writer(connection), reader, opened, now)
+        spool._lock = lock
+        spool.content.open()
+        spool.counts.update(opened.counts)
+        metrics_of(spool)
+        return spool
+
+    _lock: int
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reader.close()
+        self.content.close()
+        os.close(self._lock)
+
+    # -- the hot path
+
+    def next_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def stage(self, message: int) -> Staged:
+        """Where a body above INLINE_LIMIT is written while it arrives."""
+        return self.content.stage(message)
+
+    async def accept(self, message: NewMessage) -> tuple[int, bool]:
+        """Durable when it returns: (id, is it new). Raises SpoolFull."""
+        if self.refusal:
+            raise SpoolFull(self.refusal)
+        number, fresh, lanes = await self._writer.submit(self._accept, message, ACCEPT)
+        if not fresh:
+            return number, False
+        self._lanes.by_facts = lanes
+        if isinstance(message.body, bytes):
+            self._remember(number, message.body)
+        for r in message.recipients:
+            self.counts[r.state] += 1
+            if r.state in READY:
+                self._announce(lanes[r.facts], r.facts, r.due_at)
+        if self.queued >= self.max_queued:
+            self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
+        return number, True
+
+    async def heads(self) -> list[Head]:
+        """Every lane with when it is due next. Once at start; afterwards `wait` tells what changed."""
+        return await self._writer.submit(_each(hot.heads), None, CLAIM)
+
+    async def claim(self, asks: Sequence[Ask]) -> tuple[list[Claim], dict[int, float | None]]:
+        """Durably ACTIVE when it returns; with when each asked lane is due next."""
+        claims, due = await self._writer.submit(self._claim, asks, CLAIM)
+        for claim in claims:
+            claim.body = self._hot.get(claim.message)
+            self.counts[State.ACTIVE] += len(claim.recipients)
+            for r in claim.recipients:
+                self.counts[r.was] -= 1
+        return claims, due
+
+    async def read(self, message: int, place: Place) -> bytes | Path:
+        """The body, or the file that it is in. Raises SpoolError where it was dropped."""
+        if place is Place.FILE:
+            return self.content.path(message)
+        found = self._hot.get(message)
+        if found is None:
+            found = await self._reader.call(queries.body, message)
+        return found
+
+    async def record(self, settlements: Sequence[Settlement]) -> None:
+        """One transaction for all of them."""
+        files = await self._writer.submit(self._record, settlements, RECORD)
+        self.content.drop(files)
+        for settlement in settlements:
+            for change in settlement.changes:
+                self.counts[State.ACTIVE] -= 1
+                self.counts[change.state] += 1
+                if change.state in FINAL:
+                    self._forget(change.message)
+                elif change.state in READY:
+                    self._announce(change.lane, "", change.due_at)
+
+    async def recover(self, in_doubt: Mapping[str, InDoubt], now: float) -> int:
+        """What a dead process had in flight: deferred and in doubt, or as its class says. Returns how many."""
+        count: int = await self._writer.submit(_each(partial(keep.recover, dict(in_doubt), now)), None, ACT)
+        await self.recount()
+        return count
+
+    async def wait(self, timeout: float | None) -> list[Head]:
+        """The lanes that got something since the last call; waits up to `timeout` seconds for one."""
+        if not self._changed:
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                return []
+        changed, self._changed = self._changed, {}
+        return list(changed.values())
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    # -- for operators and housekeeping
+
+    @property
+    def queued(self) -> int:
+        return sum(self.counts[s] for s in State if s not in FINAL)
+
+    @property
+    def alive_at(self) -> float:
+        return self._writer.beat
+
+    @property
+    def lanes(self) -> dict[str, int]:
+        return self._lanes.by_facts
+
+    async def probe(self) -> None:
+        """One empty transaction: raises what the disk says, and is the pulse of the writing thread."""
+        await self._writer.submit(_each(keep.touch), None, ACT)
+
+    def check_room(self) -> None:
+        """Sets `refusal`: below the reserve, too many queued, or a disk that refused its last write."""
+        status = os.statvfs(self.path.parent)
+        free = status.f_bavail * status.f_frsize
+        if self._writer.broken:
+            self.refusal = self._writer.broken
+        elif free < self.reserve:
+            self.refusal = f"{free // 1_000_000} MB free on the disk of the spool and the reserve is {self.reserve // 1_000_000} MB"
+        elif self.queued >= self.max_queued:
+            self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
+        else:
+            self.refusal = ""
+
+    async def find(
+        self, wanted: Filter, after: tuple[int, int] | None = None, limit: int = 500
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Recipients with their message, in order of acceptance, read in pages."""
+        while True:
+            rows = await self._reader.call(queries.page, wanted, after, limit)
+            for row in rows:
+                yield row
+            if len(rows) < limit:
+                return
+            after = (rows[-1]["message"], rows[-1]["n"])
+
+    async def message(self, number: int) -> dict[str, Any] | None:
+        """One message with head, recipients and events."""
+        return await self._reader.call(queries.message, number)
+
+    async def stats(self) -> list[dict[str, Any]]:
+        return await self._reader.call(queries.stats)
+
+    async def oldest(self) -> float | None:
+        """When the oldest message that still waits was accepted."""
+        return await self._reader.call(queries.oldest)
+
+    async def change(
+        self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None
+    ) -> int:
+        """An operator's verb on recipients that know it; `facts` moves a lane's recipients into another lane.
+
+        In slices, so that no commit waits long. Returns how many changed.
+        """
+        count = 0
+        for start in range(0, len(keys), keep.SLICE):
+            work = keep.Action(keys[start : start + keep.SLICE], verb, now, why, dict(facts or {}))
+            changed, files, lanes, moved = await self._writer.submit(
+                _each_of(partial(keep.act, self._lanes, self.keep_bodies)), work, ACT
+            )
+            self._lanes.by_facts = lanes
+            self.content.drop(files)
+            for before, after in changed:
+                self.counts[before] -= 1
+                self.counts[after] += 1
+            by_id = {number: text for text, number in lanes.items()}
+            for lane in moved:
+                self._announce(lane, by_id[lane], now)
+            count += len(changed)
+        return count
+
+    async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]:
+        """Waiting recipients of a lane with what their facts are made of, for routing them anew."""
+        return await self._reader.call(queries.stale, lane, limit)
+
+    async def relane(self, moves: Sequence[tuple[int, int, int, str]]) -> None:
+        """(message, n, lane it was in, new facts): where it still waits in that lane, it moves."""
+        lanes, announced = await self._writer.submit(_each_of(partial(keep.relane, self._lanes)), moves, ACT)
+        self._lanes.by_facts = lanes
+        for lane, facts, due_at in announced:
+            self._announce(lane, facts, due_at)
+
+    async def due(self, lane: int) -> float | None:
+        """When the lane's next recipient is due."""
+        found: float | None = await self._reader.call(hot.due, lane)
+        return found
+
+    async def expired(self, now: float, limit: int = 1000) -> list[tuple[int, int]]:
+        """Waiting recipients whose time is up."""
+        return await self._reader.call(queries.expired, now, limit)
+
+    async def purge(self, before: float) -> int:
+        """Forget what was done before that time, in slices; returns how many messages."""
+        count, after = 0, 0
+        while True:
+            scanned, done = await self._reader.call(queries.purgeable, before, after, keep.SLICE)
+            if done:
+                files = await self._writer.submit(_each_of(keep.purge), done, ACT)
+                self.content.drop(files)
+                count += len(done)
+            if not scanned:
+                if count:
+                    await self.recount()
+                return count
+            after = scanned
+
+    async def recount(self) -> None:
+        """The counters from the rows: after what changes many at once."""
+        counts = await self._writer.submit(_each(keep.counts), None, CLAIM)
+        self.counts.update(dict.fromkeys(State, 0) | counts)
+
+    async def sweep(self) -> list[int]:
+        """Removes body files without a row and returns the messages whose file is missing. Only at start."""
+        files = self.content.ids()
+        known = await self._reader.call(queries.file_bodies)
+        self.content.drop(set(files) - known)
+        return sorted(known - set(files))
+
+    async def check(self) -> list[str]:
+        """Every problem that is found in the file, in words; empty if none."""
+        problems = await self._reader.call(queries.integrity)
+        missing = await self._reader.call(queries.file_bodies) - set(self.content.ids())
+        return problems + [f"body file {self.content.path(m)} is missing" for m in sorted(missing)]
+
+    async def backup(self, folder: Path) -> dict[str, Any]:
+        """A consistent copy into a new folder, while running. Raises SpoolError."""
+        return await self._reader.call(keep.backup, folder, self.content.folder)
+
+    # -- inside
+
+    def _announce(self, lane: int, facts: str, due_at: float) -> None:
+        known = self._changed.get(lane)
+        if known is None:
+            self._changed[lane] = Head(lane, facts, due_at)
+            self._wake.set()
+        elif known.due_at is None or due_at < known.due_at:
+            known.due_at = due_at
+
+    def _remember(self, message: int, body: bytes) -> None:
+        """Bodies that were just accepted, so that a delivery at once reads nothing; bounded in bytes."""
+        self._hot[message] = body
+        self._hot_bytes += len(body)
+        while self._hot_bytes > HOT_BYTES:
+            _, oldest = self._hot.popitem(last=False)
+            self._hot_bytes -= len(oldest)
+
+    def _forget(self, message: int) -> None:
+        body = self._hot.pop(message, None)
+        if body is not None:
+            self._hot_bytes -= len(body)
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """A job without work of its own."""
+    return lambda connection, jobs: [function(connection) for _ in jobs]
+
+
+def _each_of(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    return lambda connection, jobs: [function(connection, work) for work in jobs]
+
+
+QUEUED = metrics.Gauge("relay_queue_recipients", "Recipients in the spool by state", ["state"])
+ACCEPTING = metrics.Gauge("relay_spool_accepting", "1 while mail can be accepted durably")
+
+
+def metrics_of(spool: SqliteSpool) -> None:
+    QUEUED.source = lambda: [((s.label,), float(n)) for s, n in spool.counts.items()]
+    ACCEPTING.source = lambda: [((), float(not spool.refusal))]
