@@ -1,0 +1,252 @@
+"""A checked shape -> the Config: the rules between keys, the names that refer to one another, and the defaults.
+
+Owns: what follows from several keys together. Promises: goes through everything, tells each problem with its place, and
+never raises; what it returns counts only if the Report holds no problem.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from relay.config import places
+from relay.config.accounts import AccountBuilder
+from relay.config.matches import build_match
+from relay.config.model import Address, Admin, Config, Listen, Log, Spool
+from relay.config.problems import Keys, Report
+from relay.config.retry import build_retry
+from relay.config.reword import NOT_BUILT, nearest
+from relay.config.shape import ClassEntry, File, ListenEntry, MatchSection, RouteEntry
+from relay.config.site import Site
+from relay.config.values import parse_hostname
+from relay.config.yamltree import Node
+from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
+from relay.policy.routing import Action, Match, Question, Route, Table
+
+# Sections whose names a `via` may hold; those that are not built are refused by themselves.
+_EGRESSES = ("accounts", "direct", "pools")
+
+
+def default_hostname() -> str:
+    """The machine's name. Not socket.getfqdn(), which asks the network and can block for long."""
+    name = os.uname().nodename
+    if "." not in name:  # RFC 5321 §4.1.1.1: EHLO takes a fully-qualified name
+        name += ".localdomain"
+    try:
+        return parse_hostname(name)
+    except ValueError:
+        return "localhost.localdomain"
+
+
+def default_listen() -> tuple[Listen, ...]:
+    return (
+        Listen("local", Address("127.0.0.1", 2525)),
+        Listen("local6", Address("::1", 2525), optional=True),
+    )
+
+
+def is_loopback(address: Address) -> bool:
+    return ipaddress.ip_address(address.host).is_loopback
+
+
+class Builder:
+    """Builds one Config from one tree."""
+
+    def __init__(self, root: Node, report: Report, source: Path, env: Mapping[str, str]) -> None:
+        self.site = Site(root, report, source.absolute().parent)
+        self.report = report
+        self.source = source
+        self.env = env
+
+    def config(self, file: File, kept: Mapping[str, list[int]]) -> Config:
+        """`kept` says which elements of the tree's lists those of `file` are."""
+        admin = Admin(
+            self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock", file.admin.address
+        )
+        listen = self.listen(file, kept)
+        self.addresses(listen, kept.get("listen", []), admin, file.probes.address)
+        accounts = AccountBuilder(self.site)
+        classes = {name: self.traffic_class(name, entry) for name, entry in file.classes.items()}
+        routes = self.routes(file.routes, kept.get("routes", []))
+        capture = None if file.capture is None else Question("recipient", file.capture.allow)
+        built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
+        self.unused(file, routes)
+        return Config(
+            source=self.source,
+            hostname=file.hostname or default_hostname(),
+            listen=listen,
+            spool=Spool(
+                self.site.path(file.spool.path) or places.state_folder(self.env) / "spool.db",
+                file.spool.max_message_size,
+                file.spool.reserve,
+                file.spool.max_queued,
+                file.spool.keep,
+                file.spool.keep_bodies,
+            ),
+            admin=admin,
+            routes=Table(routes, capture),
+            accounts=built,
+            classes={"default": DEFAULT_CLASS} | classes,
+            log=Log(file.log.format, file.log.redact),
+            probes=file.probes.address,
+            stop_timeout=file.stop_timeout,
+            files=tuple(self.report.files),
+            warnings=tuple(str(w) for w in self.report.ordered(self.report.warnings)),
+        )
+
+    # Listeners and addresses
+
+    def listen(self, file: File, kept: Mapping[str, list[int]]) -> tuple[Listen, ...]:
+        self.site.names_once("listen", "listener")
+        if file.listen is None:
+            return default_listen()
+        if not file.listen and not kept.get("listen") and self.site.length("listen") == 0:
+            self.site.wrong(("listen",), "an empty list; without the key it listens on 127.0.0.1:2525 and [::1]:2525")
+        return tuple(self.listener(n, entry) for n, entry in zip(kept["listen"], file.listen, strict=True))
+
+    def listener(self, number: int, entry: ListenEntry) -> Listen:
+        path: Keys = ("listen", number)
+        if entry.auth != "none":
+            self.site.wrong((*path, "auth"), f"`{entry.auth}` is {NOT_BUILT.replace('remove it', 'write none')}")
+        if not is_loopback(entry.address):
+            self.site.wrong(
+                (*path, "address"),
+                "a listener beyond loopback needs AUTH and TLS, which this version doesn't build; use 127.0.0.1",
+            )
+        return Listen(
+            entry.name or f"listener-{number + 1}",
+            entry.address,
+            frozenset(entry.honour),
+            entry.line_endings,
+            entry.max_recipients,
+            entry.max_connections.total,
+            entry.max_connections.client,
+        )
+
+    def addresses(self, listen: Iterable[Listen], numbers: list[int], admin: Admin, probes: Address | None) -> None:
+        taken: list[tuple[Address, str]] = []
+        for place, one in enumerate(listen):
+            path: Keys = ("listen", numbers[place], "address") if numbers else ("listen",)
+            self.take(one.address, f"listener '{one.name}'", path, taken)
+        if admin.address:
+            if not is_loopback(admin.address):
+                text = "the admin API beyond loopback needs TLS, which this version doesn't build; use 127.0.0.1"
+                self.site.wrong(("admin", "address"), text)
+            self.take(admin.address, "admin", ("admin", "address"), taken)
+        if probes:
+            self.take(probes, "probes", ("probes", "address"), taken)
+
+    def take(self, address: Address, who: str, path: Keys, taken: list[tuple[Address, str]]) -> None:
+        for other, owner in taken:
+            if address.port and _overlap(address, other):
+                self.site.wrong(path, f"{address} is taken by {owner} ({other}); choose another port")
+                break
+        taken.append((address, who))
+
+    # Classes
+
+    def traffic_class(self, name: str, entry: ClassEntry) -> TrafficClass:
+        path: Keys = ("classes", name)
+        match: Match | None = None
+        if entry.match is not None:
+            for section, where in ((entry.match, ("match",)), (entry.match.not_, ("match", "not"))):
+                if section is not None and section.class_ is not None:
+                    text = "a class cannot ask for the class: it is what the match decides"
+                    self.site.wrong((*path, *where, "class"), text)
+            match = self.match((*path, "match"), entry.match)
+        priority = Priority(int(entry.priority)) if entry.priority.isdigit() else Priority[entry.priority.upper()]
+        return TrafficClass(
+            name, match, priority, InDoubt(entry.in_doubt), build_retry(entry.retry, (*path, "retry"), self.site)
+        )
+
+    def match(self, path: Keys, section: MatchSection) -> Match:
+        for part, where in ((section, path), (section.not_, (*path, "not"))):
+            if part is None:
+                continue
+            self.dangling((*where, "class"), "class", part.class_, self.site.names("classes", also=("default",)))
+            self.dangling((*where, "listener"), "listener", part.listener, self.listener_names())
+        return build_match(section)
+
+    def listener_names(self) -> set[str] | None:
+        if self.site.root.find(("listen",)) is None:
+            return {one.name for one in default_listen()}
+        return self.site.list_names("listen", "listener")
+
+    def dangling(self, path: Keys, what: str, patterns: tuple[str, ...] | None, known: set[str] | None) -> None:
+        for number, pattern in enumerate(patterns or ()):
+            if known is None or "*" in pattern or "?" in pattern:
+                continue
+            if pattern.casefold() not in {name.casefold() for name in known}:
+                self.site.wrong((*path, number), no_such(what, pattern, known))
+
+    # Routes
+
+    def routes(self, entries: Iterable[RouteEntry], numbers: list[int]) -> tuple[Route, ...]:
+        node = self.site.root.find(("routes",))
+        if node is None:
+            self.site.wrong(("routes",), "'routes' is missing; the least is `routes: [{via: NAME}]` and an account")
+        elif node.value == []:
+            self.site.wrong(("routes",), "an empty list would refuse all mail; the least is `[{via: NAME}]`")
+        self.site.names_once("routes", "route")
+        routes = tuple(self.route(n, entry) for n, entry in zip(numbers, entries, strict=True))
+        last: Route | None = None
+        for number, route in zip(numbers, routes, strict=True):
+            if last is not None:
+                self.site.warn(("routes", number), f"unreachable: route '{last.name}' before it takes everything")
+            elif route.match == Match():
+                last = route
+        return routes
+
+    def route(self, number: int, entry: RouteEntry) -> Route:
+        path: Keys = ("routes", number)
+        name = entry.name or f"route-{number + 1}"
+        given = [a for a in ("via", "reject", "hold", "discard") if getattr(entry, a) is not None]
+        if len(given) != 1:
+            found = f"found {' and '.join(given)}" if given else "found none"
+            self.site.wrong(path, f"a route does exactly one of via, reject, hold, discard; {found}")
+        via = entry.via or ()
+        self.via((*path, "via"), via)
+        match = Match() if entry.match is None else self.match((*path, "match"), entry.match)
+        mark = self.site.root.mark_of(path)
+        return Route(
+            name,
+            Action(given[0]) if given else Action.HOLD,
+            match,
+            via,
+            entry.reject or "",
+            entry.copy_ or (),
+            f"{mark.file}:{mark.line}",
+        )
+
+    def via(self, path: Keys, names: tuple[str, ...]) -> None:
+        known = self.site.names(*_EGRESSES)
+        for number, name in enumerate(names):
+            if name == "direct":
+                self.site.wrong((*path, number), f"`direct` is {NOT_BUILT.replace('remove it', 'name an account')}")
+            elif name in names[:number]:
+                self.site.wrong((*path, number), f"'{name}' is named twice; fail-over tries each once")
+            elif known is not None and name not in known:
+                self.site.wrong((*path, number), no_such("account", name, known))
+
+    def unused(self, file: File, routes: Iterable[Route]) -> None:
+        if self.report.problems:
+            return  # a route that was left out may use it
+        used = {name for route in routes for name in route.via}
+        for name in file.accounts:
+            if name not in used:
+                self.site.warn(("accounts", name), "no route uses this account", on_key=True)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    if one.port != other.port or (":" in one.host) is not (":" in other.host):
+        return False
+    return one.host == other.host or {one.host, other.host} & {"0.0.0.0", "::"} != set()
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    if near := nearest(name, known):
+        return f"no {what} '{name}'; did you mean '{near}'?"
+    return f"no {what} '{name}'; there is {', '.join(known[:10])}" if known else f"no {what} '{name}'; there is none"

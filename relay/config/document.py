@@ -1,0 +1,172 @@
+"""docs/config.md and the JSON Schema, made of the shape. `python -m relay.config.document` prints the page.
+
+Promises: every key that shape.py knows is in both; a test holds docs/config.md to what this prints.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from relay.config.model import Address
+from relay.config.reword import bare
+from relay.config.shape import File, NotSection, Section
+from relay.config.values import NotNull, OrAlone, Written, print_duration, print_size
+
+_HEAD = """\
+<!-- Made by `python -m relay.config.document`; change relay/config/shape.py instead. -->
+# Configuration
+
+One YAML file, `/etc/relay/relay.yaml` unless `--config` or `$RELAY_CONFIG` names another (or only
+`~/.config/relay/relay.yaml` exists). The smallest useful one:
+
+```yaml
+accounts:
+  main: {host: smtp.example.com, username: app, password: {file: secrets/main}}
+routes:
+  - via: main
+```
+
+- Maps hold named things, lists hold rules in order. Of `routes`, the first match wins; no match refuses the mail (550).
+- YAML has its 1.2 meaning: only `true` and `false` are booleans; `no`, `on` and `22:22` are strings.
+- Durations carry a unit (`500ms`, `25s`, `5m`, `2h`, `7d`, `1w`), and so do sizes (`100B`, `25MB`, `256KiB`, `1GB`).
+- A pattern (glob) has `*` and `?`, ignores case, and stands in quotes where it begins with `*`.
+- A secret is never in this file but a reference to it: `{file: PATH}`, `{env: NAME}`, `{credential: NAME}` (systemd),
+  `{command: [PROGRAM, ARGUMENT, …]}`. It is read when it is needed, so a new secret counts without a reload.
+- A relative path begins at the folder of the main file, in included files too.
+- A name has up to 64 letters, digits, `_`, `.`, `-`, and begins with a letter or a digit.
+- A mistake is told as `FILE:LINE:COLUMN: path.to.key: what is wrong`; all of them at once.
+"""
+_TLS = """
+`none`: never. `opportunistic`: if the server offers it, any certificate. `starttls`: by STARTTLS or not at all.
+`implicit`: from the first byte. Left out, the mode is `implicit` on port 465; `starttls` with a login or on port 587;
+else `none` to loopback and `opportunistic` to other hosts. Left out, the port is 465 for `implicit`, else 587 with a
+login, else 25. Credentials are never sent in clear: with a login, `none` and `opportunistic` are refused beyond
+loopback.
+"""
+
+
+def page() -> str:
+    """docs/config.md."""
+    parts = [_HEAD]
+    for title, section in sections():
+        parts.append(f"\n## {title}\n\n" if title else "\n## Top level\n\n")
+        parts.append("| key | value | default | meaning |\n|---|---|---|---|\n")
+        for name, field in keys(section):
+            cells = (f"`{name}`", written(field.annotation, field.metadata), default(field), field.description or "")
+            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+        if title.endswith(".tls"):
+            parts.append(_TLS)
+    return "".join(parts)
+
+
+def keys(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+    """The keys of a section as users write them."""
+    for name, field in section.model_fields.items():
+        yield field.alias or name, field
+
+
+def sections(section: type[Section] = File, title: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Every section below `section` once, with the path that leads to it."""
+    seen: set[type[Section]] = {NotSection}  # shown as the keys of `match`
+    waiting = [(title, section)]
+    while waiting:
+        title, section = waiting.pop(0)
+        if section in seen:
+            continue
+        seen.add(section)
+        yield title, section
+        inner = []
+        for name, field in keys(section):
+            below, suffix = _element(field.annotation)
+            if isinstance(below, type) and issubclass(below, Section):
+                inner.append((f"{title}.{name}{suffix}".lstrip("."), below))
+        waiting = inner + waiting
+
+
+def _element(annotation: Any) -> tuple[Any, str]:
+    annotation = bare(annotation)
+    if get_origin(annotation) is dict:
+        return bare(get_args(annotation)[1]), ".NAME"
+    if get_origin(annotation) is tuple:
+        return bare(get_args(annotation)[0]), "[]"
+    return annotation, ""
+
+
+def written(annotation: Any, metadata: Iterable[object] = ()) -> str:
+    """How a user writes a value of that type."""
+    metadata = tuple(metadata)
+    for item in metadata:
+        if isinstance(item, Written):
+            return item.text
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return written(arguments[0], arguments[1:])
+    if origin is Union or origin is types.UnionType:
+        null = not any(isinstance(item, NotNull) for item in metadata)
+        kinds = [written(a) for a in arguments if a is not type(None)]
+        return " or ".join([*kinds, "`null`"] if null else kinds)
+    if origin is Literal:
+        return ", ".join(f"`{a}`" for a in arguments)
+    if origin is tuple:
+        alone = any(isinstance(item, OrAlone) for item in metadata)
+        return f"{written(arguments[0])}, or a list" if alone else f"list of {written(arguments[0])}"
+    if origin is dict:
+        return f"map: {written(arguments[0])} to {written(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "map"
+    return {bool: "`true`, `false`", int: "whole number", float: "number", str: "string"}[annotation]
+
+
+def default(field: FieldInfo) -> str:
+    """A default as a user would write it; empty where there is none, or where the description says it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    kind = written(field.annotation, field.metadata)
+    if value is None or isinstance(value, Section) or value in ((), {}):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(_quoted(v) for v in value)}]`"
+    if kind.startswith("duration"):
+        return f"`{print_duration(value)}`"
+    if kind.startswith("size"):
+        return f"`{print_size(value)}`"
+    return f"`{value}`" if isinstance(value, str | int | float | Address) else ""
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if text.startswith("*") else text
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the configuration, for editors. It knows shapes, not the rules between keys."""
+    made = File.model_json_schema(by_alias=True)
+    cleaned = _without_defaults(made)
+    assert isinstance(cleaned, dict)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head | cleaned | {"title": "relay.yaml", "required": ["routes"]}
+
+
+def _without_defaults(schema: Any) -> Any:
+    """Pydantic's defaults are what a value becomes, not what a user writes."""
+    if isinstance(schema, dict):
+        return {
+            key: _properties(value) if key in ("properties", "$defs") else _without_defaults(value)
+            for key, value in schema.items()
+            if key != "default"
+        }
+    return [_without_defaults(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _properties(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: _without_defaults(value) for name, value in named.items()}
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,122 @@
+"""What a configuration means: the frozen values that the rooms work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from relay.config.secrets import Reference
+from relay.policy.classes import TrafficClass
+from relay.policy.routing import Question, Table
+
+HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")
+DEFAULT_HONOUR = frozenset(HONOURABLE) - {"route"}
+TlsMode = Literal["none", "opportunistic", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: an IP address and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    name: str
+    address: Address
+    honour: frozenset[str] = DEFAULT_HONOUR
+    line_endings: Literal["normalise", "reject"] = "normalise"
+    max_recipients: int = 1000
+    max_connections_total: int = 500
+    max_connections_client: int = 500  # loopback: every application has the same address
+    optional: bool = False  # a default listener whose address family may be missing: that only warns
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    mode: TlsMode = "starttls"
+    verify: bool = True
+    ca: Path | None = None
+    pin: tuple[str, ...] = ()  # SHA-256 of the certificate's public key (SPKI), base64; any of them
+    certificate: Path | None = None  # client certificate, PEM
+    key: Reference | None = None
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An upstream that we log in to."""
+
+    name: str
+    host: Reference
+    port: int
+    tls: Tls
+    username: Reference | None = None
+    password: Reference | None = None
+    senders: tuple[str, ...] = ("*",)  # may send as, globs on MAIL FROM; fail-over skips it otherwise
+    connections: int = 10
+    messages_per_connection: int = 100
+    recipients_per_message: int = 100
+    idle: float = 30.0  # seconds a session is kept without work
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    path: Path
+    max_message_size: int = 25_000_000
+    reserve: int = 256_000_000
+    max_queued: int = 1_000_000
+    keep: float = 7 * 86400.0
+    keep_bodies: Literal["none", "failed", "all"] = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    socket: Path
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    format: Literal["logfmt", "json"] = "logfmt"
+    redact: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """One generation of the configuration. Compared by identity; a reload swaps it whole."""
+
+    source: Path | None  # None: the built-in demonstration, no file
+    hostname: str
+    listen: tuple[Listen, ...]
+    spool: Spool
+    admin: Admin
+    routes: Table
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    classes: Mapping[str, TrafficClass] = field(default_factory=dict)
+    log: Log = Log()
+    probes: Address | None = None
+    stop_timeout: float = 25.0
+    files: tuple[Path, ...] = ()  # every file that was read, for `check` and errors
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def table(self) -> Table:
+        """`routes`, with whom each account may send as."""
+        limited = {a.name: Question("sender", a.senders) for a in self.accounts.values() if "*" not in a.senders}
+        return replace(self.routes, senders=limited)
+
+    @cached_property
+    def asks_headers(self) -> bool:
+        """Whether any rule looks at a header: if none does, none is decoded."""
+        matches = [c.match for c in self.classes.values() if c.match]
+        asked = [q for m in matches for q in (*m.all_of, *m.none_of)]
+        return self.table.asks_headers or any(q.fact == "header" for q in asked)

@@ -1,0 +1,97 @@
+"""References to secrets: where they are, never what they are.
+
+A reference is resolved each time it is needed, so that a rotated secret counts without a reload. Its repr shows the
+reference only; errors name the reference and never a value.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MAX_SECRET = 64 * 1024
+COMMAND_TIMEOUT = 10.0
+
+
+class SecretError(Exception):
+    """A reference that cannot be read; the text says which and why, and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`{file: …}`, `{env: …}`, `{credential: …}`, `{command: […]}`, or a plain value where plain is allowed."""
+
+    kind: Literal["file", "env", "credential", "command", "plain"]
+    target: str
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.target if self.kind == "plain" else f"{{{self.kind}: {self.target}}}"
+
+    def resolve(self) -> str:
+        """The value, without its trailing newline. Blocks (a file, a command): call it off the loop."""
+        match self.kind:
+            case "plain":
+                return self.target
+            case "env":
+                value = os.environ.get(self.target)
+                if value is None:
+                    raise SecretError(f"environment variable {self.target} is not set")
+                return value
+            case "command":
+                return self._run()
+            case "credential":
+                return self._read(self._credential_path())
+            case "file":
+                return self._read(Path(self.target))
+
+    def problem(self) -> str:
+        """What is wrong with the reference before it is used; empty if nothing. Runs no command."""
+        if self.kind == "command":
+            return "" if shutil.which(self.target) else f"command {self.target} is not found or not executable"
+        try:
+            self.resolve()
+        except SecretError as error:
+            return str(error)
+        return ""
+
+    def _credential_path(self) -> Path:
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise SecretError(f"credential {self.target}: $CREDENTIALS_DIRECTORY is not set (systemd sets it)")
+        return Path(folder) / self.target
+
+    def _read(self, path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_SECRET + 1)
+        except OSError as error:
+            raise SecretError(f"{self.kind} {path}: {error.strerror}") from None
+        if len(raw) > MAX_SECRET:
+            raise SecretError(f"{self.kind} {path} is longer than {MAX_SECRET} bytes: not a secret")
+        try:
+            return raw.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise SecretError(f"{self.kind} {path} is not UTF-8 text") from None
+
+    def _run(self) -> str:
+        try:
+            done = subprocess.run(
+                [self.target, *self.arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_TIMEOUT,
+                check=False,
+            )
+        except OSError as error:
+            raise SecretError(f"command {self.target}: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise SecretError(f"command {self.target} did not end within {COMMAND_TIMEOUT:.0f} s") from None
+        if done.returncode:
+            # Its output may hold the secret: only the exit code is told.
+            raise SecretError(f"command {self.target} ended with exit code {done.returncode}")
+        return done.stdout[:MAX_SECRET].decode(errors="replace").rstrip("\r\n")

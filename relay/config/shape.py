@@ -1,0 +1,250 @@
+"""The shape of what users write, as pydantic models: every key that this version builds, and what each may hold.
+
+Owns: key names, types, defaults that do not depend on other keys, and the description of each key (docs/config.md is
+made of them). Keys of the whole design that are not built yet are named in `planned`, so that they are refused as such.
+Refuses: every other key; any value that would have to be converted (`no` is no boolean, "5" no number).
+Rules between keys are not here: see build.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from relay.config.model import DEFAULT_HONOUR, Address, TlsMode
+from relay.config.values import (
+    AddressPattern,
+    Duration,
+    FilePath,
+    Given,
+    HeaderName,
+    Host,
+    Hostname,
+    HostPort,
+    ListOf,
+    Name,
+    Network,
+    OneOrMany,
+    OnlyTrue,
+    OrAlone,
+    Pattern,
+    Pin,
+    Recipient,
+    ReplyText,
+    Secret,
+    Size,
+    SizeBound,
+    Username,
+    Written,
+)
+
+Count = Annotated[int, Field(ge=1, le=2**31)]
+AnyPort = Annotated[int, Field(ge=1, le=65535)]
+Honourable = Literal["class", "priority", "send_at", "tag", "idempotency_key", "route"]
+
+
+class Section(BaseModel):
+    """A map with fixed keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    planned: ClassVar[frozenset[str]] = frozenset()
+
+
+class LogSection(Section):
+    format: Literal["logfmt", "json"] = Field("logfmt", description="How a line of the log is written.")
+    redact: bool = Field(False, description="Log addresses as a keyed hash.")
+
+
+class MaxConnections(Section):
+    total: Count = Field(500, description="Connections at once on this listener.")
+    client: Count = Field(500, description="Connections at once from one client address.")
+
+
+class ListenEntry(Section):
+    planned = frozenset({"tls", "clients"})
+
+    name: Given[Name] = Field(None, description="Its name in logs and in `match.listener`; default `listener-N`.")
+    address: HostPort = Field(description="Where it listens: on loopback only in this version; port 0: any free one.")
+    auth: Literal["none", "optional", "required"] = Field("none", description="In this version only `none`.")
+    honour: ListOf[Honourable] = Field(
+        tuple(h for h in ("class", "priority", "send_at", "tag", "idempotency_key") if h in DEFAULT_HONOUR),
+        description="Which X-Relay-* header fields count; `route` is possible too.",
+    )
+    line_endings: Literal["normalise", "reject"] = Field(
+        "normalise", description="What becomes of a bare CR or LF in a message."
+    )
+    max_recipients: Count = Field(1000, description="Recipients of one message.")
+    max_connections: MaxConnections = Field(MaxConnections(), description="How many connections it takes.")
+
+
+class AdminSection(Section):
+    planned = frozenset({"tls"})
+
+    socket: Given[FilePath] = Field(
+        None, description="UNIX socket of the admin API; default `admin.sock` in the runtime folder."
+    )
+    address: HostPort | None = Field(
+        Address("127.0.0.1", 2580), description="Loopback address of the admin API; `null`: none."
+    )
+
+
+class ProbesSection(Section):
+    address: HostPort | None = Field(
+        None, description="Where a scraper finds /metrics, /healthz, /readyz; `null`: off."
+    )
+
+
+class SpoolSection(Section):
+    planned = frozenset({"url"})
+
+    path: Given[FilePath] = Field(None, description="The spool's file; default `spool.db` in the state folder.")
+    max_message_size: Size = Field(25_000_000, gt=0, description="Larger messages are refused (552).")
+    reserve: Size = Field(256_000_000, description="With less free disk space than this, new mail is refused (452).")
+    max_queued: Count = Field(1_000_000, description="With more recipients queued, new mail is refused (452).")
+    keep: Duration = Field(7 * 86400.0, description="How long the record of a finished message is kept.")
+    keep_bodies: Literal["none", "failed", "all"] = Field(
+        "failed", description="Which finished messages keep their content for as long."
+    )
+
+
+def _mode_alone(value: object) -> object:
+    return {"mode": value} if isinstance(value, str) else value
+
+
+def _version(value: object) -> object:
+    # Unquoted, 1.2 is a number to YAML, and everyone writes it so.
+    return str(value) if value in (1.2, 1.3) else value
+
+
+class TlsSection(Section):
+    mode: Given[TlsMode] = Field(None, description="When TLS begins. The default depends on the port, see below.")
+    verify: Given[bool] = Field(
+        None, description="Check the certificate and its name; default true, for `opportunistic` false."
+    )
+    ca: Given[FilePath] = Field(None, description="PEM file of the authorities to trust instead of the system's.")
+    pin: Given[OneOrMany[Pin]] = Field(None, description="Public keys (SPKI) of which the server must have one.")
+    certificate: Given[FilePath] = Field(None, description="PEM file of our client certificate.")
+    key: Given[Secret] = Field(None, description="Its private key, if it is not in the same file.")
+    minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = Field(
+        "1.2", description="The oldest TLS version to speak."
+    )
+
+
+Tls = Annotated[
+    TlsSection, BeforeValidator(_mode_alone), OrAlone({"enum": list(get_args(TlsMode))}), Written("mode, or a map")
+]
+
+
+class AccountEntry(Section):
+    planned = frozenset({"preset", "region", "oauth2", "limits"})
+
+    host: Host = Field(description="The server to log in to.")
+    port: Given[AnyPort] = Field(None, description="Default: 465 for `implicit`, else 587 with a login, else 25.")
+    tls: Tls = Field(TlsSection(), description="`none`, `opportunistic`, `starttls`, `implicit`, or a map, see below.")
+    username: Given[Username] = Field(None, description="What to log in with; needs `password`.")
+    password: Given[Secret] = Field(None, description="Its secret, read anew for each login; needs `username`.")
+    senders: OneOrMany[AddressPattern] = Field(
+        ("*",), description="Reverse-paths that it may send as; fail-over passes it by for others."
+    )
+    connections: Count = Field(10, description="Sessions at once.")
+    messages_per_connection: Count = Field(100, description="Messages in one session.")
+    recipients_per_message: Count = Field(100, description="Recipients in one transaction.")
+
+
+class NotSection(Section):
+    """The keys of a `match`. All must hold; of a list, any."""
+
+    planned = frozenset({"mx", "destination"})
+
+    sender: Given[OneOrMany[AddressPattern]] = Field(None, description='MAIL FROM; `""` is the null sender.')
+    from_: Given[OneOrMany[AddressPattern]] = Field(None, alias="from", description="The address in the From header.")
+    recipient: Given[OneOrMany[AddressPattern]] = Field(None, description="RCPT TO.")
+    class_: Given[OneOrMany[Pattern]] = Field(None, alias="class", description="The traffic class.")
+    user: Given[OneOrMany[Pattern]] = Field(None, description="Who logged in; empty without a login.")
+    listener: Given[OneOrMany[Pattern]] = Field(None, description="The listener that took the message.")
+    client: Given[OneOrMany[Network]] = Field(None, description="Where the client connected from.")
+    header: Given[dict[HeaderName, OneOrMany[Pattern]]] = Field(
+        None, description="Header fields by name, each with a glob or a list of them."
+    )
+    size: Given[OneOrMany[SizeBound]] = Field(None, description="The message's size, with `>`, `>=`, `<` or `<=`.")
+    tag: Given[OneOrMany[Pattern]] = Field(None, description="What X-Relay-Tag said.")
+
+
+class MatchSection(NotSection):
+    not_: Given[NotSection] = Field(None, alias="not", description="The same keys; none of them may hold.")
+
+
+class RetrySection(Section):
+    first: Given[Duration] = Field(None, description="Before the second try; default `1m`.")
+    factor: Given[float] = Field(None, description="Each wait is so many times the one before; default `2`.")
+    cap: Given[Duration] = Field(None, description="No wait is longer; default `1h`.")
+    schedule: Given[ListOf[Duration]] = Field(
+        None, description="Fixed waits instead of `first`, `factor`, `cap`; the last repeats."
+    )
+    attempts: Given[Count] = Field(None, description="Give up after so many tries; default: only `give_up` ends it.")
+    give_up: Given[Duration] = Field(None, description="Give up so long after acceptance; default `5d`.")
+
+
+def _priority(value: object) -> object:
+    return value.lower() if isinstance(value, str) else str(value) if type(value) is int else value
+
+
+class ClassEntry(Section):
+    planned = frozenset({"window", "limits"})
+
+    match: Given[MatchSection] = Field(
+        None, description="Which messages are of this class, where no header chose one; without: by name only."
+    )
+    priority: Annotated[
+        Literal["immediate", "high", "normal", "low", "0", "1", "2", "3"],
+        BeforeValidator(_priority),
+        WithJsonSchema({"enum": ["immediate", "high", "normal", "low", 0, 1, 2, 3]}),
+        Written("`immediate`, `high`, `normal`, `low`, or 0 to 3"),
+    ] = Field("normal", description="Which mail goes first.")
+    in_doubt: Literal["retry", "hold", "fail"] = Field(
+        "retry", description="What to do when a server took a message's end and never answered."
+    )
+    retry: RetrySection = Field(RetrySection(), description="When to try again and when to give up.")
+
+
+class RouteEntry(Section):
+    planned = frozenset({"rewrite"})
+
+    name: Given[Name] = Field(None, description="Its name in logs and commands; default `route-N`.")
+    match: Given[MatchSection] = Field(None, description="Which recipients it takes; without: all.")
+    via: Given[OneOrMany[Name]] = Field(None, description="The account, or several of which each next is a fail-over.")
+    reject: Given[ReplyText] = Field(None, description="Refuse with this text (550).")
+    hold: Given[OnlyTrue] = Field(None, description="Keep it until an operator releases it.")
+    discard: Given[OnlyTrue] = Field(None, description="Take it and throw it away.")
+    copy_: Given[OneOrMany[Recipient]] = Field(None, alias="copy", description="Who gets a copy of each message.")
+
+
+class CaptureSection(Section):
+    allow: ListOf[AddressPattern] = Field((), description="Recipients who are dialled; all others are kept and shown.")
+
+
+class File(Section):
+    """A whole configuration, includes merged."""
+
+    planned = frozenset(
+        {"tenants", "users", "direct", "pools", "destinations", "signing", "dsn", "dns", "breaker", "shaping"}
+        | {"suppression", "feedback", "webhooks", "alarms"}
+    )
+
+    include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
+    hostname: Given[Hostname] = Field(
+        None, description="Our name in EHLO, Received and Message-ID; default: the machine's."
+    )
+    stop_timeout: Duration = Field(25.0, description="How long a stop waits for what is under way.")
+    log: LogSection = Field(LogSection(), description="The log.")
+    listen: Given[ListOf[ListenEntry]] = Field(
+        None, description="Where applications connect; default 127.0.0.1:2525 and [::1]:2525."
+    )
+    admin: AdminSection = Field(default_factory=AdminSection, description="Where `relay` commands reach the service.")
+    probes: ProbesSection = Field(ProbesSection(), description="What a scraper may see.")
+    spool: SpoolSection = Field(SpoolSection(), description="Where messages are kept, and how many.")
+    accounts: dict[Name, AccountEntry] = Field({}, description="The servers that mail is handed to, by name.")
+    classes: dict[Name, ClassEntry] = Field({}, description="Traffic classes, by name; `default` is always there.")
+    routes: ListOf[RouteEntry] = Field((), description="Which mail goes where; the first match wins. Required.")
+    capture: Given[CaptureSection] = Field(None, description="For staging: nothing leaves but to whom it is allowed.")

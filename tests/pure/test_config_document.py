@@ -1,0 +1,95 @@
+"""docs/config.md, etc/relay.yaml and the JSON Schema know every key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relay.config import document
+from relay.config.load import load
+from relay.config.reword import section_at
+from relay.config.shape import File, MatchSection, NotSection, Section
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "etc" / "relay.yaml"
+
+
+def every_key() -> set[tuple[type[Section], str]]:
+    return {
+        (section, key) for _, section in [*document.sections(), ("", NotSection)] for key, _ in document.keys(section)
+    }
+
+
+def keys_in(data: Any, path: tuple[str | int, ...] = ()) -> set[tuple[type[Section], str]]:
+    """The keys that a configuration uses, with the sections that they are of."""
+    found: set[tuple[type[Section], str]] = set()
+    try:
+        section = section_at(path)
+    except (AssertionError, IndexError):
+        section = None
+    if isinstance(data, dict):
+        found |= {(section, key) for key in data if section}
+        for key, value in data.items():
+            found |= keys_in(value, (*path, key))
+    elif isinstance(data, list):
+        for number, value in enumerate(data):
+            found |= keys_in(value, (*path, number))
+    return found
+
+
+def uncommented() -> str:
+    return re.sub(r"(?m)^#\| ", "", SAMPLE.read_text())
+
+
+def test_docs_are_fresh() -> None:
+    assert (ROOT / "docs" / "config.md").read_text() == document.page(), "run: python -m relay.config.document"
+
+
+def test_every_key_is_described() -> None:
+    for _, section in [*document.sections(), ("", NotSection)]:
+        assert section.__name__
+        for key, field in document.keys(section):
+            assert (field.description or "").endswith("."), f"{section.__name__}.{key}"
+            assert document.written(field.annotation, field.metadata)
+
+
+def test_docs_name_every_key() -> None:
+    page = document.page()
+    for _, key in every_key():
+        assert f"| `{key}` |" in page
+
+
+def test_planned_keys_are_not_built_ones() -> None:
+    for _, section in document.sections():
+        assert not section.planned & {key for key, _ in document.keys(section)}
+
+
+def test_sample_loads_as_it_is() -> None:
+    config = load(SAMPLE)
+    assert config.warnings == ()
+    assert list(config.accounts) == ["main"]
+
+
+def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
+    for name in ("secrets/main", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    file = tmp_path / "relay.yaml"
+    file.write_text(uncommented())
+    config = load(file)
+    assert config.warnings == ()
+    assert [r.name for r in config.routes.routes] == ["old", "lab", "news", "large", "noise", "rest"]
+    # `class` in a class's own match means nothing and is refused: `match` is one section at two places.
+    assert every_key() - keys_in(yaml.safe_load(uncommented())) == set()
+
+
+def test_schema() -> None:
+    schema = document.schema()
+    assert set(schema["properties"]) == {key for key, _ in document.keys(File)}
+    assert schema["required"] == ["routes"]
+    assert "from" in schema["$defs"][MatchSection.__name__]["properties"]
+    assert "default" not in json.dumps(schema["$defs"]["SpoolSection"]["properties"]["keep"]["type"])
