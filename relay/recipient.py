@@ -33,7 +33,7 @@ class Verb(StrEnum):
     ACCEPTED = "accepted"
     HARD = "hard"
     SOFT = "soft"
-    DOUBT_HELD = "doubt_held"
+    PARK = "park"
     RECOVER = "recover"
     RETURN = "return"
     HOLD = "hold"
@@ -58,7 +58,7 @@ TRANSITIONS: dict[tuple[State, Verb], State] = {
     (State.ACTIVE, Verb.HARD): State.FAILED,
     (State.ACTIVE, Verb.SOFT): State.DEFERRED,
     (State.ACTIVE, Verb.RECOVER): State.DEFERRED,
-    (State.ACTIVE, Verb.DOUBT_HELD): State.HELD,
+    (State.ACTIVE, Verb.PARK): State.HELD,  # in doubt with `in_doubt: hold`, or a `hold` route since a reload
     (State.ACTIVE, Verb.EXPIRE): State.FAILED,  # looked at when it settles
     (State.ACTIVE, Verb.RETURN): State.QUEUED,  # nothing was said upstream: no attempt is counted
     (State.QUEUED, Verb.HOLD): State.HELD,

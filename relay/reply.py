@@ -45,6 +45,7 @@ class Result(StrEnum):
     HARD = "hard"  # never again
     DOUBT = "doubt"  # the dot was sent and no reply came: it may have arrived
     RETURNED = "returned"  # nothing was said about it upstream: no attempt
+    HELD = "held"  # a rule holds it since the last reload: no attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,19 @@ class Reply:
 
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)
+
+
+_REMOTE_ID = re.compile(
+    r"(?:queued(?: mail)? as |id=|queued\)? ?<|message[ -]id[:=]? ?<?|accepted message )([A-Za-z0-9._@+=$-]{3,100})|"
+    r"^(?:ok:?|<)\s*([A-Za-z0-9._@+=$-]{8,100})",
+    re.IGNORECASE,
+)
+
+
+def remote_id(text: str) -> str:
+    """The next hop's own queue id out of its last reply, or the empty string. Every server words it its own way."""
+    found = _REMOTE_ID.search(text)
+    return (found[1] or found[2] or "").rstrip(".") if found else ""
 
 
 def clean(text: str) -> str:

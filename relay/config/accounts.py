@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 
-from relay.config.model import Account, Tls, TlsMode
 from relay.config.problems import Keys
-from relay.config.secrets import Reference
 from relay.config.shape import AccountEntry, TlsSection
 from relay.config.site import Site
+from relay.secrets import Reference
+from relay.settings import Account, Tls, TlsMode
 
 IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from relay.config import places
 from relay.config.accounts import AccountBuilder
 from relay.config.matches import build_match
-from relay.config.model import Address, Admin, Config, Listen, Log, Spool
 from relay.config.problems import Keys, Report
 from relay.config.retry import build_retry
 from relay.config.reword import NOT_BUILT, nearest
@@ -24,6 +23,7 @@ from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
+from relay.settings import Address, Admin, Config, Listen, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
 _EGRESSES = ("accounts", "direct", "pools")

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from relay.config.model import Address
 from relay.config.reword import bare
 from relay.config.shape import File, NotSection, Section
 from relay.config.values import NotNull, OrAlone, Written, print_duration, print_size
+from relay.settings import Address
 
 _HEAD = """\
 <!-- Made by `python -m relay.config.document`; change relay/config/shape.py instead. -->

@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from relay.config import places
 from relay.config.build import Builder, default_hostname, default_listen
 from relay.config.include import read_all
-from relay.config.model import Account, Address, Admin, Config, Spool, Tls
 from relay.config.problems import ConfigError, Keys, Problem, Report
 from relay.config.reword import told
-from relay.config.secrets import Reference
 from relay.config.shape import File
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS
 from relay.policy.routing import Action, Route, Table
+from relay.secrets import Reference
+from relay.settings import Account, Address, Admin, Config, Spool, Tls
 
 __all__ = ["ConfigError", "Problem", "default_config", "load"]
 

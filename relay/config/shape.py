@@ -12,7 +12,6 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from relay.config.model import DEFAULT_HONOUR, Address, TlsMode
 from relay.config.values import (
     AddressPattern,
     Duration,
@@ -38,6 +37,7 @@ from relay.config.values import (
     Username,
     Written,
 )
+from relay.settings import DEFAULT_HONOUR, Address, TlsMode
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
 AnyPort = Annotated[int, Field(ge=1, le=65535)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.config.problems import Keys, Mark, Report
-from relay.config.secrets import Reference
 from relay.config.yamltree import Node, spell
+from relay.secrets import Reference
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
 
-from relay.config.model import Address
 from relay.config.problems import shorten
-from relay.config.secrets import Reference
 from relay.envelope import AddressError, parse_address
+from relay.secrets import Reference
+from relay.settings import Address
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}

@@ -179,6 +179,7 @@ class Table:
 
     routes: tuple[Route, ...]
     capture: Question | None = None  # the recipients that are let through; None: no capture at all
+    senders: Mapping[str, Question] = field(default_factory=dict)  # egress -> whom it may send as, where not anybody
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -186,13 +187,14 @@ class Table:
         seen = {q.key: q for r in self.routes for q in (*r.match.all_of, *r.match.none_of) if q.fact not in VALUE_FACTS}
         if self.capture:
             seen[self.capture.key] = self.capture
+        seen |= {q.key: q for q in self.senders.values()}
         return tuple(seen.values())
 
     @cached_property
     def by_name(self) -> dict[str, Route]:
         return {r.name: r for r in self.routes}
 
-    def pick(self, ask: Callable[[Question], bool | None], *, released: bool = False) -> Route | None | Undecided:
+    def pick(self, ask: Callable[[Question], bool | None], *, released: bool = False) -> Route | Undecided | None:
         """The first route that matches. Undecided where an unknown fact could change it; None where nothing matches.
 
         `released`: an operator let this out of a `hold` route, which therefore does not hold it again.
@@ -213,7 +215,15 @@ class Table:
                 return route
         return None
 
-    def pick_for(self, facts: Facts) -> Route | None | Undecided:
+    @cached_property
+    def asks_headers(self) -> bool:
+        return any(q.fact == "header" for q in self.questions)
+
+    def egresses(self, route: Route, ask: Callable[[Question], bool | None]) -> tuple[str, ...]:
+        """Those of a route that may send as this sender, in order."""
+        return tuple(e for e in route.via if e not in self.senders or ask(self.senders[e]) is not False)
+
+    def pick_for(self, facts: Facts) -> Route | Undecided | None:
         return self.pick(lambda q: q.ask(facts))
 
 
@@ -230,9 +240,13 @@ def lane_facts(table: Table, facts: Facts, **overrides: str | bool) -> str:
     Overrides: `route` (a route's name), `via` (an egress' name), `released` (True).
     """
     asked = {q.key: bool(q.ask(facts)) for q in table.questions}
-    record: dict[str, Any] = {"class": facts.class_ or "default", "user": facts.user, **overrides}
+    return _canonical(facts.class_ or "default", facts.user, asked, overrides)
+
+
+def _canonical(class_: str, user: str, asked: Mapping[str, bool], overrides: Mapping[str, str | bool]) -> str:
+    record: dict[str, Any] = {"class": class_, "user": user, **{k: v for k, v in overrides.items() if v}}
     if asked:
-        record["asked"] = asked
+        record["asked"] = dict(asked)
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -261,8 +275,12 @@ class LaneFacts:
 
     @property
     def overrides(self) -> dict[str, str | bool]:
-        pairs = {"route": self.route, "via": self.via, "released": self.released}
+        pairs: dict[str, str | bool] = {"route": self.route, "via": self.via, "released": self.released}
         return {name: value for name, value in pairs.items() if value}
+
+    def with_overrides(self, overrides: Mapping[str, str | bool]) -> str:
+        """These facts as JSON with other overrides; an empty one is taken away."""
+        return _canonical(self.class_, self.user, self.asked, {**self.overrides, **overrides})
 
     def ask(self, question: Question) -> bool | None:
         if question.fact == "class":
@@ -275,7 +293,7 @@ class LaneFacts:
         """Whether every question has been asked; if not, the lane's rows must be looked at again."""
         return all(q.key in self.asked for q in questions)
 
-    def route_in(self, table: Table) -> Route | None | Undecided:
+    def route_in(self, table: Table) -> Route | Undecided | None:
         """The route under `table`. An override that names what is gone is ignored: the rules decide again."""
         if self.via:
             return Route(OVERRIDE, Action.VIA, via=(self.via,))

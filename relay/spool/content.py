@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,15 @@ class Content:
 
     def stage(self, message: int) -> Staged:
         return Staged(self.path(message), self._threads)
+
+    async def copy(self, source: Path, message: int) -> Path:
+        """Another message's file for a new message, durable. Raises OSError."""
+        staged = self.stage(message)
+        with await asyncio.to_thread(source.open, "rb") as file:
+            while data := await asyncio.to_thread(file.read, 1 << 20):
+                await staged.write(data)
+        await staged.finish()
+        return staged.path
 
     def ids(self) -> dict[int, Path]:
         """The messages that have a file, and what else lies there is left alone."""
@@ -58,6 +68,9 @@ class Staged:
         self.size = 0
         self._threads = threads
         self._file: int | None = None
+        # A client may hang up while a slice is being written: then `_abandon` waits for it, and what comes after is lost.
+        self._lock = threading.Lock()
+        self._abandoned = False
 
     async def write(self, data: bytes) -> None:
         """Append; returns once the kernel has it, which is the back-pressure of the one who sends."""
@@ -71,6 +84,11 @@ class Staged:
         self._threads.submit(self._abandon)
 
     def _write(self, data: bytes) -> None:
+        with self._lock:
+            if not self._abandoned:
+                self._append(data)
+
+    def _append(self, data: bytes) -> None:
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
@@ -79,10 +97,11 @@ class Staged:
         self.size += len(data)
 
     def _finish(self) -> None:
-        assert self._file is not None
-        os.fdatasync(self._file)
-        os.close(self._file)
-        self._file = None
+        with self._lock:
+            assert self._file is not None
+            os.fdatasync(self._file)
+            os.close(self._file)
+            self._file = None
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -90,7 +109,9 @@ class Staged:
             os.close(folder)
 
     def _abandon(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        with self._lock:
+            self._abandoned = True
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
         self.path.unlink(missing_ok=True)

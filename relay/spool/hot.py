@@ -44,13 +44,16 @@ class Lanes:
         ids = dict(self.by_facts)
         for text in fresh:
             row = connection.execute(
-                "INSERT INTO lane (facts) VALUES (?) ON CONFLICT (facts) DO UPDATE SET facts = facts RETURNING id", (text,)
+                "INSERT INTO lane (facts) VALUES (?) ON CONFLICT (facts) DO UPDATE SET facts = facts RETURNING id",
+                (text,),
             ).fetchone()
             ids[text] = row[0]
         return ids
 
 
-def accept(lanes: Lanes, connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> list[tuple[int, bool, dict[str, int]]]:
+def accept(
+    lanes: Lanes, connection: sqlite3.Connection, messages: Sequence[NewMessage]
+) -> list[tuple[int, bool, dict[str, int]]]:
     """(id, is it new, lanes of its facts) for each. A known idempotency key answers with the first id and stores nothing."""
     first = _claim_keys(connection, messages)
     fresh = [m for m in messages if m.id not in first]
@@ -113,16 +116,18 @@ def _accept_events(m: NewMessage) -> list[tuple[Any, ...]]:
 
 def _reserve_ids(connection: sqlite3.Connection, highest: int) -> None:
     """Keeps meta.next_id above every id that was given, in blocks, so that it is written seldom."""
-    connection.execute(
-        "UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + _ID_BLOCK, highest)
-    )
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + _ID_BLOCK, highest))
 
 
-def claim(run: int, connection: sqlite3.Connection, asks: Sequence[Sequence[Ask]]) -> list[tuple[list[Claim], dict[int, float | None]]]:
+def claim(
+    run: int, connection: sqlite3.Connection, asks: Sequence[Sequence[Ask]]
+) -> list[tuple[list[Claim], dict[int, float | None]]]:
     return [_claim(run, connection, job) for job in asks]
 
 
-def _claim(run: int, connection: sqlite3.Connection, asks: Sequence[Ask]) -> tuple[list[Claim], dict[int, float | None]]:
+def _claim(
+    run: int, connection: sqlite3.Connection, asks: Sequence[Ask]
+) -> tuple[list[Claim], dict[int, float | None]]:
     """The claims, and when each asked lane is due next."""
     taken: dict[int, list[Claimed]] = {}
     for ask in asks:
@@ -139,21 +144,39 @@ def _claim(run: int, connection: sqlite3.Connection, asks: Sequence[Ask]) -> tup
                 )
             left -= len(rows)
             if left <= 0:
+                _take_siblings(connection, ask, priority, taken)
                 break
     keys = [(message, r.n) for message, recipients in taken.items() for r in recipients]
     for key_start in range(0, len(keys), 64):
         _activate(connection, keys[key_start : key_start + 64], run)
-    claims = [
-        Claim(*row[:-1], Place(row[-1]), taken[row[0]])
-        for row in connection.execute(
-            "SELECT id, sender, class, user, tag, accepted_at, size, smtp, head, place FROM message "
-            "WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(taken)),),
-        )
-    ]
+    messages = connection.execute(
+        "SELECT id, sender, class, user, tag, accepted_at, size, smtp, head, place FROM message "
+        "WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(taken)),),
+    )
+    claims = [Claim(*row, recipients=taken[row[0]]) for row in messages]
     order = {message: i for i, message in enumerate(taken)}
     claims.sort(key=lambda c: order[c.message])
     return claims, {ask.lane: due(connection, ask.lane) for ask in asks}
+
+
+_SIBLINGS = 1000
+
+
+def _take_siblings(connection: sqlite3.Connection, ask: Ask, priority: int, taken: dict[int, list[Claimed]]) -> None:
+    """The rest of the last message: it travels once for all its recipients, not once for each claim's limit."""
+    message = next(reversed(taken))
+    known = {r.n for r in taken[message]}
+    rows = connection.execute(
+        "SELECT n, address, state, attempts, expires_at, in_doubt FROM recipient "
+        "WHERE message = ? AND lane = ? AND priority = ? AND state < 2 AND due_at <= ? LIMIT ?",
+        (message, ask.lane, priority, ask.now, _SIBLINGS),
+    )
+    taken[message] += [
+        Claimed(n, address, State(state), attempts, expires_at, ask.lane, bool(doubt))
+        for n, address, state, attempts, expires_at, doubt in rows
+        if n not in known
+    ]
 
 
 def _activate(connection: sqlite3.Connection, keys: list[tuple[int, int]], run: int) -> None:
@@ -181,7 +204,8 @@ def due(connection: sqlite3.Connection, lane: int) -> float | None:
 
 def heads(connection: sqlite3.Connection) -> list[Head]:
     return [
-        Head(lane, facts, due(connection, lane)) for lane, facts in connection.execute("SELECT id, facts FROM lane").fetchall()
+        Head(lane, facts, due(connection, lane))
+        for lane, facts in connection.execute("SELECT id, facts FROM lane").fetchall()
     ]
 
 
@@ -200,10 +224,7 @@ def record(
     changes: list[Change] = [c for batch in batches for s in batch for c in s.changes]
     _SETTLE.run(
         connection,
-        [
-            (c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note)
-            for c in changes
-        ],
+        [(c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note) for c in changes],
     )
     insert_events(connection, [e for batch in batches for s in batch for e in s.events])
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())

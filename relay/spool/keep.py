@@ -104,7 +104,7 @@ def recover(in_doubt: Mapping[str, InDoubt], now: float, connection: sqlite3.Con
     events = []
     for message, n, text, attempts, class_, _ in rows:
         rule = in_doubt.get(class_, InDoubt.RETRY)
-        verb = {InDoubt.RETRY: Verb.RECOVER, InDoubt.HOLD: Verb.DOUBT_HELD, InDoubt.FAIL: Verb.HARD}[rule]
+        verb = {InDoubt.RETRY: Verb.RECOVER, InDoubt.HOLD: Verb.PARK, InDoubt.FAIL: Verb.HARD}[rule]
         after = move(State.ACTIVE, verb)
         why = "in doubt: the relay stopped while it was in flight, so it may have been delivered"
         note = json.loads(text) | {"why": why} | ({"settled_at": now} if after in FINAL else {})

@@ -46,13 +46,17 @@ def prepare(path: Path) -> int:
         # Never unlinked: a second process would lock another file of the same name.
         lock = os.open(path.parent / "spool.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise SpoolError(f"spool folder {path.parent}: {error.strerror}; set spool.path to one that we may write") from None
+        raise SpoolError(
+            f"spool folder {path.parent}: {error.strerror}; set spool.path to one that we may write"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
-        raise SpoolBusy(f"spool {path} is in use by another relay (pid {owner or 'unknown'}); stop that one first") from None
+        raise SpoolBusy(
+            f"spool {path} is in use by another relay (pid {owner or 'unknown'}); stop that one first"
+        ) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -133,6 +137,4 @@ def _statements(sql: str) -> list[str]:
 def _hold_all(connection: sqlite3.Connection) -> int:
     """A restored backup does not know what was sent after it was taken: nothing moves until an operator looked."""
     note = '{"why":"restored from a backup: check what was sent since, then `relay queue release`"}'
-    return connection.execute(
-        "UPDATE recipient SET state = 3, note = ? WHERE state < 3", (note,)
-    ).rowcount
+    return connection.execute("UPDATE recipient SET state = 3, note = ? WHERE state < 3", (note,)).rowcount

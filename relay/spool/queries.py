@@ -66,11 +66,18 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         add("lower(r.address) GLOB ?", _like(wanted.recipient))
     if wanted.domain:
         add("lower(r.address) GLOB ?", "*@" + _like(wanted.domain))
-    for column, value in (("r.egress", wanted.egress), ("m.class", wanted.class_), ("m.tag", wanted.tag), ("m.user", wanted.user)):
+    for column, value in (
+        ("r.egress", wanted.egress),
+        ("m.class", wanted.class_),
+        ("m.tag", wanted.tag),
+        ("m.user", wanted.user),
+    ):
         if value:
             add(f"lower({column}) GLOB ?", _like(value))
     if wanted.error:
-        parts.append("(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))")
+        parts.append(
+            "(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))"
+        )
         values += [wanted.error.lower()] * 2
     if wanted.accepted_before is not None:
         add("m.accepted_at <= ?", wanted.accepted_before)

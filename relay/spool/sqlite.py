@@ -7,7 +7,6 @@ is read-only, and the command line never opens the file. `flock` on spool.lock i
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,7 +25,6 @@ from relay.spool import (
     NewMessage,
     Place,
     Settlement,
-    SpoolError,
     SpoolFull,
     hot,
     keep,
@@ -70,7 +68,7 @@ class SqliteSpool:
         try:
             await connection
             opened = await connection.call(opening.open_on_thread, path, now)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the lock is given back whatever it was
             if connection._connection is not None:
                 await connection.close()
             os.close(lock)
@@ -134,9 +132,9 @@ class SqliteSpool:
                 self.counts[r.was] -= 1
         return claims, due
 
-    async def read(self, message: int, place: Place) -> bytes | Path:
+    async def read(self, message: int, place: int) -> bytes | Path:
         """The body, or the file that it is in. Raises SpoolError where it was dropped."""
-        if place is Place.FILE:
+        if place == Place.FILE:
             return self.content.path(message)
         found = self._hot.get(message)
         if found is None:
@@ -165,11 +163,12 @@ class SqliteSpool:
     async def wait(self, timeout: float | None) -> list[Head]:
         """The lanes that got something since the last call; waits up to `timeout` seconds for one."""
         if not self._changed:
-            self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
             except TimeoutError:
                 return []
+        self._wake.clear()
         changed, self._changed = self._changed, {}
         return list(changed.values())
 

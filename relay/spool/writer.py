@@ -40,7 +40,7 @@ class Connection(aiosqlite.Connection):
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run `function(sqlite3 connection, *arguments)` on the connection's thread."""
-        result: T = await self._execute(function, self._conn, *arguments)
+        result: T = await self._execute(function, self._conn, *arguments)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -77,7 +77,9 @@ class Writer:
         self.beat = clock.monotonic()  # when the thread last answered: the watchdog's pulse
         self.broken = ""  # why the disk refused, until it does not
 
-    def submit(self, run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], work: Any, rank: int) -> asyncio.Future[T]:
+    def submit(
+        self, run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], work: Any, rank: int
+    ) -> asyncio.Future[T]:
         """Enqueue; the future ends when the transaction has committed. Jobs of a lower rank run first in it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(Job(run, work, done, rank))
@@ -138,7 +140,7 @@ def _transaction(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[
             return [_translate(error)] * len(group)
         if len(group) == 1:
             return [_translate(error)]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a job that cannot be done fails alone
         if len(group) == 1:
             return [error]
     return [result for job in group for result in _transaction(connection, [job])]
@@ -166,7 +168,13 @@ def _commit(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any]:
 
 def _of_the_disk(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY)
+    return code in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+    )
 
 
 def _translate(error: sqlite3.Error) -> SpoolError:

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from relay.config.secrets import Reference
 from relay.policy.classes import TrafficClass
 from relay.policy.routing import Question, Table
+from relay.secrets import Reference
 
 HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")
 DEFAULT_HONOUR = frozenset(HONOURABLE) - {"route"}

@@ -1,0 +1,215 @@
+"""HTTP around `service`: everything on the UNIX socket, whose file mode is its guard; health and metrics on TCP.
+
+Errors are problem+json (RFC 9457) and say what was meant. `/v1` on TCP wants a token, which this version does not build:
+it answers 401 and names the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from relay import metrics
+from relay.admin.service import BadRequest, NotFound, Service
+from relay.settings import Address
+from relay.spool import SpoolError
+from relay.submission import BadMessage
+
+MAX_BODY = 1 << 20
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The servers. `open_socket`, `open_tcp`, then `close`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._runners: list[web.AppRunner] = []
+        self._socket: Path | None = None
+
+    async def open_socket(self, path: Path) -> None:
+        """Raises OSError."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # the spool's lock is ours by now: whoever left it is dead
+        runner = await self._runner(self._everything())
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        finally:
+            os.umask(before)
+        self._socket = path
+
+    async def open_tcp(self, address: Address) -> int:
+        """Health and metrics; returns the port. Raises OSError."""
+        runner = await self._runner(self._public())
+        site = web.TCPSite(runner, address.host, address.port, reuse_address=True)
+        await site.start()
+        port: int = runner.addresses[-1][1]
+        return port
+
+    async def close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    def _public(self) -> web.Application:
+        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.route("*", "/v1{rest:.*}", self._closed),
+            ]
+        )
+        return app
+
+    def _everything(self) -> web.Application:
+        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/v1/status", self._status),
+                web.get("/v1/queue", self._list),
+                web.post("/v1/queue/{verb}", self._act),
+                web.get("/v1/messages/{id}", self._show),
+                web.get("/v1/messages/{id}/raw", self._export),
+                web.post("/v1/messages/{id}/resend", self._resend),
+                web.get("/v1/stats", self._stats),
+                web.post("/v1/explain", self._explain),
+                web.post("/v1/reload", self._reload),
+                web.post("/v1/spool/check", self._check),
+                web.post("/v1/spool/backup", self._backup),
+            ]
+        )
+        return app
+
+    # -- health
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        """Are we alive: do the loops run and does the writing thread answer?"""
+        health = self.service.control.health()
+        return web.json_response(health, status=200 if health["alive"] else 503)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Can mail be accepted durably? Whether it is leaving is in the body only: an upstream's outage is no reason to unplug us."""
+        health = self.service.control.health()
+        return web.json_response(health, status=200 if health["accepting"] else 503)
+
+    async def _closed(self, request: web.Request) -> web.Response:
+        return _problem(
+            401, "the admin API is on the UNIX socket only (admin.socket); over TCP it wants a token, not built yet"
+        )
+
+    # -- look
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response(self.service.status())
+
+    async def _list(self, request: web.Request) -> web.Response:
+        asked = dict(request.query)
+        limit = asked.pop("limit", "100")
+        after = asked.pop("after", "")
+        if not limit.isdecimal():
+            raise BadRequest("limit wants a number")
+        try:
+            cursor = (int(after.split(".")[0]), int(after.split(".")[1])) if after else None
+        except (ValueError, IndexError):
+            raise BadRequest("after wants a cursor that an earlier answer gave") from None
+        rows, following = await self.service.rows(self.service.parse_filter(asked), cursor, int(limit))
+        return web.json_response({"recipients": rows, "next": following})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        return web.json_response(await self.service.message(request.match_info["id"]))
+
+    async def _export(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "message/rfc822"})
+        async for data in self.service.export(request.match_info["id"]):
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(data)
+        await response.write_eof()
+        return response
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return web.json_response(await self.service.stats())
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        return web.json_response(self.service.explain(await _object(request)))
+
+    # -- act
+
+    async def _act(self, request: web.Request) -> web.Response:
+        asked = await _object(request)
+        wanted = self.service.parse_filter({str(k): str(v) for k, v in dict(asked.get("filter") or {}).items()})
+        verb, to = request.match_info["verb"], str(asked.get("to") or "")
+        return web.json_response(await self.service.act(verb, wanted, to, dry_run=bool(asked.get("dry_run"))))
+
+    async def _resend(self, request: web.Request) -> web.Response:
+        asked = await _object(request)
+        recipients = [str(r) for r in asked.get("recipients") or []]
+        return web.json_response(await self.service.resend(request.match_info["id"], recipients))
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        taken, lines = self.service.control.reload()
+        return web.json_response({"taken": taken, "notes": lines}, status=200 if taken else 422)
+
+    async def _check(self, request: web.Request) -> web.Response:
+        return web.json_response(await self.service.check())
+
+    async def _backup(self, request: web.Request) -> web.Response:
+        return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
+
+
+async def _object(request: web.Request) -> dict[str, Any]:
+    if not request.can_read_body:
+        return {}
+    try:
+        found = await request.json()
+    except ValueError:
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(found, dict):
+        raise BadRequest("the body is not a JSON object")
+    return found
+
+
+def _problem(status: int, detail: str) -> web.Response:
+    body = {"type": "about:blank", "status": status, "detail": detail}
+    return web.json_response(body, status=status, content_type="application/problem+json")
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as problem+json; ours without the text of an exception."""
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        return _problem(400, str(error))
+    except NotFound as error:
+        return _problem(404, str(error))
+    except BadMessage as error:
+        return _problem(409, f"{error.code} {error.enhanced} {error.text}")
+    except SpoolError as error:
+        return _problem(409, str(error))
+    except web.HTTPException as error:
+        return _problem(error.status, error.reason)

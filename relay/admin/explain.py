@@ -1,0 +1,105 @@
+"""Which rule would take a message, and why not the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relay.policy.classes import choose_class
+from relay.policy.gate import EgressView
+from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided
+from relay.settings import Config
+from relay.submission import from_address
+
+
+def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str], EgressView | None]) -> dict[str, Any]:
+    """Class, rules in order with what each lacks, the rule that takes it, and its egresses in order."""
+    class_ = choose_class(config.classes, asked_class, facts)
+    facts = Facts(
+        facts.sender, facts.recipient, facts.listener, facts.client, facts.user, facts.from_, class_.name, facts.tag,
+        facts.size, facts.headers,
+    )  # fmt: skip
+    table = config.table
+    route = table.pick_for(facts)
+    chosen = None if isinstance(route, Undecided) else route
+    rules = []
+    for rule in table.routes:
+        if rule is chosen:
+            rules.append(_rule(rule, "matches"))
+            break
+        rules.append(_rule(rule, f"does not match: {rule.match.first_no(facts)}"))
+    if chosen is CAPTURED:
+        rules = [_rule(CAPTURED, "matches: the recipient is not in capture.allow")]
+    return {
+        "sender": facts.sender,
+        "from": facts.from_,
+        "recipient": facts.recipient,
+        "class": class_.name,
+        "route": chosen.name if chosen else None,
+        "origin": chosen.origin if chosen else None,
+        "action": chosen.action.value if chosen else "reject",
+        "text": _text(chosen, facts),
+        "rules": rules,
+        "egresses": _egresses(config, chosen, facts, view),
+        "retry": {"give_up": class_.retry.give_up, "in_doubt": class_.in_doubt.value, "priority": int(class_.priority)},
+    }
+
+
+def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
+    """The facts of a message that somebody only describes."""
+    from_ = str(asked.get("from") or "")
+    address = from_address(from_) or from_
+    headers = {str(k).lower(): (str(v),) for k, v in dict(asked.get("headers") or {}).items()}
+    return Facts(
+        sender=str(asked.get("sender") or address),
+        recipient=str(asked.get("to") or ""),
+        listener=str(asked.get("listener") or config.listen[0].name),
+        client=str(asked.get("client") or "127.0.0.1"),
+        user=str(asked.get("user") or ""),
+        from_=address,
+        tag=str(asked.get("tag") or ""),
+        size=int(asked.get("size") or 4096),
+        headers=headers,
+    )
+
+
+def _rule(rule: Route, verdict: str) -> dict[str, Any]:
+    return {"name": rule.name, "origin": rule.origin, "verdict": verdict}
+
+
+def _text(route: Route | None, facts: Facts) -> str:
+    if route is None:
+        return f"550 5.7.1 no route for a message from <{facts.sender}> to this recipient"
+    match route.action:
+        case Action.REJECT:
+            return f"550 5.7.1 {route.text}"
+        case Action.HOLD:
+            return "held until an operator releases it"
+        case Action.DISCARD:
+            return "accepted and discarded"
+        case Action.CAPTURE:
+            return route.text
+        case _:
+            return f"via {', '.join(route.via)}"
+
+
+def _egresses(
+    config: Config, route: Route | None, facts: Facts, view: Callable[[str], EgressView | None]
+) -> list[dict[str, Any]]:
+    """Each egress of the route in order, and whether and when it could leave by it now."""
+    if route is None or route.action is not Action.VIA:
+        return []
+    allowed = config.table.egresses(route, lambda q: q.ask(facts))
+    rows = []
+    for name in route.via:
+        seen = view(name)
+        if name not in allowed:
+            when, wait = f"skipped: may not send as {facts.sender}", None
+        elif seen is None:
+            when, wait = "no relay is running to ask", None
+        elif seen.wait > 0:
+            when, wait = f"rests: {seen.why}", round(seen.wait, 1)
+        else:
+            when, wait = "now" if seen.room > 0 else "as soon as a connection is free", 0.0
+        rows.append({"egress": name, "when": when, "wait": wait})
+    return rows

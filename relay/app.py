@@ -1,0 +1,228 @@
+"""The composition root: the only module that names implementations. Start and stop order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from relay import __version__, clock
+from relay.admin.api import Admin
+from relay.admin.service import Service
+from relay.envelope import queue_id
+from relay.intake import Intake
+from relay.listener.front import Door, ListenError, watch
+from relay.maillog import MailLog
+from relay.runtime import Runtime, Supervisor, notify, watchdog_interval
+from relay.scheduler.housekeeping import Housekeeper
+from relay.scheduler.loop import Scheduler
+from relay.settings import Config
+from relay.spool import SpoolError
+from relay.spool.sqlite import SqliteSpool
+
+STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
+
+
+class StartError(Exception):
+    """Why the relay cannot start; the text says what to do."""
+
+
+class App:
+    """One relay. `start`, `run` until a signal, `stop`."""
+
+    def __init__(self, config: Config, log: MailLog) -> None:
+        self.runtime = Runtime(config, log)
+        self.log = log
+        self.supervisor = Supervisor(log)
+        self.doors: list[Door] = []
+        self._stop = asyncio.Event()
+        self._second = asyncio.Event()
+
+    @property
+    def config(self) -> Config:
+        return self.runtime.config
+
+    # -- start, in order: what is needed to keep mail, what moves it, what lets it in
+
+    async def start(self) -> None:
+        """Raises StartError."""
+        config = self.config
+        self.log.event("starting", version=__version__, config=config.source, spool=config.spool.path)
+        try:
+            self.spool = await SqliteSpool.open(config.spool.path, clock.now())
+        except SpoolError as error:
+            raise StartError(str(error)) from None
+        await self._recover()
+        self._limits(config)
+        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
+        self.scheduler = Scheduler(self.spool, config, self.log)
+        self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
+        self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
+        self.supervisor.start("dispatch", self.scheduler.dispatch)
+        self.supervisor.start("record", self.scheduler.record)
+        self.supervisor.start("relane", self.housekeeper.relane)
+        self.supervisor.start("housekeeping", self.housekeeper.tick)
+        self.housekeeper.reloaded()
+        await self._open_admin(config)
+        await self._open_doors(config)
+        self.log.event("ready", listeners=len(self.doors))
+        notify("READY=1\nSTATUS=accepting and delivering mail")
+        if (interval := watchdog_interval()) is not None:
+            self.supervisor.start("watchdog", self._watchdog(interval))
+
+    async def _recover(self) -> None:
+        config, opened = self.config, self.spool.opened
+        if opened.restored:
+            self.log.error(
+                "restored_backup",
+                held=opened.restored,
+                hint="compare with what was sent since, then `relay queue release`",
+            )
+        if opened.migrated_from:
+            self.log.event("spool_migrated", from_schema=opened.migrated_from)
+        doubtful = await self.spool.recover({n: c.in_doubt for n, c in config.classes.items()}, clock.now())
+        if doubtful:
+            self.log.warning("recovered", in_doubt=doubtful, hint="they were in flight when the relay died")
+        for message in await self.spool.sweep():
+            self.log.error("body_missing", id=queue_id(message), hint="its body file is gone; restore it from a backup")
+
+    def _limits(self, config: Config) -> None:
+        spool = config.spool
+        self.spool.max_queued, self.spool.reserve = spool.max_queued, spool.reserve
+        self.spool.max_message_size = spool.max_message_size
+        self.spool.keep, self.spool.keep_bodies = spool.keep, spool.keep_bodies
+        self.log.format, self.log.redact = config.log.format, config.log.redact
+        self.spool.check_room()
+        for door in self.doors:
+            door.advertise()
+
+    async def _open_admin(self, config: Config) -> None:
+        self.admin = Admin(Service(self.spool, self.intake, self.scheduler, self))
+        try:
+            await self.admin.open_socket(config.admin.socket)
+        except OSError as error:
+            raise StartError(
+                f"admin.socket {config.admin.socket}: {error.strerror or error}; set one that we may create"
+            ) from None
+        for what, address in (("admin.address", config.admin.address), ("probes.address", config.probes)):
+            if address is None:
+                continue
+            try:
+                port = await self.admin.open_tcp(address)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise StartError(
+                    f"{what} {address}: {why}; set another one, or `{what.split('.')[0]}: {{address: null}}`"
+                ) from None
+            self.log.event("serving", what=what, address=address.host, port=port)
+
+    async def _open_doors(self, config: Config) -> None:
+        for listen in config.listen:
+            door = Door(listen, self.intake, self.log, config.hostname)
+            try:
+                if await door.open():
+                    self.doors.append(door)
+            except ListenError as error:
+                raise StartError(str(error)) from None
+        if not self.doors:
+            raise StartError("no listener could be opened; see the warnings before this line")
+        watch(self.doors)
+        self.supervisor.start("idle", self._idle)
+
+    async def _idle(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for door in self.doors:
+                door.sweep()
+
+    def _watchdog(self, interval: float) -> Callable[[], Any]:
+        async def ping() -> None:
+            while True:
+                if self.health()["alive"]:
+                    notify("WATCHDOG=1")
+                await asyncio.sleep(interval)
+
+        return ping
+
+    # -- run
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; SIGHUP reloads. A second SIGTERM ends the wait for what is in flight."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        await self._stop.wait()
+        await self.stop()
+
+    def request_stop(self) -> None:
+        self._stop.set()
+
+    def _signalled(self) -> None:
+        (self._second if self._stop.is_set() else self._stop).set()
+
+    def reload(self) -> tuple[bool, list[str]]:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={int(clock.monotonic() * 1e6)}")
+        try:
+            return self.runtime.reload()
+        finally:
+            notify("READY=1")
+
+    # -- stop, the other way round
+
+    async def stop(self) -> None:
+        """Let nobody in, send nothing new, wait for what is past the point of no return, close."""
+        notify("STOPPING=1")
+        timeout = self.config.stop_timeout
+        self.log.event("stopping", timeout=timeout)
+        for door in self.doors:
+            door.stop()
+        work: asyncio.Future[Any] = asyncio.gather(
+            *(door.drain(min(5.0, timeout)) for door in self.doors), self.scheduler.stop(max(0.1, timeout - 1.0))
+        )
+        second: asyncio.Future[Any] = asyncio.ensure_future(self._second.wait())
+        await asyncio.wait({work, second}, return_when=asyncio.FIRST_COMPLETED)
+        second.cancel()
+        if not work.done():
+            await self.scheduler.stop(0.0)
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        await self.supervisor.stop()
+        await self.scheduler.finish()
+        await self.admin.close()
+        await self.spool.close()
+        self.log.event("stopped")
+        self.log.flush()
+
+    async def abort(self) -> None:
+        """A start that failed half-way: give back what was taken."""
+        for door in self.doors:
+            door.stop()
+        await self.supervisor.stop()
+        if hasattr(self, "admin"):
+            await self.admin.close()
+        if hasattr(self, "spool"):
+            await self.spool.close()
+
+    def health(self) -> dict[str, Any]:
+        """`alive`: the loops run. `accepting`: mail can be accepted durably. `leaving`: it is being delivered."""
+        now = clock.monotonic()
+        down = self.supervisor.down
+        quiet = {"dispatch": now - self.scheduler.last_progress, "spool": now - self.spool.alive_at}
+        stuck = [name for name, seconds in quiet.items() if seconds > STUCK_AFTER]
+        resting = [r["egress"] for r in self.scheduler.egress_rows() if r["state"] != "open"]
+        age = self.housekeeper.oldest_age(clock.now())
+        return {
+            "alive": not down and not stuck,
+            "accepting": not self.spool.refusal and not self._stop.is_set(),
+            "leaving": not resting,
+            "why": self.spool.refusal or (f"{', '.join(down + stuck)} does not run" if down or stuck else ""),
+            "resting": resting,
+            "queued": self.spool.queued,
+            "oldest_age": round(age, 1),
+            "loops": {loop.name: {"up": loop.up, "restarts": loop.restarts} for loop in self.supervisor.loops.values()},
+            "config_error": self.runtime.last_error,
+        }

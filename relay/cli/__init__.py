@@ -1,0 +1,56 @@
+"""The command line. `serve` runs the relay; the other verbs ask a running one over its socket, or read a file.
+
+Modules are imported by the verb that needs them: `relay queue list` loads no HTTP server. Exit codes are sysexits(3).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from relay import __version__
+from relay.cli import mail, queue, service
+
+USAGE, DATA, UNAVAILABLE, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 75, 77, 78
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="relay")
+def cli() -> None:
+    """An embedded SMTP relay: applications hand it mail on localhost:2525, it delivers it.
+
+    Start with `relay serve`: without a configuration it runs a demonstration that keeps all mail on this machine.
+    """
+
+
+for _command in (
+    service.serve,
+    service.check,
+    service.init,
+    service.reload,
+    service.status,
+    service.explain,
+    service.spool,
+    mail.send,
+    mail.sink,
+    queue.queue,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The entry point: click's usage errors end with 64, as sysexits wants."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

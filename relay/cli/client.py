@@ -1,0 +1,118 @@
+"""Asking a running relay: HTTP over its UNIX socket, by the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+TIMEOUT = 120.0
+PAGE = 1000
+
+
+class Failed(click.ClickException):
+    """With a sysexits code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(self._path)
+
+
+def endpoint() -> str:
+    """The socket: RELAY_ENDPOINT, the one that the configuration names, or where a relay without one puts it."""
+    given = os.environ.get("RELAY_ENDPOINT")
+    if given:
+        return given.removeprefix("unix:")
+    from relay.config.places import config_file, runtime_folder
+
+    file = config_file(os.environ)
+    if file.exists():
+        from relay.config.load import ConfigError, load
+
+        try:
+            return str(load(file).admin.socket)
+        except ConfigError:
+            # A broken file must not lock the operator out of a relay that runs with the one before it.
+            return str(runtime_folder(os.environ) / "admin.sock")
+    return str(runtime_folder(os.environ) / "admin.sock")
+
+
+def _open(method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+    where = endpoint()
+    connection = _Connection(where)
+    try:
+        payload = json.dumps(body) if body is not None else None
+        connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
+        return connection.getresponse()
+    except FileNotFoundError:
+        raise Failed(
+            f"no relay is running at {where}; start it with `relay serve`, or set RELAY_CONFIG or RELAY_ENDPOINT", 69
+        ) from None
+    except ConnectionRefusedError:
+        raise Failed(f"no relay answers at {where}; it has stopped: start it with `relay serve`", 69) from None
+    except PermissionError:
+        raise Failed(f"no right to use {where}; run as the user that the relay runs as", 77) from None
+    except OSError as error:
+        raise Failed(f"{where}: {error.strerror or error}", 69) from None
+
+
+def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
+    if response.status >= 400:
+        text = response.read()
+        try:
+            detail = json.loads(text)
+        except ValueError:
+            detail = {}
+        message = (
+            detail.get("detail") or "; ".join(detail.get("notes") or []) or f"the relay answered {response.status}"
+        )
+        raise Failed(message, {400: 64, 404: 65, 409: 65, 422: 78}.get(response.status, 69))
+    return response
+
+
+def ask(method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None) -> Any:
+    """JSON for JSON. Raises Failed with what the relay said."""
+    response = _checked(_open(method, f"{path}?{urlencode(query)}" if query else path, body))
+    return json.loads(response.read())
+
+
+def stream(path: str) -> Iterator[bytes]:
+    """The bytes of an answer, in slices."""
+    response = _checked(_open("GET", path, None))
+    while data := response.read(1 << 16):
+        yield data
+
+
+def recipients(filters: Mapping[str, str], limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """All recipients that the filters select, page by page."""
+    after, left = "", limit
+    while True:
+        query = (
+            dict(filters)
+            | {"limit": str(PAGE if left is None else min(PAGE, left))}
+            | ({"after": after} if after else {})
+        )
+        page = ask("GET", "/v1/queue", query=query)
+        yield from page["recipients"]
+        after = page["next"]
+        if left is not None:
+            left -= len(page["recipients"])
+        if not after or left == 0:
+            return

@@ -1,0 +1,272 @@
+"""`relay queue`: look at what is queued, and act on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay import clock
+from relay.cli import client, show
+
+F = Callable[..., Any]
+
+
+def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from relay.config.values import parse_duration
+
+    try:
+        return str(parse_duration(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_FILTERS = [
+    click.option("--sender", help="Glob on MAIL FROM."),
+    click.option("--recipient", help="Glob on the recipient."),
+    click.option("--domain", help="Glob on the recipient's domain."),
+    click.option("--egress", help="The account that was tried last."),
+    click.option("--route", help="The route that takes it now."),
+    click.option("--class", "class_", help="Traffic class."),
+    click.option("--tag", help="X-Relay-Tag."),
+    click.option("--user", help="The user who submitted it."),
+    click.option("--state", help="queued, deferred, active, held, delivered, failed; several with commas."),
+    click.option("--error", help="Text in why or in the last reply."),
+    click.option("--older-than", callback=_duration, help="Accepted longer ago than, such as 2h."),
+]
+
+
+def filters(command: F) -> F:
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def _wanted(ids: tuple[str, ...], given: dict[str, Any]) -> dict[str, str]:
+    named = {"class" if k == "class_" else k: str(v) for k, v in given.items() if v}
+    return ({"id": ",".join(ids)} if ids else {}) | named
+
+
+@click.group()
+def queue() -> None:
+    """Look at mail and act on it: where it is, why it waits, when it moves."""
+
+
+@queue.command("list")
+@filters
+@click.option("--all", "all_", is_flag=True, help="Delivered and failed ones too.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
+def list_(all_: bool, limit: int | None, json_: bool, **given: Any) -> None:
+    """Recipients that wait, the oldest first; with --all or --state also those that are done."""
+    if not all_ and not given["state"]:
+        given["state"] = "queued,deferred,active,held"
+    rows = client.recipients(_wanted((), given), limit)
+    if json_:
+        show.stream_json(rows)
+        return
+    now = clock.now()
+    count = show.table(
+        ["QUEUE ID", "STATE", "RECIPIENT", "SENDER", "LANE", "TRIES", "AGE", "NEXT", "WHY"],
+        ([*_line(row, now)] for row in rows),
+        colour=1,
+    )
+    if sys.stdout.isatty():
+        click.echo(f"{count} recipients" if count else "nothing waits; --all shows what is done")
+
+
+def _line(row: dict[str, Any], now: float) -> list[Any]:
+    why = row["why"] or row["last_reply"]
+    sender = f"<{row['sender']}>"
+    return [
+        *(row["queue_id"], row["state"], row["recipient"], sender, row["lane"], row["attempts"]),
+        *(show.age(now - row["accepted_at"]), show.clock_time(row["next_at"], now), why),
+    ]
+
+
+@queue.command("show")
+@click.argument("queue_id")
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def show_(queue_id: str, json_: bool) -> None:
+    """One message: its recipients, its story, its header block."""
+    found = client.ask("GET", f"/v1/messages/{queue_id}")
+    if json_:
+        show.as_json(found)
+        return
+    now = clock.now()
+    click.secho(found["queue_id"], bold=True)
+    for name in ("sender", "header_from", "class", "tag", "user", "listener", "client", "size", "body"):
+        if found[name] != "":
+            click.echo(f"  {name.replace('header_from', 'from'):10} {found[name]}")
+    click.echo(f"  {'accepted':10} {show.stamp(found['accepted_at'])} ({show.age(now - found['accepted_at'])} ago)")
+    click.secho("\nRecipients", bold=True)
+    for r in found["recipients"]:
+        click.echo(f"  {r['recipient']}  ", nl=False)
+        click.secho(r["state"], fg=show.COLOURS.get(r["state"]) or None, nl=False)
+        doubt = "  in doubt: it may arrive twice" if r["in_doubt"] else ""
+        click.echo(f"  {r['attempts']} tries  via {r['egress'] or '-'}  lane {r['lane']}{doubt}")
+        for label, value in (("why", r["why"]), ("last reply", r["last_reply"]), ("its id there", r["remote_id"])):
+            if value:
+                click.echo(f"      {label}: {value}")
+        if r["next_at"] and r["state"] != "active":
+            click.echo(f"      next: {show.clock_time(r['next_at'], now)}")
+    click.secho("\nStory", bold=True)
+    for e in found["events"]:
+        who = "" if e["n"] is None else f" {found['recipients'][e['n']]['recipient']}"
+        said = e.get("why") or e.get("last_reply") or ""
+        click.echo(f"  {show.stamp(e['at'])}  {e['kind']}{who}{' via ' + e['egress'] if e['egress'] else ''}  {said}")
+    click.secho("\nHeader", bold=True)
+    click.echo("  " + found["head"].strip().replace("\r\n", "\n  "))
+
+
+@queue.command("stats")
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def stats(json_: bool) -> None:
+    """Counts by state, by lane, and what each account does."""
+    found = client.ask("GET", "/v1/stats")
+    if json_:
+        show.as_json(found)
+        return
+    click.echo("  ".join(f"{name} {count}" for name, count in found["states"].items()))
+    now = clock.now()
+    click.echo()
+    waiting = ("queued", "deferred", "active", "held")
+    show.table(
+        ["LANE", "QUEUED", "DEFERRED", "ACTIVE", "HELD", "OLDEST", "NEXT", "WHY"],
+        [
+            [lane["lane"], *(lane.get(s, 0) for s in waiting), show.age(lane.get("oldest_age", 0)),
+             show.clock_time(lane["next_at"], now) if any(lane.get(s) for s in waiting) else "-", lane["why"]]
+            for lane in found["lanes"]
+        ],
+    )  # fmt: skip
+    click.echo()
+    show.table(
+        ["ACCOUNT", "HOST", "STATE", "SESSIONS", "IN FLIGHT", "WAIT", "WHY"],
+        [
+            [
+                e["egress"],
+                e["host"],
+                e["state"],
+                e["sessions"],
+                e["in_flight"],
+                f"{e['wait']:.0f}s" if e["wait"] else "-",
+                e["why"],
+            ]
+            for e in found["egresses"]
+        ],
+    )
+
+
+def _act(verb: str, help_: str, *, confirm: bool = False, with_target: bool = False) -> click.Command:
+    @click.argument("queue_ids", nargs=-1)
+    @filters
+    @click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
+    @click.option("--json", "json_", is_flag=True, help="One JSON object.")
+    def command(queue_ids: tuple[str, ...], dry_run: bool, json_: bool, **given: Any) -> None:
+        to, yes = str(given.pop("to", None) or ""), bool(given.pop("yes", False))
+        if with_target and not to and not given.pop("by_rules", False):
+            raise click.UsageError("reroute wants --to ACCOUNT or --to ROUTE, or --by-rules to undo an earlier one")
+        given.pop("by_rules", None)
+        asked = {"filter": _wanted(queue_ids, given), "to": to}
+        if confirm and not yes and not dry_run:
+            found = client.ask("POST", f"/v1/queue/{verb}", asked | {"dry_run": True})
+            raise click.UsageError(
+                f"{verb} would end {found['recipients']} recipients; say --yes to do it, --dry-run to look"
+            )
+        found = client.ask("POST", f"/v1/queue/{verb}", asked | {"dry_run": dry_run})
+        if json_:
+            show.as_json(found)
+            return
+        click.echo(f"{verb}{' (dry run)' if dry_run else ''}: {found['recipients']} recipients")
+        for line in found["sample"]:
+            click.echo(f"  {line}")
+        if found["recipients"] > len(found["sample"]):
+            click.echo(f"  … and {found['recipients'] - len(found['sample'])} more")
+
+    if confirm:
+        command = click.option("--yes", is_flag=True, help="Do it.")(command)
+    if with_target:
+        command = click.option("--to", help="An account, or a route.")(command)
+        command = click.option("--by-rules", is_flag=True, help="Forget an earlier reroute: the rules decide.")(command)
+    return click.command(verb, help=help_)(command)
+
+
+for _command in (
+    _act("retry", "Try now, not later. Limits, and an account that rests, still make it wait."),
+    _act("hold", "Keep it until it is released."),
+    _act("release", "Let go what is held."),
+    _act("cancel", "End it: it is not delivered, and stays visible as failed.", confirm=True),
+    _act("reroute", "Send it another way, and try now.", with_target=True),
+):
+    queue.add_command(_command)
+
+
+@queue.command("export")
+@click.argument("queue_ids", nargs=-1)
+@filters
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="A file for one message, else a folder; default: standard output.",
+)
+def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> None:
+    """Messages as .eml, as they leave."""
+    wanted = _wanted(queue_ids, given)
+    if not wanted:
+        raise click.UsageError("export wants queue ids or a filter")
+    ids = (
+        list(queue_ids)
+        if list(wanted) == ["id"]
+        else list(dict.fromkeys(r["queue_id"] for r in client.recipients(wanted)))
+    )
+    if len(ids) > 1 and output is None:
+        raise click.UsageError(f"{len(ids)} messages: say --output FOLDER")
+    if len(ids) == 1 and (output is None or not output.is_dir()):
+        with click.open_file(str(output) if output else "-", "wb") as file:
+            for data in client.stream(f"/v1/messages/{ids[0]}/raw"):
+                file.write(data)
+        return
+    assert output is not None or not ids
+    if not ids:
+        raise client.Failed("nothing matches", 65)
+    assert output is not None
+    output.mkdir(parents=True, exist_ok=True)
+    with click.progressbar(ids, label="export", file=sys.stderr) as bar:
+        for number in bar:
+            with (output / f"{number}.eml").open("wb") as file:
+                for data in client.stream(f"/v1/messages/{number}/raw"):
+                    file.write(data)
+    click.echo(f"{len(ids)} messages in {output}")
+
+
+@queue.command("resend")
+@click.argument("queue_id")
+@click.option("--to", "recipients", multiple=True, help="Only to this recipient of it; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: bool) -> None:
+    """Send a kept message again, as a new one, routed by the rules in force."""
+    if dry_run:
+        message = client.ask("GET", f"/v1/messages/{queue_id}")
+        names = list(recipients) or [r["recipient"] for r in message["recipients"]]
+        found: dict[str, Any] = {
+            "resent": message["queue_id"],
+            "dry_run": True,
+            "recipients": len(names),
+            "body": message["body"],
+        }
+    else:
+        found = client.ask("POST", f"/v1/messages/{queue_id}/resend", {"recipients": list(recipients)})
+    if json_:
+        show.as_json(found)
+    elif dry_run:
+        kept = "" if found["body"] == "kept" else "; its body is not kept any more, so it can't be"
+        click.echo(f"would resend {queue_id} to {found['recipients']} recipients{kept}")
+    else:
+        click.echo(f"resent {found['resent']} as {found['queue_id']} to {found['recipients']} recipients")

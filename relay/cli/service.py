@@ -1,0 +1,240 @@
+"""`relay serve`, `check`, `init`, `reload`, `status`, `explain`, `spool`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli import client, show
+from relay.cli.client import Failed
+
+_CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Default: $RELAY_CONFIG, then /etc/relay/relay.yaml.",
+)
+
+
+def _file(given: Path | None) -> Path:
+    from relay.config.places import config_file
+
+    return config_file(os.environ, given)
+
+
+@click.command()
+@_CONFIG
+def serve(config_path: Path | None) -> None:
+    """Run the relay. Without a configuration: a demonstration that keeps all mail on this machine."""
+    from relay.cli.run import run_demo, run_service
+
+    file = _file(config_path)
+    if file.exists() or config_path is not None or os.environ.get("RELAY_CONFIG"):
+        sys.exit(run_service(file))
+    sys.exit(run_demo(file))
+
+
+@click.command()
+@_CONFIG
+@click.option("--json", "json_", is_flag=True, help="One JSON array of problems and warnings.")
+def check(config_path: Path | None, json_: bool) -> None:
+    """Read the configuration and tell every mistake at once. Exit 0 or 78."""
+    from relay.config.load import ConfigError, load
+
+    file = _file(config_path)
+    problems: list[str] = []
+    warnings: tuple[str, ...] = ()
+    try:
+        warnings = load(file).warnings
+    except ConfigError as error:
+        problems = str(error).splitlines()
+    if json_:
+        show.as_json(
+            [{"level": "error", "text": p} for p in problems] + [{"level": "warning", "text": w} for w in warnings]
+        )
+    else:
+        for line in problems:
+            click.echo(line, err=True)
+        for line in warnings:
+            click.echo(f"warning: {line}", err=True)
+        if not problems:
+            click.echo(f"{file}: good")
+    sys.exit(78 if problems else 0)
+
+
+@click.command()
+@click.option("--host", default="smtp.example.com", show_default=True, help="The upstream to hand mail to.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+def init(path: Path | None, host: str, force: bool) -> None:
+    """Write a first configuration, every key commented. Default: where `relay serve` looks."""
+    from relay.config.load import ConfigError, load
+    from relay.config.template import text
+
+    file = path or _file(None)
+    if file.exists() and not force:
+        raise Failed(f"{file} is there already; --force writes over it", 73)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text().replace("smtp.example.com", host))
+        file.chmod(0o640)
+    except OSError as error:
+        raise Failed(f"{file}: {error.strerror}; say where: relay init PATH", 73) from None
+    click.echo(f"wrote {file}")
+    try:
+        load(file)
+    except ConfigError as error:
+        raise Failed(str(error), 78) from None
+    click.echo(f"next: edit `accounts`, then `relay check --config {file}` and `relay serve --config {file}`")
+
+
+@click.command()
+def reload() -> None:
+    """Make the running relay read its configuration again; a bad one is refused and the old one stays."""
+    found = client.ask("POST", "/v1/reload")
+    click.echo("reloaded")
+    for note in found["notes"]:
+        click.echo(f"  {note}")
+
+
+@click.command()
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def status(json_: bool) -> None:
+    """Is it running, does it accept, does mail leave?"""
+    found = client.ask("GET", "/v1/status")
+    if json_:
+        show.as_json(found)
+        return
+    for name in (
+        "version",
+        "config",
+        "spool",
+        "listen",
+        "alive",
+        "accepting",
+        "leaving",
+        "resting",
+        "queued",
+        "oldest_age",
+        "why",
+    ):
+        value = found[name]
+        if value not in (None, "", []):
+            click.echo(f"{name:12} {', '.join(value) if isinstance(value, list) else value}")
+    if found["config_error"]:
+        click.secho("the last reload was refused:", fg="red")
+        click.echo(found["config_error"])
+
+
+@click.command()
+@click.option(
+    "--from", "from_", required=True, help="The From address (and MAIL FROM, if --sender does not say otherwise)."
+)
+@click.option("--to", required=True, help="The recipient.")
+@click.option("--sender", help="MAIL FROM.")
+@click.option("--class", "class_", help="X-Relay-Class.")
+@click.option("--tag", help="X-Relay-Tag.")
+@click.option("--listener", help="The listener it comes in by.")
+@click.option("--client", "client_", help="The client's IP address.")
+@click.option("--header", multiple=True, help="A header, as 'Name: value'; may be repeated.")
+@click.option("--size", type=int, help="Bytes.")
+@_CONFIG
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def explain(
+    from_: str,
+    to: str,
+    config_path: Path | None,
+    json_: bool,
+    client_: str | None,
+    header: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Which rule takes a message, why not the others, which account it leaves by, and when it could."""
+    headers = {}
+    for line in header:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise click.UsageError(f"--header wants 'Name: value', not {line!r}")
+        headers[name.strip()] = value.strip()
+    asked: dict[str, Any] = {"from": from_, "to": to, "headers": headers}
+    asked |= {"client": client_, "class": given.pop("class_")} | given
+    asked = {k: v for k, v in asked.items() if v}
+    found = _explain_file(config_path, asked) if config_path else client.ask("POST", "/v1/explain", asked)
+    if json_:
+        show.as_json(found)
+        return
+    click.echo(f"a message from {found['from']} to {found['recipient']}, class {found['class']}:")
+    for rule in found["rules"]:
+        hit = rule["verdict"].startswith("matches")
+        click.secho(
+            f"  {'→' if hit else ' '} {rule['name']:20} {rule['origin']:24} {rule['verdict']}",
+            fg="green" if hit else None,
+        )
+    if not found["route"]:
+        click.secho(f"  no rule matches: {found['text']}", fg="red")
+    elif not found["egresses"]:
+        click.echo(f"  {found['text']}")
+    for i, e in enumerate(found["egresses"], 1):
+        click.echo(f"    {i}. {e['egress']:20} {e['when']}")
+    days = found["retry"]["give_up"] / 86400
+    click.echo(f"  tried for {days:g} days; in doubt: {found['retry']['in_doubt']}")
+
+
+def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
+    """Without a running relay: from the file alone."""
+    from relay.admin.explain import explain as explain_
+    from relay.admin.explain import facts_from
+    from relay.config.load import ConfigError, load
+
+    try:
+        config = load(path)
+    except ConfigError as error:
+        raise Failed(str(error), 78) from None
+    return explain_(config, facts_from(asked, config), str(asked.get("class") or ""), lambda _: None)
+
+
+@click.group()
+def spool() -> None:
+    """Check and back up the spool of the running relay."""
+
+
+@spool.command("check")
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def spool_check(json_: bool) -> None:
+    """Look for damage, while running."""
+    found = client.ask("POST", "/v1/spool/check")
+    if json_:
+        show.as_json(found)
+    else:
+        click.echo(f"{found['spool']}: {'good' if found['ok'] else 'DAMAGED'}")
+        for problem in found["problems"]:
+            click.echo(f"  {problem}", err=True)
+    sys.exit(0 if found["ok"] else 65)
+
+
+@spool.command("backup")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def spool_backup(folder: Path, json_: bool) -> None:
+    """A consistent copy into a new folder, while running. Restored, it starts with everything held."""
+    found = client.ask("POST", "/v1/spool/backup", {"folder": str(folder.resolve())})
+    if json_:
+        show.as_json(found)
+    else:
+        click.echo(
+            f"{found['folder']}: {found['bytes']} bytes, {found['waiting_recipients']} waiting, {found['body_files']} body files"
+        )
+
+
+def loop_factory() -> Any:
+    """uvloop where it runs: the listener is twice as fast with it."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

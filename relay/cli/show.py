@@ -1,0 +1,77 @@
+"""How things look on a terminal; and as one JSON array where `--json` asks, which scripts may rely on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+COLOURS = {
+    "delivered": "green",
+    "failed": "red",
+    "held": "yellow",
+    "deferred": "yellow",
+    "active": "cyan",
+    "queued": "",
+}
+
+
+def as_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def stream_json(rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON array, written as it comes."""
+    click.echo("[", nl=False)
+    for i, row in enumerate(rows):
+        click.echo((",\n" if i else "\n") + json.dumps(row, ensure_ascii=False), nl=False)
+    click.echo("\n]")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], colour: int | None = None) -> int:
+    """A table on a terminal, tab-separated lines into a pipe; returns how many rows. `colour`: the column with a state."""
+    if not sys.stdout.isatty():
+        count = 0
+        for count, row in enumerate(rows, 1):  # noqa: B007 - the count is the result
+            click.echo("\t".join(str(value) for value in row))
+        return count
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        made.add_column(name, overflow="fold", no_wrap=name in ("QUEUE ID", "STATE", "NEXT", "AGE"))
+    for row in rows:
+        cells = [Text(str(value)) for value in row]
+        if colour is not None:
+            cells[colour].stylize(COLOURS.get(str(row[colour]), ""))
+        made.add_row(*cells)
+    if made.row_count:
+        Console().print(made)
+    return made.row_count
+
+
+def age(seconds: float) -> str:
+    """12s, 5m, 3h, 2d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def clock_time(at: float | None, now: float) -> str:
+    """When, as a person at the machine reads it: local time, and how long until."""
+    if at is None:
+        return "-"
+    local = datetime.fromtimestamp(at).astimezone()
+    text = local.strftime("%H:%M:%S") if abs(at - now) < 43200 else local.strftime("%Y-%m-%d %H:%M")
+    return f"{text} (in {age(at - now)})" if at > now + 1 else "now"
+
+
+def stamp(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")

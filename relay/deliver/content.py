@@ -1,0 +1,67 @@
+"""A message as it goes over the wire: head and body, dots stuffed, in slices. Reads a large body off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SLICE = 256 * 1024
+END = b".\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Head and body as the spool keeps them: CRLF line ends only."""
+
+    head: bytes
+    body: bytes | Path
+
+
+def stuffed(text: bytes) -> bytes:
+    """A whole message with dots stuffed (RFC 5321 §4.5.2) and its last line ended, without the final dot."""
+    if text.startswith(b"."):
+        text = b"." + text
+    if not text.endswith(b"\r\n"):
+        text += b"\r\n"
+    return text.replace(b"\r\n.", b"\r\n..") if b"\r\n." in text else text
+
+
+class Stuffer:
+    """The same for a message that comes in slices."""
+
+    def __init__(self) -> None:
+        self._held = b"\r\n"  # the line before the first: its dot is stuffed too
+        self._first = True
+
+    def feed(self, data: bytes) -> bytes:
+        text = self._held + data
+        # An end that a dot could follow is held back, so that no pair of CRLF and dot is cut.
+        keep = 2 if text.endswith(b"\r\n") else 1 if text.endswith(b"\r") else 0
+        self._held = text[len(text) - keep :]
+        return self._out(text[: len(text) - keep])
+
+    def finish(self) -> bytes:
+        return self._out(self._held if self._held.endswith(b"\r\n") else self._held + b"\r\n")
+
+    def _out(self, text: bytes) -> bytes:
+        text = text.replace(b"\r\n.", b"\r\n..")
+        if self._first and text:
+            self._first = False
+            text = text[2:]
+        return text
+
+
+async def slices(content: Content) -> AsyncIterator[bytes]:
+    """The stuffed message in slices, for a body in a file. Raises OSError."""
+    assert isinstance(content.body, Path)
+    stuffer = Stuffer()
+    yield stuffer.feed(content.head)
+    file = await asyncio.to_thread(content.body.open, "rb")
+    try:
+        while data := await asyncio.to_thread(file.read, SLICE):
+            yield stuffer.feed(data)
+    finally:
+        file.close()
+    yield stuffer.finish()

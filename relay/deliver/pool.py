@@ -1,0 +1,105 @@
+"""An egress: one account, its sessions kept open, its breaker, and the work that waits for a session.
+
+The pool decides and then does: `take` hands out an idle session that is still good, or dials.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+from relay import clock, metrics
+from relay.deliver.smtp import Upstream, connect
+from relay.policy.breaker import Breaker
+from relay.policy.gate import EgressView
+from relay.settings import Account
+
+W = TypeVar("W")
+# Transactions claimed ahead for each connection: enough that none idles while a claim commits, few enough that a crash
+# leaves little in doubt.
+AHEAD = 2
+
+DIALLED = metrics.Counter("relay_upstream_connects_total", "Sessions opened to upstreams", ["egress"])
+SESSIONS = metrics.Gauge("relay_upstream_sessions", "Open sessions to upstreams", ["egress"])
+BREAKER = metrics.Gauge("relay_breaker_state", "0 closed, 1 open (the egress rests)", ["egress"])
+PAUSED = metrics.Gauge(
+    "relay_account_login_failed", "1 while an account rests because its login was refused", ["egress"]
+)
+
+
+class Egress(Generic[W]):
+    """A way out. `backlog` is claimed work; carriers take it off."""
+
+    def __init__(self, account: Account, hostname: str) -> None:
+        self.account, self.hostname = account, hostname
+        self.name = account.name
+        self.breaker = Breaker()
+        self.backlog: deque[W] = deque()
+        self.carriers = 0
+        self.retired = False  # gone from the configuration: sessions are not kept
+        self._idle: list[Upstream] = []
+        self._open = 0
+
+    @property
+    def busy(self) -> int:
+        return len(self.backlog) + self.carriers
+
+    @property
+    def sessions(self) -> int:
+        return self._open
+
+    def view(self, now: float) -> EgressView:
+        wait = self.breaker.wait(now)
+        probing = self.breaker.is_open
+        room = self.account.connections * AHEAD - self.busy
+        if probing and self.busy:
+            room = 0
+        return EgressView(self.name, room, wait, self.breaker.why, probing)
+
+    async def take(self, *, fresh: bool = False) -> Upstream:
+        """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""
+        while self._idle:
+            session = self._idle.pop()
+            if session.usable and not fresh:
+                return session
+            self.drop(session)
+        self._open += 1
+        try:
+            session = await connect(self.account, self.hostname)
+        except BaseException:
+            self._open -= 1
+            raise
+        DIALLED.inc(1, self.name)
+        return session
+
+    async def give(self, session: Upstream) -> None:
+        """Back after work. One that is used up says QUIT."""
+        if session.usable and not self.retired:
+            session.idle_since = clock.monotonic()
+            self._idle.append(session)
+        else:
+            if session.connected:
+                await session.quit()
+            self.drop(session)
+
+    def drop(self, session: Upstream) -> None:
+        session.close()
+        self._open -= 1
+
+    async def sweep(self) -> None:
+        """QUIT those that were idle for too long, or that the upstream has closed."""
+        now = clock.monotonic()
+        kept: list[Upstream] = []
+        gone: list[Upstream] = []
+        for session in self._idle:
+            young = now - session.idle_since < self.account.idle and session.usable and not self.retired
+            (kept if young else gone).append(session)
+        self._idle = kept
+        for session in gone:
+            if session.connected:
+                await session.quit()
+            self.drop(session)
+
+    async def close(self) -> None:
+        self.retired = True
+        await self.sweep()

@@ -1,0 +1,426 @@
+"""One upstream session and one transaction on it. aiosmtplib speaks; we decide what its errors mean.
+
+Promises: a reply for each recipient; whether the final dot left us is known exactly; credentials are never sent in clear
+(but to loopback); a failed TLS negotiation never falls back where TLS is wanted. Refuses to guess: any failure is a
+`Failure` with its stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import aiosmtplib
+from aiosmtplib.errors import (
+    SMTPAuthenticationError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponseException,
+    SMTPTimeoutError,
+)
+from aiosmtplib.protocol import SMTPProtocol
+from aiosmtplib.response import SMTPResponse
+
+from relay.deliver.content import END, Content, slices, stuffed
+from relay.deliver.tls import PinMismatch, check_pin, context_for
+from relay.reply import Reply, Stage
+from relay.secrets import SecretError
+from relay.settings import Account, Tls
+
+EIGHT_BIT, UTF8 = 1, 2
+
+# Seconds; RFC 5321 §4.5.3.2. Connecting has no figure there: Postfix waits 30.
+TIMEOUTS = {
+    Stage.RESOLVE: 30.0,
+    Stage.CONNECT: 30.0,
+    Stage.BANNER: 300.0,
+    Stage.EHLO: 300.0,
+    Stage.STARTTLS: 120.0,
+    Stage.AUTH: 120.0,
+    Stage.MAIL: 300.0,
+    Stage.RCPT: 300.0,
+    Stage.DATA: 120.0,
+    Stage.BODY: 180.0,
+    Stage.DOT: 600.0,
+}
+_PROMPT = 5.0  # for QUIT and RSET: nothing depends on them
+
+
+class Failure(Exception):
+    """The session or the transaction failed as a whole at `stage`; `reply.code` 0: no reply came."""
+
+    def __init__(self, stage: Stage, reply: Reply) -> None:
+        super().__init__(f"{stage.value}: {reply}")
+        self.stage, self.reply = stage, reply
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the upstream said about one recipient, and where."""
+
+    stage: Stage
+    reply: Reply
+
+    @property
+    def accepted(self) -> bool:
+        return self.stage is Stage.DOT and 200 <= self.reply.code < 300
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One transaction's worth."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: Content
+    size: int
+    needs: int  # EIGHT_BIT | UTF8
+
+
+class Upstream:
+    """An open session. Made by `connect`."""
+
+    def __init__(self, account: Account, client: aiosmtplib.SMTP) -> None:
+        self.account, self._client = account, client
+        self.transactions = 0
+        self.idle_since = 0.0
+        self.stage = Stage.MAIL  # how far the transaction is; from DOT on it may have been delivered
+        self._dirty = False  # a transaction ended in the middle: RSET before the next
+
+    @property
+    def usable(self) -> bool:
+        return self._client.is_connected and self.transactions < self.account.messages_per_connection
+
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected
+
+    async def deliver(self, parcel: Parcel) -> list[Answer]:
+        """One answer a recipient, in order. Raises Failure where the transaction failed as a whole."""
+        self.transactions += 1
+        self.stage = Stage.MAIL
+        self._check(parcel)
+        if self._dirty:
+            await self._reset()
+        self._dirty = True
+        reply = await self._say(Stage.MAIL, b"MAIL", *self._mail_arguments(parcel))
+        if not _positive(reply):
+            raise Failure(Stage.MAIL, reply)
+        answers: list[Answer | None] = []
+        for recipient in parcel.recipients:
+            reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">")
+            if reply.code == 421:
+                raise Failure(Stage.RCPT, reply)
+            # RFC 5321 §4.2.5: 250 and 251 take responsibility.
+            answers.append(None if _positive(reply) else Answer(Stage.RCPT, reply))
+        if None in answers:
+            final = await self._data(parcel.content)
+            self._dirty = False
+            return [a or final for a in answers]
+        return [a for a in answers if a]
+
+    async def quit(self) -> None:
+        """Politely, but not for long."""
+        with contextlib.suppress(SMTPException, OSError, TimeoutError):
+            await self._client.execute_command(b"QUIT", timeout=_PROMPT)
+        self.close()
+
+    def close(self) -> None:
+        """At once: a transport that is merely closed would still send what it has buffered, the final dot with it."""
+        if self._client.transport is not None:
+            cast(asyncio.WriteTransport, self._client.transport).abort()
+        self._client.close()
+
+    def _check(self, parcel: Parcel) -> None:
+        """What this upstream can't take is known before a byte is sent."""
+        if parcel.needs & UTF8 and not self._client.supports_extension("smtputf8"):
+            raise Failure(
+                Stage.MAIL, Reply(553, "upstream does not offer SMTPUTF8, which an address or header needs", "5.6.7")
+            )
+        limit = self._client.esmtp_extensions.get("size", "")
+        if limit.isdecimal() and 0 < int(limit) < parcel.size:
+            raise Failure(
+                Stage.MAIL, Reply(552, f"message has {parcel.size} bytes and the upstream takes {limit}", "5.3.4")
+            )
+
+    def _mail_arguments(self, parcel: Parcel) -> list[bytes]:
+        arguments = [b"FROM:<" + parcel.sender.encode() + b">"]
+        if self._client.supports_extension("size"):
+            arguments.append(b"SIZE=%d" % parcel.size)
+        if parcel.needs & EIGHT_BIT and self._client.supports_extension("8bitmime"):
+            arguments.append(b"BODY=8BITMIME")
+        if parcel.needs & UTF8:
+            arguments.append(b"SMTPUTF8")
+        return arguments
+
+    async def _reset(self) -> None:
+        reply = await self._say(Stage.MAIL, b"RSET")
+        if not _positive(reply):
+            raise Failure(Stage.MAIL, Reply(0, f"upstream refused RSET: {reply}"))
+        self._dirty = False
+
+    async def _say(self, stage: Stage, *command: bytes) -> Reply:
+        try:
+            response = await self._client.execute_command(*command, timeout=TIMEOUTS[stage])
+        except (SMTPException, OSError, ValueError) as error:
+            self.close()
+            raise Failure(stage, _of_error(error)) from None
+        return _reply(response)
+
+    async def _data(self, content: Content) -> Answer:
+        reply = await self._say(Stage.DATA, b"DATA")
+        if reply.code != 354:
+            # RFC 5321 §4.3.2: 503 or 554 here refuse the message.
+            raise Failure(Stage.DATA, reply)
+        protocol = self._client.protocol
+        if protocol is None:
+            raise Failure(Stage.BODY, Reply(0, "connection lost"))
+        self.stage = Stage.BODY
+        await self._send_body(protocol, content)
+        self.stage = Stage.DOT
+        try:
+            response = await protocol.read_response(timeout=TIMEOUTS[Stage.DOT])
+        except (SMTPException, OSError) as error:
+            self.close()
+            raise Failure(Stage.DOT, _of_error(error)) from None
+        reply = _reply(response)
+        if reply.code == 421:
+            self.close()
+            raise Failure(Stage.DOT, reply)
+        return Answer(Stage.DOT, reply)
+
+    async def _send_body(self, protocol: SMTPProtocol, content: Content) -> None:
+        """Returns when the kernel has taken all including the final dot; until then a failure is no doubt."""
+        transport = cast(asyncio.WriteTransport, protocol.transport)
+        # Woken when the transport's buffer is empty, not when it is merely lower: so "drained" means "the dot has left".
+        transport.set_write_buffer_limits(high=0)
+        # An upstream may refuse in the middle of the body: that reply is wanted, not dropped as unsolicited.
+        protocol._response_pending = True
+        try:
+            if isinstance(content.body, Path):
+                async for data in slices(content):
+                    await self._write(protocol, data)
+                await self._write(protocol, END)
+            else:
+                await self._write(protocol, stuffed(content.head + content.body) + END)
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        except (SMTPException, OSError, TimeoutError) as error:
+            early = _early_reply(protocol)
+            self.close()
+            raise Failure(Stage.BODY, early or _of_error(error)) from None
+
+    @staticmethod
+    async def _write(protocol: SMTPProtocol, data: bytes) -> None:
+        if data:
+            protocol.write(data)
+            if protocol._paused:
+                async with asyncio.timeout(TIMEOUTS[Stage.BODY]):
+                    await protocol._drain_helper()
+            if protocol._connection_lost:
+                raise ConnectionResetError("connection lost")
+
+
+async def connect(account: Account, hostname: str) -> Upstream:
+    """A session, greeted, encrypted and logged in as the account says. Raises Failure."""
+    try:
+        return await _connect(account, hostname, account.tls)
+    except _NoTls as error:
+        # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
+        if account.tls.mode != "opportunistic":
+            raise Failure(Stage.STARTTLS, error.reply) from None
+        return await _connect(account, hostname, Tls("none"))
+
+
+class _NoTls(Exception):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
+    host = await _resolved(account)
+    sock = await _dial(host, account.port)
+    try:
+        context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
+    except (OSError, ssl.SSLError) as error:
+        sock.close()
+        raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up of account {account.name}: {error}")) from None
+    client = aiosmtplib.SMTP(
+        hostname=host,
+        port=None,
+        sock=sock,
+        local_hostname=hostname,
+        use_tls=tls.mode == "implicit",
+        start_tls=False,
+        tls_context=context,
+    )
+    try:
+        await _greet(client, tls)
+        if tls.mode in ("starttls", "opportunistic"):
+            await _start_tls(client, tls)
+        if tls.pin and tls.mode != "none":
+            _check_pin(client, tls)
+        if account.username is not None:
+            await _login(client, account, host)
+    except BaseException:
+        client.close()
+        sock.close()
+        raise
+    return Upstream(account, client)
+
+
+async def _resolved(account: Account) -> str:
+    try:
+        return await asyncio.to_thread(account.host.resolve) if account.host.kind != "plain" else account.host.target
+    except SecretError as error:
+        raise Failure(Stage.RESOLVE, Reply(0, str(error))) from None
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    """A connected socket to the first address that answers."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(TIMEOUTS[Stage.RESOLVE]):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise Failure(Stage.RESOLVE, Reply(0, f"no answer from DNS for {host}")) from None
+    except (OSError, UnicodeError) as error:
+        raise Failure(Stage.RESOLVE, Reply(0, f"{host}: {error}")) from None
+    last = "no address"
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUTS[Stage.CONNECT]):
+                await loop.sock_connect(sock, address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except TimeoutError:
+            last = "connection timed out"
+        except OSError as error:
+            last = error.strerror or str(error)
+        sock.close()
+    raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
+
+
+async def _greet(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    stage = Stage.BANNER
+    try:
+        await client.connect(timeout=TIMEOUTS[Stage.BANNER])
+        stage = Stage.EHLO
+        try:
+            await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
+        except SMTPHeloError:
+            if not client.is_connected:
+                raise
+            await client.helo(timeout=TIMEOUTS[Stage.EHLO])  # RFC 5321 §3.2
+    except (SMTPException, OSError, ssl.SSLError) as error:
+        if tls.mode == "implicit" and isinstance(error.__cause__, ssl.SSLError):
+            raise Failure(Stage.STARTTLS, Reply(0, _tls_words(error.__cause__))) from None
+        raise Failure(stage, _of_error(error)) from None
+
+
+async def _start_tls(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    if not client.supports_extension("starttls"):
+        if tls.mode == "opportunistic":
+            return
+        raise Failure(Stage.STARTTLS, Reply(0, "upstream does not offer STARTTLS, and `tls` of this account wants it"))
+    try:
+        await client.starttls(timeout=TIMEOUTS[Stage.STARTTLS])
+        await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
+    except ssl.SSLError as error:
+        raise _NoTls(Reply(0, _tls_words(error))) from None
+    except (SMTPException, OSError) as error:
+        raise _NoTls(_of_error(error)) from None
+
+
+def _check_pin(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    session = client.get_transport_info("ssl_object")
+    try:
+        check_pin(session.getpeercert(binary_form=True) if session else None, tls.pin)
+    except PinMismatch as error:
+        raise Failure(Stage.STARTTLS, Reply(0, str(error))) from None
+
+
+async def _login(client: aiosmtplib.SMTP, account: Account, host: str) -> None:
+    encrypted = client.get_transport_info("sslcontext") is not None
+    if not encrypted and not _is_loopback(client, host):
+        raise Failure(Stage.AUTH, Reply(0, "credentials are never sent in clear: set `tls` of this account"))
+    try:
+        # Read anew for each session, so that a rotated secret counts at the next try.
+        username = await asyncio.to_thread(account.username.resolve) if account.username else ""
+        password = await asyncio.to_thread(account.password.resolve) if account.password else ""
+    except SecretError as error:
+        raise Failure(Stage.AUTH, Reply(0, str(error))) from None
+    offered = client.server_auth_methods
+    timeout = TIMEOUTS[Stage.AUTH]
+    try:
+        # One mechanism, once: trying them all would burn three failures against an upstream that counts.
+        if "plain" in offered:
+            await client.auth_plain(username, password, timeout=timeout)
+        elif "login" in offered:
+            await client.auth_login(username, password, timeout=timeout)
+        elif "cram-md5" in offered:
+            await client.auth_crammd5(username, password, timeout=timeout)
+        else:
+            raise Failure(
+                Stage.AUTH, Reply(0, f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})")
+            )
+    except SMTPAuthenticationError as error:
+        raise Failure(
+            Stage.AUTH, Reply.of(error.code, error.message.replace(password, "***") if password else error.message)
+        ) from None
+    except (SMTPException, OSError) as error:
+        raise Failure(Stage.EHLO, _of_error(error)) from None
+
+
+def _is_loopback(client: aiosmtplib.SMTP, host: str) -> bool:
+    peer = client.get_transport_info("peername")
+    with contextlib.suppress(ValueError, TypeError):
+        return ipaddress.ip_address(peer[0]).is_loopback
+    return False
+
+
+def _positive(reply: Reply) -> bool:
+    return 200 <= reply.code < 300
+
+
+def _reply(response: SMTPResponse) -> Reply:
+    return Reply.of(response.code, response.message)
+
+
+def _early_reply(protocol: SMTPProtocol) -> Reply | None:
+    """What the upstream said before the body was whole, if it was a refusal."""
+    waiter = protocol._response_waiter
+    if waiter is not None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+        reply = _reply(waiter.result())
+        return reply if reply.code >= 400 else None
+    return None
+
+
+def _of_error(error: BaseException) -> Reply:
+    if isinstance(error, SMTPResponseException):
+        # aiosmtplib says -1 where a reply could not be read at all.
+        return (
+            Reply.of(error.code, error.message)
+            if error.code > 0
+            else Reply(0, f"malformed reply: {Reply.of(0, error.message).text}")
+        )
+    if isinstance(error, SMTPTimeoutError | TimeoutError):
+        return Reply(0, "timed out")
+    text = str(error.__cause__ or error) or type(error).__name__
+    return Reply.of(0, text)
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate is not accepted: {error.verify_message}"
+    return f"TLS failed: {error.reason or error}"

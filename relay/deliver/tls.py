@@ -1,0 +1,47 @@
+"""TLS towards an upstream: contexts, and the check of a pinned key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ssl
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from relay.settings import Tls
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class PinMismatch(Exception):
+    """The certificate's key is none of the pinned ones."""
+
+
+@lru_cache(maxsize=256)
+def context_for(tls: Tls) -> ssl.SSLContext:
+    """The context of an account. Reads files: call it off the loop. Raises OSError, ssl.SSLError.
+
+    Opportunistic TLS verifies nothing: whoever could forge the certificate could as well remove STARTTLS.
+    """
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(tls.ca) if tls.ca else None)
+    context.minimum_version = _VERSIONS[tls.minimum]
+    # A pin says which key it must be; then the chain that vouches for it adds nothing.
+    if not tls.verify or tls.pin or tls.mode == "opportunistic":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.certificate:
+        context.load_cert_chain(str(tls.certificate), keyfile=tls.key.target if tls.key else None)
+    return context
+
+
+def check_pin(certificate: bytes | None, pins: tuple[str, ...]) -> None:
+    """`certificate` is DER. A pin is the SHA-256 of the public key (SPKI, RFC 7469 §2.4) in base64. Raises PinMismatch."""
+    if certificate is None:
+        raise PinMismatch("the upstream showed no certificate")
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    found = base64.b64encode(digest).decode()
+    if found not in pins:
+        raise PinMismatch(f"the upstream's key is {found}, which is not pinned")

@@ -1,0 +1,363 @@
+"""Accept a message, written as its steps. Owns what happens between the final dot and our 250.
+
+Promises: `accept` returns when the message is durable; what it refuses it refuses with one BadMessage; what it cannot do
+now it says with SpoolError. Memory is bounded for each message and over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay import clock, metrics
+from relay.envelope import domain_of, queue_id
+from relay.maillog import MailLog
+from relay.policy.classes import TrafficClass, choose_class
+from relay.policy.routing import Action, Facts, Route, Undecided, lane_facts
+from relay.recipient import State
+from relay.settings import Config, Listen
+from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place
+from relay.spool.content import Staged
+from relay.spool.sqlite import SqliteSpool
+from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options, split
+
+EIGHT_BIT, UTF8 = 1, 2
+IN_FLIGHT_LIMIT = 64 << 20  # bytes of messages that are arriving, over all sessions
+
+ACCEPTED = metrics.Counter("relay_messages_accepted_total", "Messages that were answered 250", ["listener"])
+REFUSED = metrics.Counter("relay_messages_refused_total", "Messages that were refused after DATA", ["code"])
+REPEATED = metrics.Counter(
+    "relay_messages_repeated_total", "Submissions answered with an earlier queue id by their idempotency key"
+)
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What the session knows of one message before its content."""
+
+    listen: Listen
+    client: str
+    helo: str = ""
+    protocol: str = "ESMTP"
+    sender: str = ""
+    smtputf8: bool = False
+    recipients: list[str] = field(default_factory=list)
+
+
+class Budget:
+    """Bytes in flight over all sessions."""
+
+    def __init__(self, limit: int = IN_FLIGHT_LIMIT) -> None:
+        self.limit, self.used = limit, 0
+
+    def take(self, count: int) -> bool:
+        if self.used + count > self.limit:
+            return False
+        self.used += count
+        return True
+
+
+class Incoming:
+    """One message's content while it arrives: in memory up to INLINE_LIMIT, then in a staged file."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._parts: list[bytes] = []
+        self._held = 0  # bytes of the budget
+        self._staged: Staged | None = None
+        self.id = intake.spool.next_id()
+        self.size = 0
+        self.head = b""
+        self.refusal: BadMessage | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Take clean bytes. True: call and await `spill` before more is fed."""
+        self.size += len(data)
+        if self.refusal:
+            return False
+        limit = self._intake.spool.max_message_size
+        if self.size > limit:
+            self.refuse(BadMessage(552, "5.3.4", f"message is larger than {limit} bytes"))
+        elif not self._intake.budget.take(len(data)):
+            self.refuse(BadMessage(452, "4.3.1", "too much mail is arriving at once; try again"))
+        else:
+            self._held += len(data)
+            self._parts.append(data)
+            return self._held > INLINE_LIMIT
+        return False
+
+    def refuse(self, why: BadMessage) -> None:
+        """Remember the first reason; nothing more is kept, the rest is read and dropped."""
+        self.refusal = self.refusal or why
+        self.release()
+
+    async def spill(self) -> None:
+        """Write what is held to the staged file; the head stays in memory."""
+        data = b"".join(self._parts)
+        if self._staged is None:
+            try:
+                start = split(data, complete=False)
+            except BadMessage as error:
+                return self.refuse(error)
+            self.head, data = data[:start], data[start:]
+            self._staged = self._intake.spool.stage(self.id)
+        self._parts = []
+        await self._staged.write(data)
+        self._give(self._held - len(self.head))
+
+    async def finish(self) -> tuple[bytes, bytes | Staged]:
+        """(header block, body): both normalised. Raises BadMessage."""
+        if self.refusal:
+            raise self.refusal
+        if self._staged is None:
+            content = b"".join(self._parts)
+            start = split(content)
+            return content[:start], content[start:]
+        await self._staged.write(b"".join(self._parts))
+        await self._staged.finish()
+        return self.head, self._staged
+
+    def release(self) -> None:
+        """Give the memory back, and the file where it was not taken over."""
+        self._parts = []
+        self._give(self._held)
+        if self._staged is not None:
+            self._staged.abandon()
+            self._staged = None
+
+    def keep(self) -> None:
+        """The spool owns the file now."""
+        self._staged = None
+
+    def _give(self, count: int) -> None:
+        self._intake.budget.used -= count
+        self._held -= count
+
+
+class Intake:
+    """The steps. `config` returns the generation in force."""
+
+    def __init__(self, spool: SqliteSpool, config: Callable[[], Config], log: MailLog) -> None:
+        self.spool, self._config, self._log = spool, config, log
+        self.budget = Budget()
+
+    def refuse_now(self) -> str:
+        """Why no mail can be accepted at the moment; empty: it can."""
+        return self.spool.refusal
+
+    def refuse_recipient(self, envelope: Envelope, recipient: str) -> BadMessage | None:
+        """What can be said at RCPT time: only where no fact of the content could change it."""
+        facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client)
+        table = self._config().table
+        route = table.pick_for(facts)
+        if isinstance(route, Undecided):
+            return None
+        return self._refusal(route, facts)
+
+    async def accept(self, envelope: Envelope, incoming: Incoming, *, ascii_only: bool) -> tuple[int, bool]:
+        """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""
+        try:
+            message = await self._message(envelope, incoming, ascii_only)
+            number, fresh = await self.spool.accept(message)
+        except BadMessage as error:
+            REFUSED.inc(1, str(error.code))
+            raise
+        if fresh and not isinstance(message.body, bytes):
+            incoming.keep()
+        self._tell(envelope, message, number, fresh)
+        return number, fresh
+
+    async def _message(self, envelope: Envelope, incoming: Incoming, ascii_only: bool) -> NewMessage:
+        config, now = self._config(), clock.now()
+        raw, body = await incoming.finish()
+        head = read_head(raw)
+        options, ignored = read_options(head, envelope.listen.honour, now)
+        for text in ignored:
+            self._log.warning("option_ignored", id=queue_id(incoming.id), listener=envelope.listen.name, option=text)
+        facts = self._facts(config, envelope, head, options, incoming.size)
+        class_ = choose_class(config.classes, options.class_, facts)
+        start = max(now, options.send_at or 0.0)
+        kept = (
+            prefix(
+                head,
+                queue_id=queue_id(incoming.id),
+                hostname=config.hostname,
+                helo=envelope.helo,
+                client=envelope.client,
+                protocol=envelope.protocol,
+                now=now,
+            )
+            + head.kept
+        )
+        needs = (0 if ascii_only else EIGHT_BIT) | (
+            UTF8 if envelope.smtputf8 and self._needs_utf8(envelope, kept) else 0
+        )
+        return NewMessage(
+            id=incoming.id,
+            sender=envelope.sender,
+            header_from=head.from_,
+            user=facts.user,
+            class_=class_.name,
+            tag=options.tag,
+            listener=envelope.listen.name,
+            client=envelope.client,
+            priority=int(class_.priority if options.priority is None else options.priority),
+            accepted_at=now,
+            head=kept,
+            body=body if isinstance(body, bytes) else body.path,
+            body_size=len(body) if isinstance(body, bytes) else body.size,
+            smtp=needs,
+            recipients=self._recipients(config, envelope, facts, class_, options.route, start),
+            idempotency_key=options.idempotency_key,
+        )
+
+    @staticmethod
+    def _needs_utf8(envelope: Envelope, head: bytes) -> bool:
+        return not (head.isascii() and envelope.sender.isascii() and all(r.isascii() for r in envelope.recipients))
+
+    @staticmethod
+    def _facts(config: Config, envelope: Envelope, head: Head, options: Options, size: int) -> Facts:
+        return Facts(
+            sender=envelope.sender,
+            recipient="",
+            listener=envelope.listen.name,
+            client=envelope.client,
+            from_=head.from_,
+            tag=options.tag,
+            size=size,
+            headers=head.headers() if config.asks_headers else None,
+        )
+
+    def _recipients(
+        self, config: Config, envelope: Envelope, facts: Facts, class_: TrafficClass, asked_route: str, start: float
+    ) -> list[NewRecipient]:
+        """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass."""
+        named = config.table.by_name.get(asked_route)
+        overrides: dict[str, str | bool] = {"route": asked_route} if named else {}
+        made: dict[str, NewRecipient] = {}
+        refusals: list[BadMessage] = []
+        todo = [(address, True) for address in envelope.recipients]
+        while todo:
+            address, original = todo.pop(0)
+            if address in made:
+                continue
+            mine = _with(facts, address, class_.name)
+            route = named or config.table.pick_for(mine)
+            assert not isinstance(route, Undecided)  # every fact is known now
+            refusal = self._refusal(route, mine)
+            if refusal:
+                refusals.append(refusal)
+            if refusal and not original:
+                continue  # a copy that no route takes is not the sender's fault
+            if route and not refusal and original:
+                todo += [(copy, False) for copy in route.copy]
+            state, why = _first_state(route, refusal)
+            made[address] = NewRecipient(
+                address=address,
+                facts=lane_facts(config.table, mine, **overrides),
+                state=state,
+                due_at=start,
+                expires_at=start + class_.retry.give_up,
+                egress=route.action.value if route and state is State.DELIVERED else "",
+                why=why,
+            )
+        if all(r.state is State.FAILED for r in made.values()):
+            raise refusals[0]
+        return list(made.values())
+
+    async def resend(self, row: Mapping[str, Any], recipients: Sequence[str]) -> int:
+        """A kept message as a new one, routed by the rules in force. Raises BadMessage, SpoolError."""
+        config, now = self._config(), clock.now()
+        number = self.spool.next_id()
+        body = await self.spool.read(row["id"], Place(row["place"]))
+        if isinstance(body, Path):
+            body = await self.spool.content.copy(body, number)
+        head = read_head(row["head"])
+        listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
+        envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients))
+        facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
+        class_ = choose_class(config.classes, row["class"], facts)
+        message = NewMessage(
+            id=number,
+            sender=row["sender"],
+            header_from=row["header_from"],
+            user=row["user"],
+            class_=class_.name,
+            tag=row["tag"],
+            listener=row["listener"],
+            client=row["client"],
+            priority=row["priority"],
+            accepted_at=now,
+            head=row["head"],
+            body=body,
+            body_size=row["size"] - len(row["head"]),
+            smtp=row["smtp"],
+            recipients=self._recipients(config, envelope, facts, class_, "", now),
+        )
+        await self.spool.accept(message)
+        self._tell(envelope, message, number, True)
+        return number
+
+    def _refusal(self, route: Route | None, facts: Facts) -> BadMessage | None:
+        if route is None:
+            return BadMessage(550, "5.7.1", f"no route for a message from <{facts.sender}> to this recipient")
+        if route.action is Action.REJECT:
+            return BadMessage(550, "5.7.1", route.text)
+        table = self._config().table
+        if route.action is Action.VIA and not table.egresses(route, lambda q: q.ask(facts)):
+            return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as <{facts.sender}>")
+        return None
+
+    def _tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:
+        if not fresh:
+            REPEATED.inc()
+            self._log.event("repeated", id=queue_id(number), listener=envelope.listen.name, key=message.idempotency_key)
+            return
+        ACCEPTED.inc(1, envelope.listen.name)
+        self._log.event(
+            "accepted",
+            id=queue_id(number),
+            sender=message.sender,
+            recipients=len(message.recipients),
+            recipient=message.recipients[0].address if len(message.recipients) == 1 else None,
+            domain=domain_of(message.recipients[0].address),
+            size=len(message.head) + message.body_size,
+            listener=envelope.listen.name,
+            client=envelope.client,
+            tag=message.tag,
+            class_=message.class_,
+        )
+
+
+def _with(facts: Facts, recipient: str, class_: str) -> Facts:
+    """The facts of one recipient; dataclasses.replace costs ten times as much."""
+    return Facts(
+        facts.sender,
+        recipient,
+        facts.listener,
+        facts.client,
+        facts.user,
+        facts.from_,
+        class_,
+        facts.tag,
+        facts.size,
+        facts.headers,
+    )
+
+
+def _first_state(route: Route | None, refusal: BadMessage | None) -> tuple[State, str]:
+    if refusal:
+        return State.FAILED, f"rejected: {refusal.text}"
+    assert route is not None
+    where = f"route {route.name} ({route.origin})" if route.origin else f"route {route.name}"
+    match route.action:
+        case Action.HOLD:
+            return State.HELD, f"held by {where}"
+        case Action.DISCARD:
+            return State.DELIVERED, f"discarded by {where}"
+        case Action.CAPTURE:
+            return State.DELIVERED, route.text
+        case _:
+            return State.QUEUED, ""

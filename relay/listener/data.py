@@ -1,0 +1,64 @@
+"""What comes between 354 and the final dot. Sans-IO: bytes in, clean bytes out.
+
+Promises: only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4; the dot may be the very first line); dots are unstuffed
+exactly (§4.5.2); what comes out has CRLF line ends only and no NUL; work is linear and at most four bytes are held back,
+whatever arrives and however it is cut. It tells what it met, and refuses nothing itself.
+"""
+
+from __future__ import annotations
+
+import re
+
+_END = b"\r\n.\r\n"
+_ANY_END = re.compile(rb"\r\n|\r|\n")
+
+
+class DataReader:
+    """One message. Feed it until `done`."""
+
+    __slots__ = ("_held", "_started", "ascii", "bare", "done", "nul")
+
+    def __init__(self) -> None:
+        # The CRLF of the DATA command itself counts: ".CRLF" may be the first line.
+        self._held = b"\r\n"
+        self._started = False
+        self.done = False
+        self.bare = False  # a bare CR or LF was met, and became CRLF
+        self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8), so it was dropped
+        self.ascii = True
+
+    def feed(self, data: bytes) -> tuple[bytes, int]:
+        """(clean bytes, how many bytes of `data` belong to the message). All do until `done`."""
+        held = self._held
+        text = held + data
+        end = text.find(_END)
+        if end >= 0:
+            self.done = True
+            # The CRLF before the dot ends the last line; of an empty message it is that of the DATA command.
+            return self._clean(text[: end + 2]), end + len(_END) - len(held)
+        keep = 0
+        for size in (4, 3, 2, 1):
+            if text.endswith(_END[:size]):
+                keep = size
+                break
+        cut = len(text) - keep
+        self._held = text[cut:]
+        return self._clean(text[:cut]) if cut else b"", len(data)
+
+    def _clean(self, text: bytes) -> bytes:
+        # A cut never falls between CRLF and a dot (that would have been held back), so this is exact: RFC 5321 §4.5.2
+        # deletes the first dot of a line that has more.
+        text = text.replace(b"\r\n.", b"\r\n")
+        if not self._started and text:
+            self._started = True
+            text = text[2:]
+        if not text.isascii():
+            self.ascii = False
+        if b"\0" in text:
+            self.nul = True
+            text = text.replace(b"\0", b"")
+        pairs = text.count(b"\r\n")
+        if text.count(b"\n") != pairs or text.count(b"\r") != pairs:
+            self.bare = True
+            text = _ANY_END.sub(b"\r\n", text)
+        return text

@@ -1,0 +1,100 @@
+"""The mail log: one line an event, logfmt or JSON, in one voice.
+
+Lines are collected and written once a tick of the loop: a `logging` call costs 23 µs. No body and no secret ever comes
+here; with `redact` an address becomes a keyed hash, the same within a run. Under systemd a line starts with its priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from relay import clock
+
+INFO, WARNING, ERROR = 6, 4, 3  # syslog's
+_NAMES = {INFO: "info", WARNING: "warning", ERROR: "error"}
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # needs no quotes in logfmt
+_ADDRESSES = ("sender", "recipient", "from")
+MAX_VALUE = 1000
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+class MailLog:
+    """Where lines go. `stream` None: nowhere (listeners still hear)."""
+
+    def __init__(self, stream: TextIO | None = None, format_: str = "logfmt", redact: bool = False) -> None:
+        self.stream, self.format, self.redact = stream, format_, redact
+        self.listeners: list[Listener] = []
+        self._lines: list[str] = []
+        self._scheduled = False
+        self._key = secrets.token_bytes(16)
+        self._journal = "JOURNAL_STREAM" in os.environ
+
+    def event(self, kind: str, level: int = INFO, **fields: Any) -> None:
+        """One event; fields that are None or empty are left out."""
+        for listener in self.listeners:
+            listener(kind, fields)
+        if self.stream is None:
+            return
+        record = {name.rstrip("_"): value for name, value in fields.items() if value is not None and value != ""}
+        if self.redact:
+            for name in _ADDRESSES:
+                if name in record:
+                    record[name] = self._hashed(str(record[name]))
+        self._lines.append(self._line(kind, level, record))
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def warning(self, kind: str, **fields: Any) -> None:
+        self.event(kind, WARNING, **fields)
+
+    def error(self, kind: str, **fields: Any) -> None:
+        self.event(kind, ERROR, **fields)
+
+    def flush(self) -> None:
+        self._scheduled = False
+        lines, self._lines = self._lines, []
+        if lines and self.stream is not None:
+            try:
+                self.stream.write("".join(lines))
+                self.stream.flush()
+            except OSError:
+                # A closed pipe or a full disk must not stop mail; there is nobody left to tell.
+                self.stream = None
+
+    def _line(self, kind: str, level: int, record: dict[str, Any]) -> str:
+        when = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        head = f"<{level}>" if self._journal else ""
+        if self.format == "json":
+            return (
+                head + json.dumps({"time": when, "level": _NAMES[level], "event": kind, **record}, default=str) + "\n"
+            )
+        pairs = " ".join(f"{name}={_quoted(value)}" for name, value in record.items())
+        return f"{head}time={when} level={_NAMES[level]} event={kind} {pairs}\n"
+
+    def _hashed(self, address: str) -> str:
+        return "#" + hashlib.blake2b(address.lower().encode(), key=self._key, digest_size=8).hexdigest()
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)[:MAX_VALUE]
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def to_stderr(format_: str = "logfmt", redact: bool = False) -> MailLog:
+    return MailLog(sys.stderr, format_, redact)

@@ -1,0 +1,48 @@
+"""May this lane move now, and by which egress? If not: why, and until when. Pure.
+
+Asked for a lane before anything is claimed; waiting writes nothing and counts no attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class EgressView:
+    """What the gate sees of an egress."""
+
+    name: str
+    room: int  # transactions it could take on
+    wait: float  # seconds before it may be dialled, 0 now
+    why: str  # of `wait`
+    probing: bool = False  # it may be dialled, but for one transaction only
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    egress: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    until: float  # epoch seconds; FOREVER: for an event, not for a time
+    why: str
+
+
+def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
+    """The first egress that may be dialled; a busy one is waited for, a resting one is passed over."""
+    if not egresses:
+        return Wait(FOREVER, "no account of its route may send as this sender")
+    for egress in egresses:
+        if egress.wait > 0:
+            continue
+        if egress.room <= 0:
+            return Wait(FOREVER, f"all connections of {egress.name} are busy")
+        return Go(egress.name, 1 if egress.probing else egress.room)
+    first = min(egresses, key=lambda e: e.wait)
+    return Wait(now + first.wait, "; ".join(f"{e.name} rests: {e.why}" for e in egresses))

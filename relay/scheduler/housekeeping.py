@@ -1,0 +1,153 @@
+"""What happens seldom: routing anew after a reload, expiry, room on the disk, forgetting what is old, idle sessions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relay import clock, metrics
+from relay.maillog import MailLog
+from relay.policy.routing import Facts, LaneFacts, lane_facts
+from relay.recipient import Verb
+from relay.scheduler.lanes import Lane
+from relay.scheduler.loop import Scheduler
+from relay.spool import SpoolError
+from relay.spool.sqlite import SqliteSpool
+from relay.submission import BadMessage, read_head
+
+TICK = 1.0
+EXPIRE_EVERY = 30.0
+PURGE_EVERY = 300.0
+DRIFT_ALARM = 60.0  # seconds that the wall clock may leave our time before someone is told
+SLICE = 200
+
+OLDEST = metrics.Gauge("relay_queue_oldest_age_seconds", "Age of the oldest message that waits")
+LEAVING = metrics.Gauge(
+    "relay_last_delivery_seconds", "Seconds since a next hop took a message; absent before the first"
+)
+DRIFT = metrics.Gauge("relay_clock_drift_seconds", "How far the wall clock has left the time that the relay goes by")
+LAG = metrics.Gauge("relay_loop_lag_seconds", "How late the event loop came back from its last second of sleep")
+
+
+class Housekeeper:
+    """Two loops: `tick` (each second) and `relane` (when a reload left lanes without answers)."""
+
+    def __init__(self, spool: SqliteSpool, scheduler: Scheduler, log: MailLog) -> None:
+        self.spool, self.scheduler, self.log = spool, scheduler, log
+        self.oldest: float | None = None
+        self.lag = 0.0
+        self._drifted = False
+        self._refused = ""
+        self._wake = asyncio.Event()
+        OLDEST.source = lambda: [((), self.oldest_age(clock.now()))]
+        LEAVING.source = lambda: [((), clock.now() - scheduler.last_delivery)] if scheduler.last_delivery else []
+        DRIFT.source = lambda: [((), clock.drift())]
+        LAG.source = lambda: [((), self.lag)]
+
+    def oldest_age(self, now: float) -> float:
+        return max(0.0, now - self.oldest) if self.oldest is not None else 0.0
+
+    def reloaded(self) -> None:
+        self._wake.set()
+
+    async def tick(self) -> None:
+        """The loop. Ends only by cancellation."""
+        expire_at = purge_at = 0.0
+        while True:
+            before = clock.monotonic()
+            await asyncio.sleep(TICK)
+            self.lag = max(0.0, clock.monotonic() - before - TICK)
+            now = clock.now()
+            self._watch_clock()
+            await self._room()
+            self.oldest = await self.spool.oldest() if self.spool.queued else None
+            await self.scheduler.sweep()
+            if now >= expire_at:
+                expire_at = now + EXPIRE_EVERY
+                await self._expire(now)
+            if now >= purge_at:
+                purge_at = now + PURGE_EVERY
+                await self.spool.purge(now - self.spool.keep)
+            if any(lane.due_at is not None for lane in self.scheduler.lanes.stale()):
+                self._wake.set()
+
+    async def _room(self) -> None:
+        """Refuse or accept by free space and queue; a disk that refused is asked again."""
+        if self.spool.refusal or clock.monotonic() - self.spool.alive_at > TICK:
+            try:
+                await self.spool.probe()
+            except SpoolError as error:
+                self.log.error("spool_refused", error=str(error))
+        self.spool.check_room()
+        if self.spool.refusal != self._refused:
+            if self.spool.refusal and not self._refused:
+                self.log.error("not_accepting", why=self.spool.refusal)
+            elif not self.spool.refusal:
+                self.log.event("accepting_again")
+            self._refused = self.spool.refusal
+
+    def _watch_clock(self) -> None:
+        drift = clock.drift()
+        if abs(drift) > DRIFT_ALARM and not self._drifted:
+            self.log.error(
+                "clock_jumped",
+                seconds=round(drift, 1),
+                hint="times go on from the start; restart to take the new clock",
+            )
+        self._drifted = abs(drift) > DRIFT_ALARM
+
+    async def _expire(self, now: float) -> None:
+        while keys := await self.spool.expired(now):
+            count = await self.spool.change(keys, Verb.EXPIRE, now, "expired: its time to be delivered is over")
+            self.log.warning("expired", recipients=count)
+            if not count:
+                return
+
+    async def relane(self) -> None:
+        """The loop: recipients of lanes that don't answer a new question are looked at again, in slices."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for lane in self.scheduler.lanes.stale():
+                moved = await self._relane(lane)
+                lane.due_at = await self.spool.due(lane.id)
+                if moved:
+                    self.log.event("routed_anew", lane=lane.id, recipients=moved)
+
+    async def _relane(self, lane: Lane) -> int:
+        moved = 0
+        config = self.scheduler.config
+        while rows := await self.spool.stale(lane.id, SLICE):
+            moves = []
+            for row in rows:
+                facts = facts_of(row, lane.facts, config.asks_headers)
+                moves.append(
+                    (row["message"], row["n"], lane.id, lane_facts(config.table, facts, **lane.facts.overrides))
+                )
+            await self.spool.relane(moves)
+            moved += len(moves)
+            if config is not self.scheduler.config:
+                self._wake.set()
+                break
+        return moved
+
+
+def facts_of(row: dict[str, object], lane: LaneFacts, with_headers: bool) -> Facts:
+    """A stored recipient's facts: what intake knew, read back."""
+    headers = None
+    if with_headers:
+        try:
+            headers = read_head(bytes(row["head"])).headers()  # type: ignore[call-overload]
+        except BadMessage:
+            headers = {}
+    return Facts(
+        sender=str(row["sender"]),
+        recipient=str(row["address"]),
+        listener=str(row["listener"]),
+        client=str(row["client"]),
+        user=str(row["user"]),
+        from_=str(row["header_from"]),
+        class_=lane.class_,
+        tag=str(row["tag"]),
+        size=int(row["size"]),  # type: ignore[call-overload]
+        headers=headers,
+    )

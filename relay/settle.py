@@ -1,0 +1,113 @@
+"""What an attempt came to: claim + outcomes + retry profile + now -> Settlement. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relay.policy.classes import InDoubt, TrafficClass
+from relay.recipient import State, Verb, move
+from relay.reply import Reply, Result, Stage, remote_id
+from relay.spool import Change, Claim, Claimed, Event, Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened to one recipient by one egress."""
+
+    result: Result
+    egress: str
+    stage: Stage
+    reply: Reply
+    seconds: float = 0.0
+    tried: tuple[tuple[str, str], ...] = ()  # (egress, why) of those that were tried before in the same attempt
+
+
+def settle(
+    claim: Claim, outcomes: Sequence[tuple[Claimed, Outcome]], class_: TrafficClass, now: float, chance: float
+) -> Settlement:
+    """`chance` in [0, 1) is the jitter of the retry: one for the message, so that its recipients travel together again."""
+    changes, events = [], []
+    for recipient, outcome in outcomes:
+        change, kind, data = _one(claim, recipient, outcome, class_, now, chance)
+        changes.append(change)
+        if kind:
+            for egress, why in outcome.tried:
+                events.append(Event(now, claim.message, recipient.n, "failed_over", egress, 0, {"why": why}))
+            events.append(Event(now, claim.message, recipient.n, kind, outcome.egress, outcome.reply.code, data))
+    return Settlement(changes, events)
+
+
+def _one(
+    claim: Claim, r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, chance: float
+) -> tuple[Change, str, Mapping[str, Any]]:
+    if outcome.result is Result.RETURNED:
+        change = _change(
+            claim, r, move(State.ACTIVE, Verb.RETURN), now, r.attempts, r.in_doubt, "", {"why": str(outcome.reply)}
+        )
+        return change, "", {}
+    if outcome.result is Result.HELD:
+        held = {"why": outcome.reply.text}
+        return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
+    attempts = r.attempts + 1
+    verb, kind, why, doubt = _verdict(r, outcome, class_, now, attempts)
+    state = move(State.ACTIVE, verb)
+    due_at = now
+    if state is State.DEFERRED:
+        # The last try falls on the end of its time, not after it.
+        due_at = min(now + class_.retry.delay(attempts, chance), max(r.expires_at, now + 1.0))
+    data: dict[str, Any] = {"last_reply": str(outcome.reply)}
+    if why:
+        data["why"] = why
+    if verb is Verb.ACCEPTED and (found := remote_id(outcome.reply.text)):
+        data["remote_id"] = found
+    note: dict[str, Any] = dict(data)
+    if state in (State.DELIVERED, State.FAILED):
+        note["settled_at"] = now
+    data |= {"stage": outcome.stage.value, "seconds": round(outcome.seconds, 3), "attempt": attempts}
+    if state is State.DEFERRED:
+        data["due_at"] = due_at
+    return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note), kind, data
+
+
+def _verdict(
+    r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, attempts: int
+) -> tuple[Verb, str, str, bool]:
+    """(verb, event kind, why, is it in doubt)."""
+    said = f"{outcome.egress}: {outcome.reply}" if outcome.egress else str(outcome.reply)
+    match outcome.result:
+        case Result.DELIVERED:
+            return Verb.ACCEPTED, "delivered", "", r.in_doubt
+        case Result.HARD:
+            return Verb.HARD, "failed", f"rejected: {said}", r.in_doubt
+        case Result.DOUBT:
+            why = f"in doubt: the final dot was sent to {outcome.egress} and no reply came ({outcome.reply.text})"
+            if class_.in_doubt is InDoubt.HOLD:
+                return Verb.PARK, "in_doubt", why, True
+            if class_.in_doubt is InDoubt.FAIL:
+                return Verb.HARD, "in_doubt", why, True
+            if not _over(r, class_, now, attempts):
+                return Verb.SOFT, "in_doubt", why, True
+            return Verb.EXPIRE, "expired", why, True
+    if _over(r, class_, now, attempts):
+        return Verb.EXPIRE, "expired", f"expired after {attempts} attempts; the last one: {said}", r.in_doubt
+    return Verb.SOFT, "deferred", said, r.in_doubt
+
+
+def _over(r: Claimed, class_: TrafficClass, now: float, attempts: int) -> bool:
+    return now >= r.expires_at or class_.retry.spent(attempts)
+
+
+def _change(
+    claim: Claim,
+    r: Claimed,
+    state: State,
+    due_at: float,
+    attempts: int,
+    doubt: bool,
+    egress: str,
+    note: Mapping[str, Any],
+) -> Change:
+    return Change(claim.message, r.n, r.lane, state, due_at, attempts, doubt, egress, json.dumps(note))

@@ -1,0 +1,233 @@
+"""What a message says of itself: its header block, read once, capped, in linear time. Pure.
+
+The only reader of `X-Relay-*`. Only the header block is parsed, and no more of it than we act on; what is kept is kept
+byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import formatdate, getaddresses, parsedate_to_datetime
+
+MAX_HEAD = 256 * 1024
+MAX_FIELDS = 5000
+MAX_HOPS = 50
+MAX_VALUE = 1000  # characters of a value that a rule may look at
+
+_FIELD = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
+_SIMPLE_FROM = re.compile(r'[^"(),:;<>@]*<([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)>\s*')
+_BARE_FROM = re.compile(r'\s*([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)\s*')
+_REMOVED = (b"bcc", b"resent-bcc")
+_OPTION_PREFIX = b"x-relay-"
+_OPTIONS = {
+    "x-relay-class": "class",
+    "x-relay-priority": "priority",
+    "x-relay-send-at": "send_at",
+    "x-relay-tag": "tag",
+    "x-relay-idempotency-key": "idempotency_key",
+    "x-relay-route": "route",
+}
+_PRIORITIES = {"immediate": 0, "high": 1, "normal": 2, "low": 3, "0": 0, "1": 1, "2": 2, "3": 3}
+_SAFE_OPTION = re.compile(r"[\x20-\x7e\u00a0-\U0010ffff]{1,200}")
+
+
+class BadMessage(Exception):
+    """Why this message is refused: SMTP code, enhanced code, text for its sender."""
+
+    def __init__(self, code: int, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.enhanced, self.text = code, enhanced, text
+
+
+@dataclass(slots=True)
+class Head:
+    """The header block as it will be kept, and what it said."""
+
+    kept: bytes  # without Bcc and X-Relay-*, with the empty line that ends it
+    from_: str
+    has_date: bool
+    has_message_id: bool
+    hops: int
+    options: dict[str, str]  # of X-Relay-*: option -> value, as written
+    unknown: tuple[str, ...]  # X-Relay-* that mean nothing
+    fields: list[tuple[bytes, bytes]] = field(default_factory=list)  # (lower-case name, value as written)
+
+    def headers(self) -> Mapping[str, tuple[str, ...]]:
+        """All values by lower-case name, unfolded and clipped, for rules."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self.fields:
+            key = name.decode("ascii")
+            found[key] = (*found.get(key, ()), _text(value))
+        return found
+
+
+def split(content: bytes, complete: bool = True) -> int:
+    """Where the body starts in normalised content. Raises BadMessage where the header block is too large.
+
+    `complete` False: more content follows; then no end within MAX_HEAD is an error already.
+    """
+    if content.startswith(b"\r\n"):
+        return 2
+    first = content[: content.find(b"\r\n") + 1 or None]
+    if content and not _FIELD.match(first) and not first.startswith((b"From ", b">From ")):
+        return 0  # no header at all: RFC 5322 wants one, applications forget it; ours goes in front
+    end = content.find(b"\r\n\r\n", 0, MAX_HEAD + 4)
+    if end >= 0:
+        return end + 4
+    if len(content) > MAX_HEAD or not complete:
+        raise BadMessage(
+            552, "5.3.4", f"header block is larger than {MAX_HEAD // 1024} KiB or has no empty line after it"
+        )
+    return len(content)
+
+
+def read_head(head: bytes) -> Head:
+    """Reads a header block. Raises BadMessage for one with too many fields or hops (RFC 5321 §6.3)."""
+    kept: list[bytes] = []
+    fields: list[tuple[bytes, bytes]] = []
+    keep_last, hops = True, 0
+    lines = head.split(b"\r\n")
+    if len(lines) > MAX_FIELDS:
+        raise BadMessage(552, "5.3.4", f"header block has more than {MAX_FIELDS} lines")
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):
+            if keep_last:
+                kept.append(line)
+            if fields:
+                name, value = fields[-1]
+                if len(value) < 4 * MAX_VALUE:  # enough for a rule; more would make this quadratic
+                    fields[-1] = (name, value + b"\r\n" + line)
+            continue
+        match = _FIELD.match(line)
+        if match is None:
+            keep_last = True
+            if line:
+                kept.append(line)
+            continue
+        name = match[1].lower()
+        fields.append((name, line[match.end() :]))
+        keep_last = name not in _REMOVED and not name.startswith(_OPTION_PREFIX)
+        if keep_last:
+            kept.append(line)
+            hops += name == b"received"
+    if hops > MAX_HOPS:
+        raise BadMessage(554, "5.4.6", f"mail loop: {hops} Received headers, {MAX_HOPS} are allowed")
+    return _summary(kept, fields, hops)
+
+
+def _summary(kept: list[bytes], fields: list[tuple[bytes, bytes]], hops: int) -> Head:
+    names = {name for name, _ in fields}
+    options, unknown = {}, []
+    for name, value in fields:
+        if name.startswith(_OPTION_PREFIX):
+            option = _OPTIONS.get(name.decode("ascii"))
+            if option:
+                options[option] = _text(value)
+            else:
+                unknown.append(name.decode("ascii")[:60])
+    return Head(
+        b"".join(line + b"\r\n" for line in kept) + b"\r\n",
+        next((from_address(_text(value)) for name, value in fields if name == b"from"), ""),
+        b"date" in names,
+        b"message-id" in names,
+        hops,
+        options,
+        tuple(unknown),
+        fields,
+    )
+
+
+def _text(value: bytes) -> str:
+    unfolded = value.replace(b"\r\n", b"") if b"\r\n" in value else value
+    return unfolded[: 4 * MAX_VALUE].decode("utf-8", "replace").strip()[:MAX_VALUE]
+
+
+def from_address(value: str) -> str:
+    """The first address of a From header, or the empty string; never raises."""
+    found = _SIMPLE_FROM.fullmatch(value) or _BARE_FROM.fullmatch(value)
+    if found:
+        return found[1]
+    try:
+        return next((address for _, address in getaddresses([value]) if "@" in address), "")
+    except (RecursionError, ValueError, IndexError):
+        return ""  # the stdlib's parser gives up on a kilobyte of "(((("
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an application asked for, by headers that its listener honours."""
+
+    class_: str = ""
+    priority: int | None = None
+    send_at: float | None = None
+    tag: str = ""
+    idempotency_key: str = ""
+    route: str = ""
+
+
+def read_options(head: Head, honour: frozenset[str], now: float) -> tuple[Options, list[str]]:
+    """The honoured options, and what was ignored and why, for the log. Raises BadMessage where one makes no sense."""
+    ignored = [f"{name}: unknown" for name in head.unknown]
+    ignored += [
+        f"x-relay-{name.replace('_', '-')}: not honoured by this listener"
+        for name in head.options
+        if name not in honour
+    ]
+    asked = {name: value for name, value in head.options.items() if name in honour}
+    for name, value in asked.items():
+        if not _SAFE_OPTION.fullmatch(value):
+            raise BadMessage(
+                554, "5.6.0", f"X-Relay-{name.title().replace('_', '-')} wants 1 to 200 printable characters"
+            )
+    priority = None
+    if "priority" in asked:
+        priority = _PRIORITIES.get(asked["priority"].lower())
+        if priority is None:
+            raise BadMessage(554, "5.6.0", "X-Relay-Priority wants immediate, high, normal, low, or 0 to 3")
+    send_at = _instant(asked["send_at"]) if "send_at" in asked else None
+    if send_at is not None and send_at > now + 366 * 86400:
+        raise BadMessage(554, "5.6.0", "X-Relay-Send-At is more than a year ahead")
+    return Options(
+        asked.get("class", ""),
+        priority,
+        send_at,
+        asked.get("tag", ""),
+        asked.get("idempotency_key", ""),
+        asked.get("route", ""),
+    ), ignored
+
+
+def _instant(text: str) -> float:
+    """RFC 3339 or an RFC 5322 date, with a zone; epoch seconds."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError):
+            raise BadMessage(554, "5.6.0", "X-Relay-Send-At wants a date such as 2026-12-01T08:00:00+01:00") from None
+    if when.tzinfo is None:
+        raise BadMessage(554, "5.6.0", "X-Relay-Send-At wants a time zone, such as Z or +01:00")
+    return when.astimezone(UTC).timestamp()
+
+
+_SAFE_NAME = re.compile(r"[^A-Za-z0-9.:_\-\[\]]")
+
+
+def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, protocol: str, now: float) -> bytes:
+    """What goes in front of the kept header: Received (RFC 5321 §4.4), and Date and Message-ID where they are missing.
+
+    No recipient is named in Received: it would show one Bcc recipient to another.
+    """
+    greeted = _SAFE_NAME.sub("?", helo)[:255] or "unknown"
+    literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]"
+    date = formatdate(now)
+    lines = [f"Received: from {greeted} ({literal})", f"\tby {hostname} with {protocol} id {queue_id};", f"\t{date}"]
+    if not head.has_date:
+        lines.append(f"Date: {date}")
+    if not head.has_message_id:
+        lines.append(f"Message-ID: <{queue_id.lower()}@{hostname}>")
+    return "".join(line + "\r\n" for line in lines).encode("ascii", "replace")
