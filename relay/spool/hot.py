@@ -154,7 +154,10 @@ def _claim(
         "WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(taken)),),
     )
-    claims = [Claim(*row, recipients=taken[row[0]]) for row in messages]
+    claims = [
+        Claim(number, sender, class_, user, tag, at, size, smtp, head, place, taken[number])
+        for number, sender, class_, user, tag, at, size, smtp, head, place in messages
+    ]
     order = {message: i for i, message in enumerate(taken)}
     claims.sort(key=lambda c: order[c.message])
     return claims, {ask.lane: due(connection, ask.lane) for ask in asks}

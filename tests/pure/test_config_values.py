@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.config import values
-from relay.config.model import Address
+from relay.settings import Address
 
 
 @pytest.mark.parametrize(
