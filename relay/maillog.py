@@ -22,7 +22,7 @@ from relay import clock
 INFO, WARNING, ERROR = 6, 4, 3  # syslog's
 _NAMES = {INFO: "info", WARNING: "warning", ERROR: "error"}
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # needs no quotes in logfmt
-_ADDRESSES = ("sender", "recipient", "from")
+_ADDRESS = re.compile(r"[^\s<>\"':,;=]+@[^\s<>\"':,;=]+")
 MAX_VALUE = 1000
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -47,9 +47,10 @@ class MailLog:
             return
         record = {name.rstrip("_"): value for name, value in fields.items() if value is not None and value != ""}
         if self.redact:
-            for name in _ADDRESSES:
-                if name in record:
-                    record[name] = self._hashed(str(record[name]))
+            # Everywhere, for a reply quotes the recipient.
+            for name, value in record.items():
+                if isinstance(value, str):
+                    record[name] = _ADDRESS.sub(lambda found: self._hashed(found[0]), value)
         self._lines.append(self._line(kind, level, record))
         if not self._scheduled:
             self._scheduled = True

@@ -121,7 +121,7 @@ class Upstream:
             answers.append(None if _positive(reply) else Answer(Stage.RCPT, reply))
         if None in answers:
             final = await self._data(parcel.content)
-            self._dirty = False
+            self._dirty, self.stage = False, Stage.MAIL
             return [a or final for a in answers]
         return [a for a in answers if a]
 

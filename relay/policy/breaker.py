@@ -50,8 +50,9 @@ class Breaker:
         self.failures += 1
         self.why, self.auth_failed = why, auth
         if self.probing or auth or self.failures >= FAILURES:
-            if now >= self.until or auth:
+            # Sessions that were under way fail with it: only the first of them makes the pause longer.
+            if now >= self.until:
                 self.opened += 1
-            cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2.0 ** min(self.opened - 1, 10))
-            self.until = now + cool_down * (0.8 + 0.2 * chance)
+                cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2.0 ** min(self.opened - 1, 10))
+                self.until = now + cool_down * (0.8 + 0.2 * chance)
         self.probing = False

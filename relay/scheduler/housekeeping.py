@@ -109,7 +109,11 @@ class Housekeeper:
             self._wake.clear()
             for lane in self.scheduler.lanes.stale():
                 moved = await self._relane(lane)
-                lane.due_at = await self.spool.due(lane.id)
+                # What is announced meanwhile must not be overwritten.
+                lane.due_at = None
+                due_at = await self.spool.due(lane.id)
+                if due_at is not None and (lane.due_at is None or due_at < lane.due_at):
+                    lane.due_at = due_at
                 if moved:
                     self.log.event("routed_anew", lane=lane.id, recipients=moved)
 

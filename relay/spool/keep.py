@@ -117,23 +117,23 @@ def recover(in_doubt: Mapping[str, InDoubt], now: float, connection: sqlite3.Con
     return len(rows)
 
 
-def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> list[int]:
-    """Forgets messages whole; returns those whose body is a file."""
+def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list[int], list[State]]:
+    """Forgets messages whole; returns those whose body is a file, and the states of their recipients."""
     ids = json.dumps(list(messages))
     among = "IN (SELECT value FROM json_each(?))"
     files = [
         row[0]
         for row in connection.execute(f"SELECT id FROM message WHERE place = ? AND id {among}", (int(Place.FILE), ids))
     ]
+    gone = connection.execute(f"DELETE FROM recipient WHERE message {among} RETURNING state", (ids,)).fetchall()
     for table, column in (
         ("content", "id"),
-        ("recipient", "message"),
         ("event", "message"),
         ("idempotency", "message"),
         ("message", "id"),
     ):
         connection.execute(f"DELETE FROM {table} WHERE {column} {among}", (ids,))
-    return files
+    return files, [State(row[0]) for row in gone]
 
 
 def backup(connection: sqlite3.Connection, folder: Path, content: Path) -> dict[str, Any]:

@@ -139,12 +139,17 @@ def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
-def oldest(connection: sqlite3.Connection) -> float | None:
-    found: float | None = connection.execute(
-        f"SELECT m.accepted_at FROM recipient r JOIN message m ON m.id = r.message WHERE r.state NOT IN {_FINAL} "
-        "ORDER BY r.message LIMIT 1"
+def oldest(connection: sqlite3.Connection, after: int) -> tuple[int, float] | None:
+    """(id, acceptance) of the oldest message from `after` on that still waits.
+
+    `after` is an earlier answer: what is done stays done, so that the finished ones before it are not read again.
+    """
+    found: tuple[int, float] | None = connection.execute(
+        "SELECT m.id, m.accepted_at FROM recipient r JOIN message m ON m.id = r.message "
+        f"WHERE r.message >= ? AND r.state NOT IN {_FINAL} ORDER BY r.message LIMIT 1",
+        (after,),
     ).fetchone()
-    return found[0] if found else None  # type: ignore[index]
+    return found
 
 
 def stale(connection: sqlite3.Connection, lane: int, limit: int) -> list[dict[str, Any]]:
@@ -159,17 +164,23 @@ def stale(connection: sqlite3.Connection, lane: int, limit: int) -> list[dict[st
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def expired(connection: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, int]]:
+def expired(connection: sqlite3.Connection, now: float, after: int, limit: int) -> list[tuple[int, int]]:
     return connection.execute(
-        "SELECT message, n FROM recipient WHERE state IN (0, 1, 3) AND expires_at <= ? LIMIT ?", (now, limit)
+        "SELECT message, n FROM recipient WHERE message >= ? AND state IN (0, 1, 3) AND expires_at <= ? LIMIT ?",
+        (after, now, limit),
     ).fetchall()
 
 
 def purgeable(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[int, list[int]]:
     """(last id that was looked at, 0 at the end; messages all of whose recipients were done before that time)."""
-    rows = connection.execute(
-        "SELECT id FROM message WHERE id > ? AND accepted_at < ? ORDER BY id LIMIT ?", (after, before, limit)
-    ).fetchall()
+    # Ids grow with time: the first that is too young ends the walk, and no younger row is read.
+    rows = [
+        row
+        for row in connection.execute(
+            "SELECT id, accepted_at FROM message WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        ).fetchall()
+        if row[1] < before
+    ]
     if not rows:
         return 0, []
     done = connection.execute(

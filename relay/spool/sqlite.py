@@ -56,6 +56,7 @@ class SqliteSpool:
         self._wake = asyncio.Event()
         self._hot: OrderedDict[int, bytes] = OrderedDict()
         self._hot_bytes = 0
+        self._oldest = 0  # no older message waits
         self._accept = partial(hot.accept, self._lanes)
         self._claim = partial(hot.claim, self.run)
         self._record = partial(hot.record, lambda: self.keep_bodies)
@@ -227,7 +228,11 @@ class SqliteSpool:
 
     async def oldest(self) -> float | None:
         """When the oldest message that still waits was accepted."""
-        return await self._reader.call(queries.oldest)
+        found = await self._reader.call(queries.oldest, self._oldest)
+        if found is None:
+            return None
+        self._oldest = found[0]
+        return found[1]
 
     async def change(
         self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None
@@ -271,7 +276,7 @@ class SqliteSpool:
 
     async def expired(self, now: float, limit: int = 1000) -> list[tuple[int, int]]:
         """Waiting recipients whose time is up."""
-        return await self._reader.call(queries.expired, now, limit)
+        return await self._reader.call(queries.expired, now, self._oldest, limit)
 
     async def purge(self, before: float) -> int:
         """Forget what was done before that time, in slices; returns how many messages."""
@@ -279,12 +284,12 @@ class SqliteSpool:
         while True:
             scanned, done = await self._reader.call(queries.purgeable, before, after, keep.SLICE)
             if done:
-                files = await self._writer.submit(_each_of(keep.purge), done, ACT)
+                files, states = await self._writer.submit(_each_of(keep.purge), done, ACT)
                 self.content.drop(files)
+                for state in states:
+                    self.counts[state] -= 1
                 count += len(done)
             if not scanned:
-                if count:
-                    await self.recount()
                 return count
             after = scanned
 
