@@ -49,10 +49,9 @@ class Breaker:
         """A next-hop failure, or with `auth` a refused login. `chance` in [0, 1) spreads the end of the pause."""
         self.failures += 1
         self.why, self.auth_failed = why, auth
-        if self.probing or auth or self.failures >= FAILURES:
-            # Sessions that were under way fail with it: only the first of them makes the pause longer.
-            if now >= self.until:
-                self.opened += 1
-                cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2.0 ** min(self.opened - 1, 10))
-                self.until = now + cool_down * (0.8 + 0.2 * chance)
+        # Sessions that were under way fail with it: only the first of them makes the pause longer.
+        if (self.probing or auth or self.failures >= FAILURES) and now >= self.until:
+            self.opened += 1
+            cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2.0 ** min(self.opened - 1, 10))
+            self.until = now + cool_down * (0.8 + 0.2 * chance)
         self.probing = False
