@@ -179,6 +179,7 @@ class App:
         self.log.event("stopping", timeout=timeout)
         for door in self.doors:
             door.stop()
+        await self.supervisor.stop("dispatch")
         work: asyncio.Future[Any] = asyncio.gather(
             *(door.drain(min(5.0, timeout)) for door in self.doors), self.scheduler.stop(max(0.1, timeout - 1.0))
         )

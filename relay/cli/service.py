@@ -76,7 +76,7 @@ def init(path: Path | None, host: str, force: bool) -> None:
     from relay.config.load import ConfigError, load
     from relay.config.template import text
 
-    file = path or _file(None)
+    file = path or _own_file()
     if file.exists() and not force:
         raise Failed(f"{file} is there already; --force writes over it", 73)
     try:
@@ -93,10 +93,24 @@ def init(path: Path | None, host: str, force: bool) -> None:
     click.echo(f"next: edit `accounts`, then `relay check --config {file}` and `relay serve --config {file}`")
 
 
+def _own_file() -> Path:
+    """Where `serve` will look, and we may write: /etc/relay, else the user's own configuration folder."""
+    from relay.config.places import config_file, writable
+
+    file = config_file(os.environ)
+    if file.exists() or writable(file.parent):
+        return file
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "relay" / "relay.yaml"
+
+
 @click.command()
-def reload() -> None:
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def reload(json_: bool) -> None:
     """Make the running relay read its configuration again; a bad one is refused and the old one stays."""
     found = client.ask("POST", "/v1/reload")
+    if json_:
+        show.as_json(found)
+        return
     click.echo("reloaded")
     for note in found["notes"]:
         click.echo(f"  {note}")

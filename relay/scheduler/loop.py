@@ -111,12 +111,29 @@ class Scheduler:
         asks, goes = self._plan(now)
         if not asks:
             return False
-        claims, due = await self.spool.claim(asks)
+        claims, due = await self._claim(asks)
         for ask in asks:
             self.lanes.by_id[ask.lane].due_at = due[ask.lane]
         for claim in claims:
-            self._assign(claim, goes)
+            try:
+                self._assign(claim, goes)
+            except Exception as error:  # noqa: BLE001 - what is claimed has an owner, or goes back
+                self.log.error("dispatch_error", id=queue_id(claim.message), error=repr(error))
+                self._give_back(claim, "internal trouble")
         return bool(claims)
+
+    async def _claim(self, asks: list[Ask]) -> tuple[list[Claim], dict[int, float | None]]:
+        """Cancelled in the middle it gives back what was claimed: else it would be in doubt at the next start."""
+        claiming = asyncio.ensure_future(self.spool.claim(asks))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            for claim in (await claiming)[0]:
+                self._give_back(claim, "the relay was stopped before it was sent")
+            raise
+
+    def _give_back(self, claim: Claim, why: str) -> None:
+        self._return(Work(claim, claim.recipients, Route("", Action.HOLD), ()), why)
 
     def _plan(self, now: float) -> tuple[list[Ask], dict[int, str]]:
         """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
@@ -181,8 +198,10 @@ class Scheduler:
 
     def _push(self, work: Work) -> None:
         egress = self.egresses.get(work.egresses[0]) if work.egresses else None
-        if egress is None:
-            return self._return(work, "its egress is gone")
+        if egress is None or self.stopping:
+            return self._return(
+                work, "its egress is gone" if egress is None else "the relay was stopped before it was sent"
+            )
         egress.backlog.append(work)
         if egress.carriers < egress.account.connections:
             egress.carriers += 1
