@@ -1,0 +1,44 @@
+"""What every room of the tests shares: free ports, a deadline instead of a sleep, and the corpora."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_CORPORA = Path(os.environ.get("RELAY_CORPORA", ROOT.parent / "shared" / "corpora"))
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until(condition: Callable[[], object], deadline: float = 10.0) -> None:
+    """Wait for a condition, not for a time; fails with its name."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"not true within {deadline} s: {condition}"
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture(name="free_port")
+def _free_port() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real-world samples; a test that needs it is skipped without."""
+    if not _CORPORA.is_dir():
+        pytest.skip(f"no corpora at {_CORPORA}: set RELAY_CORPORA to the folder that holds them")
+    return _CORPORA
