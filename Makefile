@@ -1,0 +1,78 @@
+# Everything a newcomer or a CI machine calls. Needs make and Python 3.11 or newer; the rest is installed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+# The first of these that runs and is new enough; `make PYTHON=/path/to/python3.12 …` decides otherwise.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
+# Root installs Debian packages; so does who may sudo without a password. Others get a word instead.
+export DEBIAN_FRONTEND := noninteractive
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## Make .venv with the relay and its tools in it
+
+$(STAMP): pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "relay needs Python 3.11 or newer, and found none: apt-get install python3 python3-venv" >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "relay needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" -V 2>&1)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || tests/service/install-programs python3-venv || \
+		{ echo "$(PYTHON) cannot make a virtual environment: sudo apt-get install python3-venv" >&2; exit 1; }
+	@[ -x $(BIN)/python ] && $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "making $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear $(VENV); }
+	@echo "installing the relay and its tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]'
+	@touch $@
+
+.PHONY: run
+run: install ## Start the relay: with /etc/relay/relay.yaml if there is one, else a demonstration on 127.0.0.1:2525
+	@# `relay serve` chooses; here it is only told, for a newcomer expects the demonstration.
+	@found=$$($(BIN)/python -c 'import os; from relay.config.places import config_file; print(config_file(os.environ))'); \
+		if [ -e "$$found" ]; then echo "running with $$found; RELAY_CONFIG names another one"; fi
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/relay serve
+
+.PHONY: test
+test: install programs ## Run all tests; installs the programs that they drive, where it may
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: programs
+programs:
+	@tests/service/install-programs || echo "some programs are missing: the tests that drive them are skipped"
+
+.PHONY: check
+check: install ## Format, lint, types, and the order of the rooms
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . ; echo "make fmt mends this"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.txt || { cat $(VENV)/lint-imports.txt; exit 1; }
+	@echo "check: format, lint, types and import order are good"
+
+.PHONY: fmt
+fmt: install ## Format, and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: install programs ## Throughput side by side with Postfix, under 3 minutes; PEERS=postfix ROUNDS=3
+	@$(BIN)/python benchmarks/bench.py
+
+.PHONY: storm
+storm: install ## kill -9 under load, about 10 minutes; STORM_KILLS=50 STORM_MAILS=20000
+	@STORM_KILLS=$${STORM_KILLS:-50} STORM_MAILS=$${STORM_MAILS:-20000} STORM_SHOW=1 $(BIN)/pytest -s tests/service/test_kill.py
+
+.PHONY: dist
+dist: install ## Wheel and source archive in dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >$(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
+	@ls -l dist
+
+.PHONY: clean
+clean: ## Remove what the above made
+	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache benchmarks/out tests/service/node/node_modules
