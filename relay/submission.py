@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate, getaddresses, parsedate_to_datetime
+from functools import lru_cache
 
 MAX_HEAD = 256 * 1024
 MAX_FIELDS = 5000
@@ -214,6 +215,12 @@ def _instant(text: str) -> float:
     return when.astimezone(UTC).timestamp()
 
 
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    """RFC 5322 §3.3, in local time; many messages share a second."""
+    return formatdate(second, localtime=True)
+
+
 _SAFE_NAME = re.compile(r"[^A-Za-z0-9.:_\-\[\]]")
 
 
@@ -224,7 +231,7 @@ def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, 
     """
     greeted = _SAFE_NAME.sub("?", helo)[:255] or "unknown"
     literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]"
-    date = formatdate(now)
+    date = _date(int(now))
     lines = [f"Received: from {greeted} ({literal})", f"\tby {hostname} with {protocol} id {queue_id};", f"\t{date}"]
     if not head.has_date:
         lines.append(f"Date: {date}")

@@ -128,7 +128,7 @@ class Service:
                 row["next_at"] = max(row["due_at"], until or 0.0)
                 if not row["why"]:
                     row["why"] = "it is to be sent later"
-                if why:
+                if why and until is not None and until > row["due_at"]:
                     row["why"] = f"{row['why']}; besides, {why}"
             else:
                 row["next_at"] = until

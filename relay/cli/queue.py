@@ -109,7 +109,9 @@ def show_(queue_id: str, json_: bool) -> None:
         click.echo(f"  {r['recipient']}  ", nl=False)
         click.secho(r["state"], fg=show.COLOURS.get(r["state"]) or None, nl=False)
         doubt = "  in doubt: it may arrive twice" if r["in_doubt"] else ""
-        click.echo(f"  {r['attempts']} tries  via {r['egress'] or '-'}  lane {r['lane']}{doubt}")
+        click.echo(
+            f"  {r['attempts']} {'try' if r['attempts'] == 1 else 'tries'}  via {r['egress'] or '-'}  lane {r['lane']}{doubt}"
+        )
         for label, value in (("why", r["why"]), ("last reply", r["last_reply"]), ("its id there", r["remote_id"])):
             if value:
                 click.echo(f"      {label}: {value}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -306,7 +307,8 @@ async def _dial(host: str, port: int) -> socket.socket:
         except TimeoutError:
             last = "connection timed out"
         except OSError as error:
-            last = error.strerror or str(error)
+            # asyncio's own text names the address a second time.
+            last = os.strerror(error.errno) if error.errno else str(error)
         sock.close()
     raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
 

@@ -31,7 +31,7 @@ _ID_BLOCK = 1 << 16
 
 
 class Lanes:
-    """The dictionary of lanes, and the numbers that outlive a row. Used on the writing thread only."""
+    """The dictionary of lanes, and the numbers that outlive a row. Replaced and never changed, so that both threads may read it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.by_facts: dict[str, int] = {f: i for i, f in connection.execute("SELECT id, facts FROM lane")}
@@ -49,6 +49,11 @@ class Lanes:
             ).fetchone()
             ids[text] = row[0]
         return ids
+
+    def learn(self, ids: dict[str, int]) -> None:
+        """On the loop. Two transactions may have started from the same dictionary: neither forgets the other's lanes."""
+        if ids is not self.by_facts:
+            self.by_facts = self.by_facts | ids
 
 
 def accept(
@@ -143,7 +148,7 @@ def _claim(
                     Claimed(n, address, State(state), attempts, expires_at, ask.lane, bool(doubt))
                 )
             left -= len(rows)
-            if left <= 0:
+            if left <= 0 < ask.limit:
                 _take_siblings(connection, ask, priority, taken)
                 break
     keys = [(message, r.n) for message, recipients in taken.items() for r in recipients]

@@ -79,18 +79,18 @@ def act(
 
 def relane(
     lanes: Lanes, connection: sqlite3.Connection, moves: Sequence[tuple[int, int, int, str]]
-) -> tuple[dict[str, int], list[tuple[int, str, float]]]:
-    """Moves those that still wait in the lane they were seen in; returns lanes and (lane, facts, due) of what is ready."""
+) -> tuple[dict[str, int], list[tuple[int, str, float | None]]]:
+    """Moves those that still wait in the lane they were seen in; returns lanes and (lane, facts, due if ready)."""
     ids = lanes.intern(connection, {facts for *_, facts in moves})
-    announced = []
+    announced: list[tuple[int, str, float | None]] = []
     for message, n, lane, facts in moves:
         row = connection.execute(
             "UPDATE recipient SET lane = ? WHERE message = ? AND n = ? AND lane = ? AND state IN (0, 1, 3) "
             "RETURNING state, due_at",
             (ids[facts], message, n, lane),
         ).fetchone()
-        if row and State(row[0]) in READY:
-            announced.append((ids[facts], facts, row[1]))
+        if row:
+            announced.append((ids[facts], facts, row[1] if State(row[0]) in READY else None))
     return ids, announced
 
 

@@ -95,7 +95,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> int:
-    """Brings the schema up to date, a copy taken first; returns the version it had."""
+    """Brings the schema up to date, a copy taken first; returns the version it had, 0 where nothing was to be done."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -121,7 +121,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> int:
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")
-    return version
+    return version if todo else 0
 
 
 def _statements(sql: str) -> list[str]:

@@ -113,8 +113,7 @@ class SqliteSpool:
             self._remember(number, message.body)
         for r in message.recipients:
             self.counts[r.state] += 1
-            if r.state in READY:
-                self._announce(lanes[r.facts], r.facts, r.due_at)
+            self._announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
         if self.queued >= self.max_queued:
             self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
         return number, True
@@ -317,12 +316,13 @@ class SqliteSpool:
 
     # -- inside
 
-    def _announce(self, lane: int, facts: str, due_at: float) -> None:
+    def _announce(self, lane: int, facts: str, due_at: float | None) -> None:
+        """Tell the scheduler of a lane; `due_at` None: nothing is due in it, but it exists."""
         known = self._changed.get(lane)
         if known is None:
             self._changed[lane] = Head(lane, facts, due_at)
             self._wake.set()
-        elif known.due_at is None or due_at < known.due_at:
+        elif due_at is not None and (known.due_at is None or due_at < known.due_at):
             known.due_at = due_at
 
     def _remember(self, message: int, body: bytes) -> None:
