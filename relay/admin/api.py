@@ -6,8 +6,9 @@ it answers 401 and names the socket.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ class Admin:
         self._socket: Path | None = None
 
     async def open_socket(self, path: Path) -> None:
-        """Raises OSError."""
+        """Raises OSError, also where another relay answers there."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # the spool's lock is ours by now: whoever left it is dead
+        if _answers(path):
+            raise OSError(errno.EADDRINUSE, "another relay answers there")
+        path.unlink(missing_ok=True)  # left by one that was killed
         runner = await self._runner(self._everything())
         before = os.umask(0o177)
         try:
@@ -179,6 +181,15 @@ class Admin:
 
     async def _backup(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
