@@ -197,11 +197,20 @@ class Service:
         override = self._override(verb, to)
         knows = states_before(action) if verb != "reroute" else (*states_before(Verb.RETRY), State.HELD)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
-        found = [row async for row in self.spool.find(wanted)] if wanted.states else []
-        if not dry_run and found:
-            await self._change(verb, action, found, override)
-        rows = [f"{row['queue_id']} {row['recipient']}" for row in found[:20]]
-        return {"verb": verb, "recipients": len(found), "dry_run": dry_run, "sample": rows}
+        count, sample, part = 0, list[str](), list[dict[str, Any]]()
+        if wanted.states:
+            async for row in self.spool.find(wanted):
+                count += 1
+                if len(sample) < 20:
+                    sample.append(f"{row['queue_id']} {row['recipient']}")
+                part.append(row)
+                if len(part) == MAX_ROWS:  # a part at a time: a million recipients never lie in memory
+                    if not dry_run:
+                        await self._change(verb, action, part, override)
+                    part = []
+        if part and not dry_run:
+            await self._change(verb, action, part, override)
+        return {"verb": verb, "recipients": count, "dry_run": dry_run, "sample": sample}
 
     def _override(self, verb: str, to: str) -> dict[str, str | bool]:
         if verb != "reroute":
