@@ -251,7 +251,7 @@ async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
     sock = await _dial(host, account.port)
     try:
         context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, SecretError) as error:
         sock.close()
         raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up of account {account.name}: {error}")) from None
     client = aiosmtplib.SMTP(
