@@ -1,0 +1,1 @@
+"""The real process between real programs."""
