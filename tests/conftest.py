@@ -6,11 +6,14 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from relay.spool.sqlite import SqliteSpool
+
+NOW = 1_800_000_000.0  # the time of every test that takes it as an argument
 ROOT = Path(__file__).resolve().parent.parent
 _CORPORA = Path(os.environ.get("RELAY_CORPORA", ROOT.parent / "shared" / "corpora"))
 
@@ -42,3 +45,37 @@ def corpora() -> Path:
     if not _CORPORA.is_dir():
         pytest.skip(f"no corpora at {_CORPORA}: set RELAY_CORPORA to the folder that holds them")
     return _CORPORA
+
+
+class Spools:
+    """Opens spools of one implementation, each in a folder of its own, and closes what a test left open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: list[SqliteSpool] = []
+
+    def path(self, name: str = "spool") -> Path:
+        return self.folder / name / "spool.db"
+
+    async def open(self, name: str = "spool", now: float = NOW) -> SqliteSpool:
+        spool = await SqliteSpool.open(self.path(name), now)
+        spool.reserve = 0
+        self._open.append(spool)
+        return spool
+
+    async def close(self, spool: SqliteSpool) -> None:
+        self._open.remove(spool)
+        await spool.close()
+
+    async def close_all(self) -> None:
+        while self._open:
+            await self.close(self._open[-1])
+
+
+@pytest.fixture(params=["sqlite"])
+async def spools(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Spools]:
+    """Every implementation of the spool's protocol: a further one joins the conformance suite here."""
+    assert request.param == "sqlite"
+    made = Spools(tmp_path)
+    yield made
+    await made.close_all()

@@ -25,6 +25,7 @@ class Content:
 
     def open(self) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.chmod(0o700)  # a restored one may be open to others
 
     def path(self, message: int) -> Path:
         return self.folder / queue_id(message)
@@ -35,10 +36,14 @@ class Content:
     async def copy(self, source: Path, message: int) -> Path:
         """Another message's file for a new message, durable. Raises OSError."""
         staged = self.stage(message)
-        with await asyncio.to_thread(source.open, "rb") as file:
-            while data := await asyncio.to_thread(file.read, 1 << 20):
-                await staged.write(data)
-        await staged.finish()
+        try:
+            with await asyncio.to_thread(source.open, "rb") as file:
+                while data := await asyncio.to_thread(file.read, 1 << 20):
+                    await staged.write(data)
+            await staged.finish()
+        except BaseException:
+            staged.abandon()
+            raise
         return staged.path
 
     def ids(self) -> dict[int, Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from relay.envelope import queue_id
 from relay.policy.classes import InDoubt
-from relay.recipient import FINAL, READY, State, Verb, move, states_before
+from relay.recipient import FINAL, READY, WAITING, State, Verb, move, states_before
 from relay.spool import Event, Place, SpoolError, hot
 from relay.spool.hot import Lanes
 
@@ -25,6 +25,7 @@ _EVENT_OF = {
     Verb.RETRY: "retried",
     Verb.EXPIRE: "expired",
     Verb.CANCEL: "cancelled",
+    Verb.SUPPRESS: "suppressed",
 }
 
 
@@ -51,9 +52,11 @@ def act(
 ) -> tuple[list[tuple[State, State]], list[int], dict[str, int], set[int]]:
     """(state before and after of each that changed, body files to drop, lanes, lanes that now have something due)."""
     ids = lanes.intern(connection, set(action.facts.values()))
+    # What is in flight belongs to its delivery: `expire` looks at it when it settles.
+    before_it = [s for s in states_before(action.verb) if s in WAITING]
     rows = connection.execute(
         "SELECT message, n, lane, state, due_at, note FROM recipient WHERE (message, n) IN "
-        f"(VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(states_before(action.verb))})",
+        f"(VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(before_it)})",
         [value for key in action.keys for value in key],
     ).fetchall()
     changed, events, done, moved = [], [], set(), set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,8 +42,7 @@ def prepare(path: Path) -> int:
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise SpoolError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(path.parent, 0o700)
+        _make_folder(path.parent)
         # Never unlinked: a second process would lock another file of the same name.
         lock = os.open(path.parent / "spool.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -57,14 +57,35 @@ def prepare(path: Path) -> int:
         raise SpoolBusy(
             f"spool {path} is in use by another relay (pid {owner or 'unknown'}); stop that one first"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    os.chmod(path, 0o600)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(path, 0o600)
+    except OSError as error:
+        os.close(lock)
+        raise SpoolError(f"spool {path}: {error.strerror}; set spool.path to a file that we may write") from None
     return lock
 
 
+def _make_folder(folder: Path) -> None:
+    """0700 where it is ours alone. What others put there stays reachable: `spool.path: /var/lib/spool.db` must not close /var/lib."""
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        if folder.stat().st_mode & stat.S_IWOTH:
+            raise SpoolError(
+                f"spool folder {folder} is writable by everybody; give the spool a folder of its own"
+            ) from None
+        if not any(folder.iterdir()):
+            folder.chmod(0o700)
+
+
 def explained(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.OperationalError):  # of the disk or of access, not of what is in the file
+        return SpoolError(f"spool {path} cannot be opened: {error}")
+    if isinstance(error, OSError):
+        return SpoolError(f"spool {path}: {error}")
     if isinstance(error, sqlite3.DatabaseError):
         return SpoolCorrupt(
             f"{path} is no spool or is damaged ({error}); move it away and keep it, or restore a backup (docs/operations.md)"
@@ -74,6 +95,7 @@ def explained(path: Path, error: BaseException) -> BaseException:
 
 def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Opened:
     """Pragmas, migrations, a new run. On the connection's thread."""
+    _refuse_foreign(connection, path)  # before the first word that writes
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut lost 50 of 50 commits, with FULL none
     connection.execute("PRAGMA wal_autocheckpoint = 1000")
@@ -94,13 +116,16 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     return Opened(run, next_id, hot.Lanes(connection), counts, before, restored)
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> int:
-    """Brings the schema up to date, a copy taken first; returns the version it had, 0 where nothing was to be done."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and application != _APPLICATION_ID:
         raise SpoolCorrupt(f"{path} is a database, but not a relay's spool; set spool.path to another file")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> int:
+    """Brings the schema up to date, a copy taken first; returns the version it had, 0 where nothing was to be done."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     steps = migrations()
     latest = steps[-1][0]
     if version > latest:

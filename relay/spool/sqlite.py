@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from relay import metrics
 from relay.policy.classes import InDoubt
@@ -33,6 +33,8 @@ from relay.spool import (
 )
 from relay.spool.content import Content, Staged
 from relay.spool.writer import Connection, Writer, connect
+
+T = TypeVar("T")
 
 HOT_BYTES = 32 << 20
 RECORD, ACCEPT, ACT, CLAIM = range(4)  # the order inside a transaction: a claim sees what was just accepted
@@ -65,20 +67,20 @@ class SqliteSpool:
     async def open(cls, path: Path, now: float) -> SqliteSpool:
         """Locks, migrates, checks. Raises SpoolBusy, SpoolNewer, SpoolCorrupt, SpoolError."""
         lock = opening.prepare(path)
-        connection = connect(str(path))
+        connection, reader = connect(str(path)), connect(str(path), read_only=True)
         try:
             await connection
             opened = await connection.call(opening.open_on_thread, path, now)
+            await reader
+            spool = cls(path, Writer(connection), reader, opened, now)
+            spool.content.open()
         except BaseException as error:  # noqa: BLE001 - the lock is given back whatever it was
-            if connection._connection is not None:
-                await connection.close()
+            for opened_one in (reader, connection):
+                if opened_one._connection is not None:
+                    await opened_one.close()
             os.close(lock)
             raise opening.explained(path, error) from None
-        reader = connect(str(path), read_only=True)
-        await reader
-        spool = cls(path, Writer(connection), reader, opened, now)
         spool._lock = lock
-        spool.content.open()
         spool.counts.update(opened.counts)
         metrics_of(spool)
         return spool
@@ -108,7 +110,8 @@ class SqliteSpool:
         number, fresh, lanes = await self._writer.submit(self._accept, message, ACCEPT)
         if not fresh:
             return number, False
-        self._lanes.by_facts = lanes
+        self._lanes.learn(lanes)
+        self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
         if isinstance(message.body, bytes):
             self._remember(number, message.body)
         for r in message.recipients:
@@ -246,7 +249,7 @@ class SqliteSpool:
             changed, files, lanes, moved = await self._writer.submit(
                 _each_of(partial(keep.act, self._lanes, self.keep_bodies)), work, ACT
             )
-            self._lanes.by_facts = lanes
+            self._lanes.learn(lanes)
             self.content.drop(files)
             for before, after in changed:
                 self.counts[before] -= 1
@@ -264,7 +267,7 @@ class SqliteSpool:
     async def relane(self, moves: Sequence[tuple[int, int, int, str]]) -> None:
         """(message, n, lane it was in, new facts): where it still waits in that lane, it moves."""
         lanes, announced = await self._writer.submit(_each_of(partial(keep.relane, self._lanes)), moves, ACT)
-        self._lanes.by_facts = lanes
+        self._lanes.learn(lanes)
         for lane, facts, due_at in announced:
             self._announce(lane, facts, due_at)
 
@@ -306,15 +309,24 @@ class SqliteSpool:
 
     async def check(self) -> list[str]:
         """Every problem that is found in the file, in words; empty if none."""
-        problems = await self._reader.call(queries.integrity)
+        problems = await self._aside(queries.integrity)
         missing = await self._reader.call(queries.file_bodies) - set(self.content.ids())
         return problems + [f"body file {self.content.path(m)} is missing" for m in sorted(missing)]
 
     async def backup(self, folder: Path) -> dict[str, Any]:
         """A consistent copy into a new folder, while running. Raises SpoolError."""
-        return await self._reader.call(keep.backup, folder, self.content.folder)
+        return await self._aside(keep.backup, folder, self.content.folder)
 
     # -- inside
+
+    async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What takes long reads over a connection of its own: deliveries read their bodies over the other one."""
+        connection = connect(str(self.path), read_only=True)
+        await connection
+        try:
+            return await connection.call(function, *arguments)
+        finally:
+            await connection.close()
 
     def _announce(self, lane: int, facts: str, due_at: float | None) -> None:
         """Tell the scheduler of a lane; `due_at` None: nothing is due in it, but it exists."""
