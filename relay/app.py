@@ -44,7 +44,7 @@ class App:
     def config(self) -> Config:
         return self.runtime.config
 
-    # -- start, in order: what is needed to keep mail, what moves it, what lets it in
+    # -- start, in order: what is needed to keep mail, what lets it in, what moves it
 
     async def start(self) -> None:
         """Raises StartError."""
@@ -60,13 +60,14 @@ class App:
         self.scheduler = Scheduler(self.spool, config, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
+        await self._open_admin(config)
+        await self._open_doors(config)
+        # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
         self.supervisor.start("dispatch", self.scheduler.dispatch)
         self.supervisor.start("record", self.scheduler.record)
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.housekeeper.reloaded()
-        await self._open_admin(config)
-        await self._open_doors(config)
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")
         if (interval := watchdog_interval()) is not None:

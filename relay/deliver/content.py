@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SLICE = 256 * 1024
 END = b".\r\n"
+
+
+class ContentError(Exception):
+    """The body can't be read here: no fault of an upstream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,22 @@ class Stuffer:
 
 
 async def slices(content: Content) -> AsyncIterator[bytes]:
-    """The stuffed message in slices, for a body in a file. Raises OSError."""
+    """The stuffed message in slices, for a body in a file. Raises ContentError."""
     assert isinstance(content.body, Path)
     stuffer = Stuffer()
     yield stuffer.feed(content.head)
-    file = await asyncio.to_thread(content.body.open, "rb")
+    file = await _read(content.body.open, "rb")
     try:
-        while data := await asyncio.to_thread(file.read, SLICE):
+        while data := await _read(file.read, SLICE):
             yield stuffer.feed(data)
     finally:
         file.close()
     yield stuffer.finish()
+
+
+async def _read(function: Callable[[Any], Any], argument: object) -> Any:
+    """Off the loop. An OSError of the file must not look like one of the connection."""
+    try:
+        return await asyncio.to_thread(function, argument)
+    except OSError as error:
+        raise ContentError(f"the body can't be read: {error}") from None

@@ -5,6 +5,7 @@ The pool decides and then does: `take` hands out an idle session that is still g
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -39,6 +40,7 @@ class Egress(Generic[W]):
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
         self._open = 0
+        self._trusted = account.username is None  # a login has worked since the last one that did not
 
     @property
     def busy(self) -> int:
@@ -47,6 +49,20 @@ class Egress(Generic[W]):
     @property
     def sessions(self) -> int:
         return self._open
+
+    @property
+    def staff(self) -> int:
+        """How many carriers may work at once: one where all others would only fail the same way.
+
+        A wrong password costs one login, not one for each connection: providers lock an account that fails too often. A
+        host that could not be reached at the first try is dialled in parallel all the same, so that its mail fails over.
+        """
+        first = not self._trusted and not self.breaker.failures
+        return 1 if first or self.breaker.is_open else self.account.connections
+
+    def refused(self) -> None:
+        """The login failed."""
+        self._trusted = self.account.username is None
 
     def view(self, now: float) -> EgressView:
         wait = self.breaker.wait(now)
@@ -70,6 +86,7 @@ class Egress(Generic[W]):
             self._open -= 1
             raise
         DIALLED.inc(1, self.name)
+        self._trusted = True
         return session
 
     async def give(self, session: Upstream) -> None:
@@ -86,7 +103,7 @@ class Egress(Generic[W]):
         session.close()
         self._open -= 1
 
-    async def sweep(self) -> None:
+    async def sweep(self, patience: float = 5.0) -> None:
         """QUIT those that were idle for too long, or that the upstream has closed."""
         now = clock.monotonic()
         kept: list[Upstream] = []
@@ -95,11 +112,15 @@ class Egress(Generic[W]):
             young = now - session.idle_since < self.account.idle and session.usable and not self.retired
             (kept if young else gone).append(session)
         self._idle = kept
-        for session in gone:
-            if session.connected:
-                await session.quit()
-            self.drop(session)
+        # All at once: one that ignores QUIT must not hold up the others.
+        await asyncio.gather(*(self._end(session, patience) for session in gone))
+
+    async def _end(self, session: Upstream, patience: float) -> None:
+        if session.connected:
+            await session.quit(patience)
+        self.drop(session)
 
     async def close(self) -> None:
+        """At a stop: QUIT, and hardly a wait for its reply."""
         self.retired = True
-        await self.sweep()
+        await self.sweep(0.5)

@@ -8,6 +8,7 @@ Promises: a reply for each recipient; whether the final dot left us is known exa
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ipaddress
 import os
@@ -93,6 +94,7 @@ class Upstream:
         self.idle_since = 0.0
         self.stage = Stage.MAIL  # how far the transaction is; from DOT on it may have been delivered
         self._dirty = False  # a transaction ended in the middle: RSET before the next
+        self._ended = False  # the final dot was handed to the transport
 
     @property
     def usable(self) -> bool:
@@ -105,7 +107,7 @@ class Upstream:
     async def deliver(self, parcel: Parcel) -> list[Answer]:
         """One answer a recipient, in order. Raises Failure where the transaction failed as a whole."""
         self.transactions += 1
-        self.stage = Stage.MAIL
+        self.stage, self._ended = Stage.MAIL, False
         self._check(parcel)
         if self._dirty:
             await self._reset()
@@ -126,10 +128,10 @@ class Upstream:
             return [a or final for a in answers]
         return [a for a in answers if a]
 
-    async def quit(self) -> None:
+    async def quit(self, timeout: float = _PROMPT) -> None:
         """Politely, but not for long."""
         with contextlib.suppress(SMTPException, OSError, TimeoutError):
-            await self._client.execute_command(b"QUIT", timeout=_PROMPT)
+            await self._client.execute_command(b"QUIT", timeout=timeout)
         self.close()
 
     def close(self) -> None:
@@ -184,7 +186,6 @@ class Upstream:
             raise Failure(Stage.BODY, Reply(0, "connection lost"))
         self.stage = Stage.BODY
         await self._send_body(protocol, content)
-        self.stage = Stage.DOT
         try:
             response = await protocol.read_response(timeout=TIMEOUTS[Stage.DOT])
         except (SMTPException, OSError) as error:
@@ -197,7 +198,7 @@ class Upstream:
         return Answer(Stage.DOT, reply)
 
     async def _send_body(self, protocol: SMTPProtocol, content: Content) -> None:
-        """Returns when the kernel has taken all including the final dot; until then a failure is no doubt."""
+        """Returns at stage DOT, when the kernel has taken all including the final dot; until then a failure is no doubt."""
         transport = cast(asyncio.WriteTransport, protocol.transport)
         # Woken when the transport's buffer is empty, not when it is merely lower: so "drained" means "the dot has left".
         transport.set_write_buffer_limits(high=0)
@@ -207,10 +208,16 @@ class Upstream:
             if isinstance(content.body, Path):
                 async for data in slices(content):
                     await self._write(protocol, data)
+                self._ended = True
                 await self._write(protocol, END)
             else:
+                self._ended = True
                 await self._write(protocol, stuffed(content.head + content.body) + END)
+            self.stage = Stage.DOT
         except asyncio.CancelledError:
+            # Cancelled in the moment between the buffer's last byte and our waking up: then the dot has left.
+            if self._ended and not transport.get_write_buffer_size():
+                self.stage = Stage.DOT
             self.close()
             raise
         except (SMTPException, OSError, TimeoutError) as error:
@@ -377,11 +384,21 @@ async def _login(client: aiosmtplib.SMTP, account: Account, host: str) -> None:
                 Stage.AUTH, Reply(0, f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})")
             )
     except SMTPAuthenticationError as error:
-        raise Failure(
-            Stage.AUTH, Reply.of(error.code, error.message.replace(password, "***") if password else error.message)
-        ) from None
+        raise Failure(Stage.AUTH, Reply.of(error.code, _without(error.message, username, password))) from None
     except (SMTPException, OSError) as error:
-        raise Failure(Stage.EHLO, _of_error(error)) from None
+        reply = _of_error(error)
+        raise Failure(Stage.EHLO, Reply.of(reply.code, _without(reply.text, username, password))) from None
+
+
+def _without(text: str, username: str, password: str) -> str:
+    """A refusal that quotes what we said, without the secret: as it is, and as PLAIN and LOGIN write it."""
+    if not password:
+        return text
+    secret = password.encode()
+    said = [base64.b64encode(t).decode() for t in (b"\0%b\0%b" % (username.encode(), secret), secret)]
+    for form in (*said, password):
+        text = text.replace(form, "***")
+    return text
 
 
 def _is_loopback(client: aiosmtplib.SMTP, host: str) -> bool:

@@ -39,6 +39,9 @@ class Breaker:
             self.probing = True
 
     def succeeded(self) -> None:
+        # A session that was logged in before says nothing about a login that failed since: the pause stays.
+        if self.auth_failed and not self.probing:
+            return
         self.failures, self.opened, self.until, self.why, self.auth_failed, self.probing = 0, 0, 0.0, "", False, False
 
     def returned(self) -> None:
@@ -48,7 +51,9 @@ class Breaker:
     def failed(self, now: float, why: str, chance: float, *, auth: bool = False) -> None:
         """A next-hop failure, or with `auth` a refused login. `chance` in [0, 1) spreads the end of the pause."""
         self.failures += 1
-        self.why, self.auth_failed = why, auth
+        # Within a pause for a login that failed, another session's end is no news about the login.
+        self.auth_failed = auth or (self.auth_failed and now < self.until)
+        self.why = why
         # Sessions that were under way fail with it: only the first of them makes the pause longer.
         if (self.probing or auth or self.failures >= FAILURES) and now >= self.until:
             self.opened += 1

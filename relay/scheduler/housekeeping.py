@@ -59,14 +59,18 @@ class Housekeeper:
             now = clock.now()
             self._watch_clock()
             await self._room()
-            self.oldest = await self.spool.oldest() if self.spool.queued else None
             await self.scheduler.sweep()
-            if now >= expire_at:
-                expire_at = now + EXPIRE_EVERY
-                await self._expire(now)
-            if now >= purge_at:
-                purge_at = now + PURGE_EVERY
-                await self.spool.purge(now - self.spool.keep)
+            try:
+                self.oldest = await self.spool.oldest() if self.spool.queued else None
+                if now >= expire_at:
+                    expire_at = now + EXPIRE_EVERY
+                    await self._expire(now)
+                if now >= purge_at:
+                    purge_at = now + PURGE_EVERY
+                    await self.spool.purge(now - self.spool.keep)
+            except SpoolError as error:
+                # `_room` tells of it once a second and refuses mail; what is seldom comes round again.
+                self.log.error("housekeeping_failed", error=str(error))
             if any(lane.due_at is not None for lane in self.scheduler.lanes.stale()):
                 self._wake.set()
 
@@ -109,11 +113,13 @@ class Housekeeper:
             self._wake.clear()
             for lane in self.scheduler.lanes.stale():
                 moved = await self._relane(lane)
-                # What is announced meanwhile must not be overwritten.
-                lane.due_at = None
-                due_at = await self.spool.due(lane.id)
-                if due_at is not None and (lane.due_at is None or due_at < lane.due_at):
-                    lane.due_at = due_at
+                # What is announced meanwhile must not be overwritten, nor forgotten if the spool does not answer.
+                due_at, lane.due_at = lane.due_at, None
+                try:
+                    due_at = await self.spool.due(lane.id)
+                finally:
+                    if due_at is not None and (lane.due_at is None or due_at < lane.due_at):
+                        lane.due_at = due_at
                 if moved:
                     self.log.event("routed_anew", lane=lane.id, recipients=moved)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay import clock, metrics
-from relay.deliver.content import Content
+from relay.deliver.content import Content, ContentError
 from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
 from relay.deliver.smtp import Answer, Failure, Parcel, Upstream
 from relay.envelope import domain_of, queue_id
@@ -94,7 +94,13 @@ class Scheduler:
         self.lanes.update(await self.spool.heads())
         while True:
             now = clock.now()
-            moved = await self._pass(now) if not self.stopping else False
+            try:
+                moved = await self._pass(now) if not self.stopping else False
+            except SpoolError as error:
+                # A sick disk is told by the spool and refuses mail; this loop is not the one that is broken.
+                self.log.error("claim_failed", error=str(error))
+                moved = False
+                await asyncio.sleep(1.0)
             self.last_progress = clock.monotonic()
             if moved:
                 timeout: float | None = 0.0
@@ -203,11 +209,15 @@ class Scheduler:
                 work, "its egress is gone" if egress is None else "the relay was stopped before it was sent"
             )
         egress.backlog.append(work)
-        if egress.carriers < egress.account.connections:
+        self._hire(egress, 1)
+
+    def _hire(self, egress: Egress[Work], count: int) -> None:
+        """Up to so many more carriers, as far as the egress takes them."""
+        for _ in range(min(count, egress.staff - egress.carriers)):
             egress.carriers += 1
             task = asyncio.get_running_loop().create_task(self._carry(egress), name=f"carrier-{egress.name}")
             self._carriers[task] = None
-            task.add_done_callback(self._carried)
+            task.add_done_callback(lambda done: self._carried(done, egress))
 
     def _return(self, work: Work, why: str) -> None:
         """Nothing was said upstream: no attempt is counted."""
@@ -234,10 +244,11 @@ class Scheduler:
                     await egress.give(session)
             self.spool.wake()
 
-    def _carried(self, task: asyncio.Task[None]) -> None:
+    def _carried(self, task: asyncio.Task[None], egress: Egress[Work]) -> None:
         self._carriers.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
             self.log.error("carrier_died", error=repr(error))
+            self._hire(egress, len(egress.backlog))
 
     async def _attempt(
         self, egress: Egress[Work], work: Work, session: Upstream | None, task: asyncio.Task[None]
@@ -269,10 +280,12 @@ class Scheduler:
                 session.close()
             egress.breaker.returned()
             self.log.error("delivery_error", id=queue_id(work.claim.message), egress=egress.name, error=repr(error))
-            self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {type(error).__name__}"), started)
+            text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
+            self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {text}"), started)
         else:
             egress.breaker.succeeded()
             self._answered(egress, work, answers, clock.monotonic() - started)
+        self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if session is not None and not session.usable:
             self._carriers[task] = None
             await egress.give(session)
@@ -283,7 +296,9 @@ class Scheduler:
         self, egress: Egress[Work], parcel: Parcel, session: Upstream | None, task: asyncio.Task[None]
     ) -> tuple[Upstream, list[Answer]]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
-        session = session if session is not None else await egress.take()
+        if session is None:
+            session = await egress.take()
+            self._hire(egress, len(egress.backlog))
         self._carriers[task] = session
         kept = session.transactions > 0
         try:
@@ -326,6 +341,8 @@ class Scheduler:
     def _trip(self, egress: Egress[Work], failure: Failure, *, auth: bool) -> None:
         breaker, before = egress.breaker, egress.breaker.opened
         breaker.failed(clock.now(), str(failure), random.random(), auth=auth)
+        if auth:
+            egress.refused()
         if breaker.opened > before:
             wait = round(breaker.until - clock.now(), 1)
             kind = "account_paused" if auth else "egress_resting"
@@ -410,14 +427,22 @@ class Scheduler:
             self._have_settled.clear()
             while self._settled:
                 batch, self._settled = self._settled, []
+                # Shielded: a transaction that has begun ends, and must not be written a second time by `finish`.
+                writing = asyncio.ensure_future(self.spool.record(batch))
                 try:
-                    await self.spool.record(batch)
+                    await asyncio.shield(writing)
                 except (SpoolError, OSError) as error:
                     self._settled = batch + self._settled
                     self.log.error("record_failed", settlements=len(batch), error=str(error))
                     await asyncio.sleep(1.0)
+                except asyncio.CancelledError:
+                    await asyncio.wait([writing])
+                    if writing.exception():
+                        self._settled = batch + self._settled
+                    raise
                 except BaseException:
                     self._settled = batch + self._settled
+                    self._have_settled.set()  # this loop will be started again: it must not wait for more
                     raise
                 self.spool.wake()
 
@@ -444,8 +469,7 @@ class Scheduler:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
-        for egress in [*self.egresses.values(), *self._retired]:
-            await egress.close()
+        await asyncio.gather(*(egress.close() for egress in [*self.egresses.values(), *self._retired]))
 
     async def finish(self) -> None:
         """The last record, once no loop runs any more."""
@@ -458,8 +482,7 @@ class Scheduler:
 
     async def sweep(self) -> None:
         """Sessions that were idle for too long."""
-        for egress in [*self.egresses.values(), *self._retired]:
-            await egress.sweep()
+        await asyncio.gather(*(egress.sweep() for egress in [*self.egresses.values(), *self._retired]))
         self._retired = [e for e in self._retired if e.busy or e.sessions]
 
     def _publish(self) -> None:
@@ -473,7 +496,7 @@ class Scheduler:
         """(why what is due in this lane waits, until when, its egresses); an empty why: nothing holds it up."""
         lane = self.lanes.by_id.get(lane_id)
         if lane is None:
-            return "", None, ()
+            return "", now, ()  # it has just come in
         if lane.movable and lane.egresses:
             decision = admit([self.egresses[name].view(now) for name in lane.egresses], now)
             if not isinstance(decision, Go):
