@@ -1,0 +1,333 @@
+"""A scripted SMTP upstream over real sockets: it answers what a test wants at each command, and keeps what it got.
+
+A script is `{command: action or list of actions}`; the last action of a list repeats. Commands are BANNER, EHLO, HELO,
+STARTTLS, AUTH, MAIL, RCPT, DATA, BODY (while the body arrives), DOT, RSET, QUIT. An action is the text of a reply, bytes
+to be sent as they are, DROP, RESET, SILENT, `Later(seconds, action)`, or a function of the argument that returns one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+DROP, RESET, SILENT = object(), object(), object()
+
+
+@dataclass(frozen=True)
+class Later:
+    """An action after a pause, or when `until` is set."""
+
+    seconds: float
+    action: Any
+    until: asyncio.Event | None = None
+
+
+@dataclass(frozen=True)
+class Early:
+    """For BODY: once so many bytes of it came, an action; then the rest is still read where `keep_reading`."""
+
+    after: int
+    action: Any
+    keep_reading: bool = True
+
+
+@dataclass
+class Transaction:
+    """One MAIL and what followed; `wire` is what came between 354 and the final dot, dots still stuffed."""
+
+    session: int
+    sender: str
+    mail: str
+    recipients: list[str] = field(default_factory=list)  # all that were named
+    accepted: list[str] = field(default_factory=list)
+    wire: bytes = b""
+    answered: str = ""
+
+    @property
+    def message(self) -> bytes:
+        """As a receiver keeps it (RFC 5321 §4.5.2)."""
+        return b"".join(line[1:] if line.startswith(b".") else line for line in self.wire.splitlines(keepends=True))
+
+    @property
+    def done(self) -> bool:
+        return self.answered.startswith("250")
+
+
+class _Gone(Exception):
+    pass
+
+
+class Upstream:
+    """One listening fake. `async with Upstream(...) as up: ... up.port`."""
+
+    def __init__(
+        self,
+        script: dict[str, Any] | None = None,
+        *,
+        extensions: tuple[str, ...] = ("PIPELINING", "SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"),
+        tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        login: tuple[str, str] | None = None,
+        mechanisms: str = "PLAIN LOGIN",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        small_window: bool = False,
+    ) -> None:
+        self.script = dict(script or {})
+        self.extensions, self.tls, self.implicit = extensions, tls, implicit
+        self.login, self.mechanisms = login, mechanisms
+        self.host, self.port, self._small = host, port, small_window
+        self.transactions: list[Transaction] = []
+        self.sessions: list[list[str]] = []  # the command lines of each
+        self.logins: list[tuple[str, str]] = []
+        self.peer_certificates: list[dict[str, Any]] = []
+        self.tls_versions: list[str] = []
+        self.open = 0
+        self.most_open = 0
+        self._counts: dict[str, int] = {}
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Upstream:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._small:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.bind((self.host, self.port))
+        self.port = sock.getsockname()[1]
+        context = self.tls if self.implicit else None
+        limit = 4096 if self._small else 1 << 16
+        self._server = await asyncio.start_server(self._session, sock=sock, ssl=context, limit=limit)
+
+    async def stop(self) -> None:
+        """Nobody listens any more, and every session is cut."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Every open session ends, as after an idle time-out of the upstream."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    @property
+    def done(self) -> list[Transaction]:
+        """Those that got 250 to the final dot."""
+        return [t for t in self.transactions if t.done]
+
+    def delivered(self) -> list[str]:
+        """Every recipient of every message that was taken, once for each time."""
+        return [r for t in self.done for r in t.accepted]
+
+    def commands(self, verb: str) -> list[str]:
+        return [line for session in self.sessions for line in session if line.upper().startswith(verb)]
+
+    # -- one session
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        number = len(self.sessions)
+        self.sessions.append([])
+        if self.implicit:
+            self._saw_tls(writer)
+        try:
+            await _Talk(self, reader, writer, number).run()
+        except (_Gone, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+            pass
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self.open -= 1
+            self._tasks.discard(task)
+            self._writers.discard(writer)
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    def _saw_tls(self, writer: asyncio.StreamWriter) -> None:
+        found = writer.get_extra_info("ssl_object")
+        self.tls_versions.append(found.version())
+        self.peer_certificates.append(found.getpeercert() or {})
+
+    def action(self, command: str, argument: str, otherwise: Any) -> Any:
+        wanted = self.script.get(command, otherwise)
+        if isinstance(wanted, list):
+            index = self._counts.get(command, 0)
+            self._counts[command] = index + 1
+            wanted = wanted[min(index, len(wanted) - 1)]
+        while callable(wanted):
+            wanted = wanted(argument)
+        return otherwise if wanted is None else wanted
+
+
+class _Talk:
+    def __init__(self, up: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        self.up, self.reader, self.writer, self.number = up, reader, writer, number
+        self.encrypted = up.implicit
+        self.transaction: Transaction | None = None
+
+    async def run(self) -> None:
+        await self.say("BANNER", "", "220 fake.example ESMTP")
+        handlers: dict[str, Callable[[str], Any]] = {
+            "EHLO": self.ehlo, "HELO": self.helo, "STARTTLS": self.starttls, "AUTH": self.auth, "MAIL": self.mail,
+            "RCPT": self.rcpt, "DATA": self.data, "RSET": self.rset, "QUIT": self.quit,
+        }  # fmt: skip
+        while True:
+            line = (await self.reader.readuntil(b"\r\n")).decode("utf-8", "replace").rstrip("\r\n")
+            self.up.sessions[self.number].append(line)
+            verb, _, argument = line.partition(" ")
+            handler = handlers.get(verb.upper())
+            if handler is None:
+                await self.send("502 5.5.2 what?")
+            else:
+                await handler(argument)
+
+    async def say(self, command: str, argument: str, otherwise: Any) -> str:
+        """What the script says; returns the text of the reply."""
+        return await self.do(self.up.action(command, argument, otherwise))
+
+    async def do(self, action: Any) -> str:
+        if isinstance(action, Later):
+            if action.until is not None:
+                await action.until.wait()
+            else:
+                await asyncio.sleep(action.seconds)
+            return await self.do(action.action)
+        if action is DROP:
+            await self.writer.drain()
+            self.writer.close()
+            raise _Gone
+        if action is RESET:
+            sock = self.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.writer.transport.abort()
+            raise _Gone
+        if action is SILENT:
+            await self.reader.read()
+            raise _Gone
+        await self.send(action)
+        text = action if isinstance(action, str) else action.decode("latin-1")
+        if text.startswith("421"):
+            await self.do(DROP)
+        return text
+
+    async def send(self, text: str | bytes) -> None:
+        self.writer.write(text if isinstance(text, bytes) else text.encode() + b"\r\n")
+        await self.writer.drain()
+
+    async def ehlo(self, argument: str) -> None:
+        lines = ["fake.example", *self.up.extensions]
+        if self.up.tls is not None and not self.encrypted:
+            lines.append("STARTTLS")
+        if self.up.login is not None:
+            lines.append(f"AUTH {self.up.mechanisms}")
+        text = "\r\n".join(f"250{' ' if i == len(lines) - 1 else '-'}{line}" for i, line in enumerate(lines))
+        await self.say("EHLO", argument, text)
+
+    async def helo(self, argument: str) -> None:
+        await self.say("HELO", argument, "250 fake.example")
+
+    async def starttls(self, argument: str) -> None:
+        if (await self.say("STARTTLS", argument, "220 2.0.0 go ahead")).startswith("220"):
+            assert self.up.tls is not None
+            await self.writer.start_tls(self.up.tls)
+            self.encrypted = True
+            self.up._saw_tls(self.writer)
+
+    async def auth(self, argument: str) -> None:
+        mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() == "PLAIN":
+            if not initial:
+                await self.send("334 ")
+                initial = (await self.reader.readline()).decode().strip()
+            _, user, password = base64.b64decode(initial).decode().split("\0")
+        else:
+            user, password = await self._auth_login(initial)
+        self.up.logins.append((user, password))
+        good = (user, password) == self.up.login
+        await self.say("AUTH", argument, "235 2.7.0 welcome" if good else "535 5.7.8 no such login")
+
+    async def _auth_login(self, initial: str) -> tuple[str, str]:
+        if not initial:
+            await self.send("334 VXNlcm5hbWU6")
+            initial = (await self.reader.readline()).decode().strip()
+        await self.send("334 UGFzc3dvcmQ6")
+        secret = (await self.reader.readline()).decode().strip()
+        return base64.b64decode(initial).decode(), base64.b64decode(secret).decode()
+
+    async def mail(self, argument: str) -> None:
+        text = await self.say("MAIL", argument, "250 2.1.0 ok")
+        if text.startswith("250"):
+            sender = argument.partition("<")[2].partition(">")[0]
+            self.transaction = Transaction(self.number, sender, argument)
+            self.up.transactions.append(self.transaction)
+
+    async def rcpt(self, argument: str) -> None:
+        assert self.transaction is not None
+        recipient = argument.partition("<")[2].partition(">")[0]
+        self.transaction.recipients.append(recipient)
+        text = await self.say("RCPT", recipient, "250 2.1.5 ok")
+        if text.startswith("25"):
+            self.transaction.accepted.append(recipient)
+
+    async def data(self, argument: str) -> None:
+        transaction, self.transaction = self.transaction, None
+        assert transaction is not None
+        if not (await self.say("DATA", argument, "354 go on")).startswith("354"):
+            return
+        early: Early | None = self.up.action("BODY", transaction.sender, None)
+        parts, size, tail = [], 0, b"\r\n"
+        while True:
+            if early is not None and size >= early.after:
+                transaction.wire = b"".join(parts)
+                transaction.answered = await self.do(early.action)
+                if not early.keep_reading:
+                    await asyncio.sleep(3600)
+                swallow, early = True, None
+            else:
+                swallow = False
+            data = await self.reader.read(4096 if early is not None else 1 << 16)
+            if not data:
+                transaction.wire = b"".join(parts)
+                raise _Gone
+            parts.append(data)
+            size += len(data)
+            tail = (tail + data)[-5:]
+            if tail.endswith(b"\r\n.\r\n"):
+                break
+        transaction.wire = b"".join(parts)[:-3]
+        if swallow or transaction.answered:
+            return
+        number = len(self.up.transactions)
+        transaction.answered = await self.say("DOT", transaction.sender, f"250 2.0.0 Ok: queued as FAKE{number:05}")
+
+    async def rset(self, argument: str) -> None:
+        self.transaction = None
+        await self.say("RSET", argument, "250 2.0.0 ok")
+
+    async def quit(self, argument: str) -> None:
+        await self.say("QUIT", argument, "221 2.0.0 bye")
+        await self.do(DROP)
