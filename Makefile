@@ -70,7 +70,7 @@ storm: install ## kill -9 under load, about 10 minutes; STORM_KILLS=50 STORM_MAI
 .PHONY: dist
 dist: install ## Wheel and source archive in dist/
 	@rm -rf dist
-	@$(BIN)/python -m build --outdir dist . >$(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
+	@$(BIN)/python -m build --no-isolation --outdir dist . >$(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
 	@ls -l dist
 
 .PHONY: clean

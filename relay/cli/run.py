@@ -66,6 +66,8 @@ async def _demo(missing: Path) -> int:
     folder = spool.path.parent / "sink"
     screen = Screen()
     try:
+        # Before the sink makes it on the way to its own folder, and then for all to read.
+        spool.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = Sink(Address("127.0.0.1", 0), folder, screen.arrived)
         port = await made.open()
     except (OSError, ListenError) as error:
