@@ -201,7 +201,9 @@ class Upstream:
         """Returns at stage DOT, when the kernel has taken all including the final dot; until then a failure is no doubt."""
         transport = cast(asyncio.WriteTransport, protocol.transport)
         # Woken when the transport's buffer is empty, not when it is merely lower: so "drained" means "the dot has left".
-        transport.set_write_buffer_limits(high=0)
+        # Over TLS the same figure asks for another thing (a pause although nothing is left, and no end of it), and what the
+        # layer below still has is not told: there a dot that is on its way counts as sent, which errs towards doubt.
+        transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0, low=0)
         # An upstream may refuse in the middle of the body: that reply is wanted, not dropped as unsolicited.
         protocol._response_pending = True
         try:
