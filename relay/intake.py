@@ -18,7 +18,7 @@ from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import Action, Facts, Route, Undecided, lane_facts
 from relay.recipient import State
 from relay.settings import Config, Listen
-from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place
+from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, SpoolError
 from relay.spool.content import Staged
 from relay.spool.sqlite import SqliteSpool
 from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options, split
@@ -271,14 +271,18 @@ class Intake:
         """A kept message as a new one, routed by the rules in force. Raises BadMessage, SpoolError."""
         config, now = self._config(), clock.now()
         number = self.spool.next_id()
-        body = await self.spool.read(row["id"], Place(row["place"]))
-        if isinstance(body, Path):
-            body = await self.spool.content.copy(body, number)
         head = read_head(row["head"])
         listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
         envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients))
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
+        routed = self._recipients(config, envelope, facts, class_, "", now)
+        body = await self.spool.read(row["id"], Place(row["place"]))
+        if isinstance(body, Path):
+            try:
+                body = await self.spool.content.copy(body, number)
+            except OSError as error:
+                raise SpoolError(f"the body of {queue_id(row['id'])} cannot be copied: {error.strerror}") from None
         message = NewMessage(
             id=number,
             sender=row["sender"],
@@ -294,20 +298,25 @@ class Intake:
             body=body,
             body_size=row["size"] - len(row["head"]),
             smtp=row["smtp"],
-            recipients=self._recipients(config, envelope, facts, class_, "", now),
+            recipients=routed,
         )
-        await self.spool.accept(message)
+        try:
+            await self.spool.accept(message)
+        except BaseException:
+            if isinstance(body, Path):
+                self.spool.content.drop([number])
+            raise
         self._tell(envelope, message, number, True)
         return number
 
     def _refusal(self, route: Route | None, facts: Facts) -> BadMessage | None:
         if route is None:
-            return BadMessage(550, "5.7.1", f"no route for a message from <{facts.sender}> to this recipient")
+            return BadMessage(550, "5.7.1", "no route for a message from this sender to this recipient")
         if route.action is Action.REJECT:
             return BadMessage(550, "5.7.1", route.text)
         table = self._config().table
         if route.action is Action.VIA and not table.egresses(route, lambda q: q.ask(facts)):
-            return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as <{facts.sender}>")
+            return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as this sender")
         return None
 
     def _tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:

@@ -150,11 +150,14 @@ def from_address(value: str) -> str:
     """The first address of a From header, or the empty string; never raises."""
     found = _SIMPLE_FROM.fullmatch(value) or _BARE_FROM.fullmatch(value)
     if found:
-        return found[1]
-    try:
-        return next((address for _, address in getaddresses([value]) if "@" in address), "")
-    except (RecursionError, ValueError, IndexError):
-        return ""  # the stdlib's parser gives up on a kilobyte of "(((("
+        address = found[1]
+    else:
+        try:
+            address = next((address for _, address in getaddresses([value]) if "@" in address), "")
+        except (RecursionError, ValueError, IndexError):
+            return ""  # the stdlib's parser gives up on a kilobyte of "(((("
+    # It is matched, listed and logged: no control character shall come that far.
+    return address if address.isprintable() else ""
 
 
 @dataclass(frozen=True, slots=True)

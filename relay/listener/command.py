@@ -98,14 +98,14 @@ def _closing(text: str) -> int:
 
 
 def _parameters(text: str) -> list[tuple[str, str | None]]:
-    found: list[tuple[str, str | None]] = []
+    found: dict[str, str | None] = {}
     for word in text.split():
         name, equals, value = word.partition("=")
         name = name.upper()
-        if any(name == seen for seen, _ in found):
+        if name in found:
             raise BadCommand(501, "5.5.4", f"parameter {_shown(name)} is given twice")
-        found.append((name, value if equals else None))
-    return found
+        found[name] = value if equals else None
+    return list(found.items())
 
 
 def _address(path: str, smtputf8: bool, what: str) -> str:

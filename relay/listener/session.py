@@ -29,6 +29,7 @@ from relay.submission import BadMessage
 MAX_PENDING = 256 * 1024  # bytes read ahead while we are busy, before the client is made to wait
 MAX_ERRORS = 100  # refused commands in one session, before it is cut
 MAX_CODE_TEXT = 400
+MAX_REPLIES = 100  # collected before they are written
 
 
 class Session(SMTP):
@@ -51,7 +52,7 @@ class Session(SMTP):
         self._incoming: Incoming | None = None
         self._replies: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
-        self._write_paused = self._read_paused = self._closing = False
+        self._write_paused = self._read_paused = self._closing = self._eof = False
         self._skipping = False  # the rest of a command line that was too long
         self._errors = 0
 
@@ -83,7 +84,10 @@ class Session(SMTP):
         self._buffer.clear()
 
     def eof_received(self) -> bool:
-        return False
+        """A client that says no more may still listen (`printf … | nc -N`): it gets the replies to what it said."""
+        self._eof = True
+        self._process()
+        return not self._closing
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -105,8 +109,13 @@ class Session(SMTP):
 
     def time_out(self) -> None:
         """Idle for too long: RFC 5321 §4.5.3.2.7."""
-        if self._task is None:
+        if self._closing:
+            # It has been told to go and does not read: what waits to be written would be kept for ever.
+            if self.transport is not None:
+                self.transport.abort()
+        elif self._task is None:
             self.close_with(421, "4.4.2", "idle for too long, closing connection")
+            self.touch()
 
     def close_with(self, code: int, enhanced: str, text: str) -> None:
         if not self._closing and self.transport is not None:
@@ -132,8 +141,13 @@ class Session(SMTP):
                 self._read_data()
             elif not self._read_command():
                 break
+            if len(self._replies) > MAX_REPLIES:
+                self._flush()  # tells us, by pausing, when the client does not read them
         self._flush()
-        if self._task is not None or self._write_paused:
+        if self._eof and self._task is None and not self._write_paused:
+            if not self._closing:
+                self._close()
+        elif self._task is not None or self._write_paused:
             if len(self._buffer) > MAX_PENDING:
                 self._pause_reading()
         elif self._read_paused and self.transport is not None and not self._closing:
@@ -251,6 +265,14 @@ class Session(SMTP):
             raise BadCommand(452, "4.5.3", f"too many recipients, {self.door.listen.max_recipients} are allowed")
         refusal = self.door.intake.refuse_recipient(mail, recipient)
         if refusal:
+            self.door.log.event(
+                "refused",
+                client=self.client,
+                sender=mail.sender,
+                recipient=recipient,
+                code=refusal.code,
+                why=refusal.text,
+            )
             raise BadCommand(refusal.code, refusal.enhanced, refusal.text)
         mail.recipients.append(recipient)
         self._reply(250, "2.1.5", "Ok")
@@ -330,8 +352,8 @@ class Session(SMTP):
     async def _spill(self, incoming: Incoming) -> None:
         try:
             await incoming.spill()
-        except OSError as error:
-            self.door.log.error("spool_refused", client=self.client, error=str(error))
+        except Exception as error:  # noqa: BLE001 - part of it is lost: whatever it was, the rest must not be accepted
+            self.door.log.error("spool_refused", client=self.client, error=str(error) or repr(error))
             incoming.refuse(BadMessage(452, "4.3.1", "the spool cannot store this now, try again later"))
 
     async def _end_of_data(self, incoming: Incoming, ascii_only: bool) -> None:
