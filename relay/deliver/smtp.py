@@ -281,10 +281,19 @@ async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
         if account.username is not None:
             await _login(client, account, host)
     except BaseException:
-        client.close()
-        sock.close()
+        _abandon(client, sock)
         raise
     return Upstream(account, client)
+
+
+def _abandon(client: aiosmtplib.SMTP, sock: socket.socket) -> None:
+    """Close a session that did not come about. The socket belongs to its transport, once there was one: closed beneath
+    it, its number could be another connection's by the time that the transport lets go of it."""
+    if client.transport is not None:
+        cast(asyncio.WriteTransport, client.transport).abort()
+    else:
+        asyncio.get_running_loop().call_later(1.0, sock.close)
+    client.close()
 
 
 async def _resolved(account: Account) -> str:
@@ -437,7 +446,7 @@ def _of_error(error: BaseException) -> Reply:
         )
     if isinstance(error, SMTPTimeoutError | TimeoutError):
         return Reply(0, "timed out")
-    text = str(error.__cause__ or error) or type(error).__name__
+    text = str(error.__cause__ or error) or "connection lost"
     return Reply.of(0, text)
 
 

@@ -232,16 +232,18 @@ async def test_a_doubt_that_is_retried_stays_marked(tmp_path: Path) -> None:
 
 
 async def test_a_missing_body_file_is_not_the_upstreams_fault(tmp_path: Path) -> None:
-    async with Upstream({"BANNER": Later(0.3, "220 slow")}) as up:
-        async with running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig:
-            number = await rig.send(message=BIG)
-            for file in (tmp_path / "spool" / "content").iterdir():
-                file.unlink()
-            row = await rig.tried(number)
-            assert (row["state"], row["attempts"], row["in_doubt"]) == ("deferred", 1, False)
-            assert rig.egress().breaker.failures == 0
-            assert "body" in row["why"]
-            await rig.reaches(await rig.send(), "delivered")
+    async with (
+        Upstream({"BANNER": Later(0.3, "220 slow")}) as up,
+        running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig,
+    ):
+        number = await rig.send(message=BIG)
+        for file in (tmp_path / "spool" / "content").iterdir():
+            file.unlink()
+        row = await rig.tried(number)
+        assert (row["state"], row["attempts"], row["in_doubt"]) == ("deferred", 1, False)
+        assert rig.egress().breaker.failures == 0
+        assert "body" in row["why"]
+        await rig.reaches(await rig.send(), "delivered")
 
 
 def test_every_stage_has_a_timeout() -> None:
