@@ -36,7 +36,7 @@ run: install ## Start the relay: with /etc/relay/relay.yaml if there is one, els
 	@# `relay serve` chooses; here it is only told, for a newcomer expects the demonstration.
 	@found=$$($(BIN)/python -c 'import os; from relay.config.places import config_file; print(config_file(os.environ))'); \
 		if [ -e "$$found" ]; then echo "running with $$found; RELAY_CONFIG names another one"; fi
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/relay serve
+	@exec $(BIN)/relay serve
 
 .PHONY: test
 test: install programs ## Run all tests; installs the programs that they drive, where it may

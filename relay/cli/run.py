@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -90,6 +91,17 @@ async def _demo(missing: Path) -> int:
     return 0
 
 
+def _command() -> str:
+    """How this program is called from here, to be copied to a second terminal: it may be in no PATH."""
+    if shutil.which("relay"):
+        return "relay"
+    program = Path(sys.argv[0])
+    whole = os.path.abspath(program if program.name == "relay" else sys.executable)
+    short = os.path.relpath(whole)
+    here = whole if short.startswith("..") else short
+    return here if program.name == "relay" else f"{here} -m relay"
+
+
 class Screen:
     """What the demonstration shows: each message passing by."""
 
@@ -97,19 +109,19 @@ class Screen:
         self._tty = sys.stdout.isatty()
 
     def welcome(self, config: Config, ports: list[int], folder: Path, missing: Path) -> None:
-        listen = f"127.0.0.1:{ports[0]}"
+        listen, relay = f"127.0.0.1:{ports[0]}", _command()
         self._say(f"The relay listens on {listen}. This is a demonstration: all mail stays on this machine.", bold=True)
         click.echo(
             f"""
   Point an application's SMTP settings at it: host localhost, port {ports[0]}, no TLS, no login. Or send a first message:
 
-      relay send --to you@example.com
+      {relay} send --to you@example.com
       curl smtp://{listen} --mail-from app@example.com --mail-rcpt you@example.com -T - <<< $'Subject: hi\\n\\nhello'
 
   spool     {config.spool.path}
   sink      {folder}/*.eml   what was delivered
-  look      relay queue list --all      relay queue show QUEUE-ID      relay queue stats
-  for real  relay init, edit {missing}, relay serve
+  look      {relay} queue list --all      {relay} queue show QUEUE-ID      {relay} queue stats
+  for real  {relay} init, edit {missing}, {relay} serve
 
   Stop it with Ctrl-C. What passes:
 """

@@ -117,6 +117,11 @@ def test_demonstration_without_rights(tmp_path: Path, name: str) -> None:
         assert str(spool) in screen.read_text()
         assert spool.stat().st_mode & 0o777 == 0o600
         assert spool.parent.stat().st_mode & 0o777 == 0o700
+        # What it shows to try is tried as it stands there.
+        shown = re.search(r"^ +(\S.* send --to \S+)$", screen.read_text(), re.MULTILINE)
+        assert shown
+        sent = run(*as_nobody, "bash", "-c", shown[1], env=env, cwd=own / "empty").stdout
+        assert "Ok: queued as " in sent
         listed = run(*as_nobody, python, "-B", "-m", "relay", "queue", "list", "--all", env=env, cwd=own / "empty")
         assert "user@example.com" in listed.stdout
     assert list((own / "empty").iterdir()) == []
