@@ -208,6 +208,9 @@ class Scheduler:
             return self._return(
                 work, "its egress is gone" if egress is None else "the relay was stopped before it was sent"
             )
+        if egress.breaker.wait(clock.now()) > 0:
+            # It began to rest while this was being claimed.
+            return self._return(work, f"{egress.name} rests: {egress.breaker.why}")
         egress.backlog.append(work)
         self._hire(egress, 1)
 
