@@ -1,4 +1,4 @@
-"""A storm of kill -9: senders, a slow upstream and a supervisor on one loop, so that all ledgers read one clock.
+"""A storm of kill -9 (or of gentle restarts): senders, a slow upstream and a supervisor on one loop, so that all ledgers read one clock.
 
 The relay is another process; what was in its memory is gone with each kill. The ledgers say for each message when its
 final dot was sent, when 250 was read, when it arrived upstream and when that was answered.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ DELAYS = (0.05, 0.5)  # seconds that the upstream takes to answer the final dot
 # The upstream has answered, the relay has not yet recorded it: who is killed now sends again. No other reply counts.
 UNRECORDED = 0.25
 CONNECTIONS = 120
+LARGE = 0.01  # of the mails: above what the spool keeps in its table, so that they lie in files
 SENDERS = 24
 # Accepted and not yet arrived: after a kill the senders go on below the first, and never go beyond the second; so mail
 # comes in and goes out at the same time.
@@ -75,6 +78,7 @@ class Storm:
     mails_wanted: int
     seed: int
     show: bool = False
+    gentle: bool = False  # SIGTERM instead of kill -9: each must end with 0
     mails: dict[int, Mail] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
@@ -84,7 +88,7 @@ class Storm:
         self._sending = True
         self._go = asyncio.Event()  # the relay runs, and is not behind
         self._arrived: set[int] = set()
-        self.accepted = 0
+        self.accepted = self.damaged = 0
         self.started = 0.0
 
     async def run(self) -> None:
@@ -120,9 +124,10 @@ class Storm:
             self._go.clear()
             assert relay.process is not None
             now = time.monotonic()
-            relay.process.kill()
+            relay.signal(signal.SIGTERM if self.gentle else signal.SIGKILL)
             self.kills.append(Kill(now, self._awaiting_250(), self._awaiting_dot()))
-            await asyncio.to_thread(relay.process.wait)
+            code = await asyncio.to_thread(relay.process.wait, 30)
+            assert code == (0 if self.gentle else -signal.SIGKILL), relay.log()[-3000:]
             self._progress()
             await asyncio.to_thread(relay.start)
         self._go.set()
@@ -182,7 +187,7 @@ class Storm:
             answer = await reader.readline()
             while answer[3:4] == b"-":
                 answer = await reader.readline()
-            if not answer:
+            if not answer or answer.startswith(b"421"):
                 raise EOFError
             if not answer.startswith(code):
                 raise _Refused(answer.decode())
@@ -199,12 +204,14 @@ class Storm:
                 await say(b"MAIL FROM:<storm@example.com>\r\n", b"250")
                 await say(b"RCPT TO:<user@example.com>\r\n", b"250")
                 await say(b"DATA\r\n", b"354")
-                body = b"From: storm@example.com\r\nX-Storm: %d\r\n\r\n%s\r\n" % (
-                    number,
-                    b"x" * self.random.randrange(10, 900),
+                large = self.random.random() < LARGE
+                body = b"x" * 70 + b"\r\n"
+                body = (
+                    body * (self.random.randrange(4000, 6000) if large else self.random.randrange(1, 40)) + b"end\r\n"
                 )
+                head = b"From: storm@example.com\r\nX-Storm: %d %d\r\n\r\n" % (number, zlib.crc32(body))
                 mail.dot_at = time.monotonic()
-                await say(body + b".\r\n", b"250")
+                await say(head + body + b".\r\n", b"250")
                 mail.accepted_at = time.monotonic()
                 self.accepted += 1
         except _Refused as error:
@@ -244,6 +251,7 @@ class Storm:
             awaiting=sum(1 for k in self.kills for a in self.arrivals if a.awaits_reply(k.at)),
             in_flight=sum(1 for k in self.kills for a in self.arrivals if a.in_flight(k.at)),
             both=sum(1 for k in self.kills if k.awaiting_250 and k.awaiting_dot),
+            damaged=self.damaged,
             unknown=len(set(copies) - set(self.mails)),
             refused=sorted({m.refused for m in self.mails.values() if m.refused}),
             unanswered=sum(1 for m in self.mails.values() if m.dot_at and not m.accepted_at and not m.refused),
@@ -266,6 +274,7 @@ class Result:
     awaiting: int
     in_flight: int
     both: int
+    damaged: int
     unknown: int
     refused: list[str]
     unanswered: int
@@ -277,6 +286,7 @@ class Result:
             ("kills", self.kills),
             ("mails answered 250", self.accepted),
             ("of those lost", self.lost),
+            ("arrived otherwise than sent", self.damaged),
             ("deliveries awaiting their reply at the kills", self.awaiting),
             (f"  with those answered up to {UNRECORDED * 1000:.0f} ms before: in flight", self.in_flight),
             ("duplicates", self.duplicates),
@@ -314,6 +324,8 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if self.arrival is not None and not self._buffer.endswith(b"\r\n.\r\n"):
+            return  # the relay says nothing after the final dot until it is answered
         while self._buffer:
             if self.arrival is not None:
                 content, dot, rest = self._buffer.partition(b"\r\n.\r\n")
@@ -341,7 +353,10 @@ class Upstream(asyncio.Protocol):
         arrival = self.arrival
         assert arrival is not None
         arrival.dot_at = time.monotonic()
-        arrival.id = int(content.partition(b"X-Storm: ")[2].partition(b"\r\n")[0])
+        head, _, body = content.partition(b"\r\n\r\n")
+        number, check = head.partition(b"X-Storm: ")[2].partition(b"\r\n")[0].split()
+        arrival.id = int(number)
+        self._storm.damaged += zlib.crc32(body + b"\r\n") != int(check)
         asyncio.get_running_loop().call_later(random.uniform(*DELAYS), self._answer, arrival)
 
     def _answer(self, arrival: Arrival) -> None:

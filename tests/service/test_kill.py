@@ -31,7 +31,21 @@ async def test_nothing_is_lost(tmp_path: Path) -> None:
     assert result.refused == [], told
     assert result.unknown == 0, told
     assert result.lost == 0, told
+    assert result.damaged == 0, told
     assert result.unexplained == 0, told
     assert result.duplicates <= result.in_flight, told
     # The storm must have blown: else the above says little.
     assert result.both >= kills // 2, told
+
+
+@pytest.mark.storm
+async def test_restarts_send_nothing_twice(tmp_path: Path) -> None:
+    """SIGTERM under the same load: what has sent its final dot is awaited, what has not goes back; each ends with 0."""
+    storm = Storm(tmp_path, 3, 600, random.SystemRandom().randrange(1 << 32), gentle=True)
+    await storm.run()
+    result = storm.result()
+    told = f"seed {storm.seed}\n{result.table()}"
+    assert result.accepted >= 600, told
+    assert (result.lost, result.damaged, result.unknown, result.refused) == (0, 0, 0, []), told
+    assert result.duplicates == 0, told
+    assert any(k.awaiting_dot for k in storm.kills), told
