@@ -59,8 +59,8 @@ class Lanes:
         """Derive the route from the lane's facts; no row is read."""
         table = self.config.table
         lane.wait_until, lane.why, lane.egresses = 0.0, "", ()
-        lane.stale = not (lane.facts.via or lane.facts.covers(table.questions))
-        route = None if lane.stale else lane.facts.route_in(table)
+        lane.stale = not lane.facts.covers(table.questions)
+        route = None if lane.stale else lane.facts.route_in(table, self.config.accounts)
         lane.route = None if isinstance(route, Undecided) else route
         if lane.stale:
             lane.why, lane.wait_until = _STALE, FOREVER

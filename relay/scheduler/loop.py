@@ -99,8 +99,8 @@ class Scheduler:
             except SpoolError as error:
                 # A sick disk is told by the spool and refuses mail; this loop is not the one that is broken.
                 self.log.error("claim_failed", error=str(error))
-                moved = False
                 await asyncio.sleep(1.0)
+                moved = True  # what is due is due: look again
             self.last_progress = clock.monotonic()
             if moved:
                 timeout: float | None = 0.0
@@ -271,7 +271,7 @@ class Scheduler:
             session, answers = await self._deliver(egress, parcel, session, task)
         except Failure as failure:
             session = self._carriers[task]
-            self._fail(egress, work, failure, clock.monotonic() - started)
+            self._fail(egress, work, session, failure, clock.monotonic() - started)
         except asyncio.CancelledError:
             session = self._carriers[task]
             egress.breaker.returned()
@@ -327,8 +327,28 @@ class Scheduler:
             )
         self._settle(work.claim, outcomes)
 
-    def _fail(self, egress: Egress[Work], work: Work, failure: Failure, seconds: float) -> None:
+    def _apart(self, egress: Egress[Work], work: Work, session: Upstream | None, seconds: float) -> None:
+        """Who was refused at RCPT has had an answer of his own: what becomes of the others is not about him."""
+        if session is None or not any(session.answers):
+            return
+        answered = [(r, a) for r, a in zip(work.recipients, session.answers, strict=False) if a]
+        outcomes = []
+        for recipient, answer in answered:
+            result = classify(answer.stage, answer.reply.code).result
+            outcomes.append(
+                (recipient, Outcome(result, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried)))
+            )
+        done = {recipient.n for recipient, _ in answered}
+        work.recipients = [r for r in work.recipients if r.n not in done]
+        self._settle(work.claim, outcomes)
+
+    def _fail(
+        self, egress: Egress[Work], work: Work, session: Upstream | None, failure: Failure, seconds: float
+    ) -> None:
         """The transaction failed as a whole: who suffers?"""
+        self._apart(egress, work, session, seconds)
+        if not work.recipients:
+            return
         trouble = classify(failure.stage, failure.reply.code)
         if trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
             self._trip(egress, failure, auth=trouble.scope is Scope.EGRESS)
@@ -376,6 +396,7 @@ class Scheduler:
 
     def _cut(self, egress: Egress[Work], work: Work, session: Upstream | None) -> None:
         """We are stopping: before the dot nothing happened, after it nobody knows."""
+        self._apart(egress, work, session, 0.0)
         if session is not None and session.stage is Stage.DOT:
             outcome = Outcome(Result.DOUBT, egress.name, Stage.DOT, Reply(0, "the relay was stopped"))
             self._settle(work.claim, [(r, outcome) for r in work.recipients])
@@ -393,7 +414,13 @@ class Scheduler:
 
     def _settle(self, claim: Claim, outcomes: list[tuple[Claimed, Outcome]]) -> None:
         now = clock.now()
-        settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random())
+        if not outcomes:
+            return
+        try:
+            settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random())
+        except Exception as error:  # noqa: BLE001 - what is in flight must come to an end, else only a restart finds it
+            self.log.error("settle_error", id=queue_id(claim.message), error=repr(error))
+            settlement = settle(claim, outcomes, DEFAULT_CLASS, now, random.random())
         self._settled.append(settlement)
         self._have_settled.set()
         for change, (recipient, outcome) in zip(settlement.changes, outcomes, strict=True):
