@@ -15,7 +15,7 @@ from relay import clock, metrics
 from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass, choose_class
-from relay.policy.routing import Action, Facts, Route, Undecided, lane_facts
+from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided, lane_facts
 from relay.recipient import State
 from relay.settings import Config, Listen
 from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, SpoolError
@@ -109,6 +109,8 @@ class Incoming:
 
     async def finish(self) -> tuple[bytes, bytes | Staged]:
         """(header block, body): both normalised. Raises BadMessage."""
+        if self._staged is None and self._held > INLINE_LIMIT:
+            await self.spill()  # its end came with what made it large
         if self.refusal:
             raise self.refusal
         if self._staged is None:
@@ -244,7 +246,9 @@ class Intake:
             if address in made:
                 continue
             mine = _with(facts, address, class_.name)
-            route = named or config.table.pick_for(mine)
+            route = config.table.pick_for(mine)
+            if named and route is not CAPTURED:
+                route = named
             assert not isinstance(route, Undecided)  # every fact is known now
             refusal = self._refusal(route, mine)
             if refusal:

@@ -22,7 +22,8 @@ from relay import clock
 INFO, WARNING, ERROR = 6, 4, 3  # syslog's
 _NAMES = {INFO: "info", WARNING: "warning", ERROR: "error"}
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # needs no quotes in logfmt
-_ADDRESS = re.compile(r"[^\s<>\"':,;=]+@[^\s<>\"':,;=]+")
+_ADDRESSES = ("sender", "recipient")
+_ADDRESS = re.compile(r'(?:"[^"@]{1,64}"|[^\s<>",:;()]+)@[^\s<>",:;()]+')
 MAX_VALUE = 1000
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -36,6 +37,7 @@ class MailLog:
         self.listeners: list[Listener] = []
         self._lines: list[str] = []
         self._scheduled = False
+        self._lost = 0
         self._key = secrets.token_bytes(16)
         self._journal = "JOURNAL_STREAM" in os.environ
 
@@ -47,10 +49,7 @@ class MailLog:
             return
         record = {name.rstrip("_"): value for name, value in fields.items() if value is not None and value != ""}
         if self.redact:
-            # Everywhere, for a reply quotes the recipient.
-            for name, value in record.items():
-                if isinstance(value, str):
-                    record[name] = _ADDRESS.sub(lambda found: self._hashed(found[0]), value)
+            record = self._redacted(record)
         self._lines.append(self._line(kind, level, record))
         if not self._scheduled:
             self._scheduled = True
@@ -68,13 +67,19 @@ class MailLog:
     def flush(self) -> None:
         self._scheduled = False
         lines, self._lines = self._lines, []
-        if lines and self.stream is not None:
-            try:
-                self.stream.write("".join(lines))
-                self.stream.flush()
-            except OSError:
-                # A closed pipe or a full disk must not stop mail; there is nobody left to tell.
-                self.stream = None
+        if not lines or self.stream is None:
+            return
+        if self._lost:
+            lines.insert(0, self._line("log_lines_lost", WARNING, {"lines": self._lost}))
+        try:
+            self.stream.write("".join(lines))
+            self.stream.flush()
+            self._lost = 0
+        except BrokenPipeError:
+            self.stream = None  # whoever read it has gone; mail goes on
+        except OSError:
+            # A full disk must not stop mail; the next line that can be written says how many could not.
+            self._lost += len(lines)
 
     def _line(self, kind: str, level: int, record: dict[str, Any]) -> str:
         when = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -85,6 +90,20 @@ class MailLog:
             )
         pairs = " ".join(f"{name}={_quoted(value)}" for name, value in record.items())
         return f"{head}time={when} level={_NAMES[level]} event={kind} {pairs}\n"
+
+    def _redacted(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Addresses as hashes: whole fields that are one, and wherever they are quoted, as in a reply."""
+        whole = [str(record[name]) for name in _ADDRESSES if record.get(name)]
+        found: dict[str, Any] = {}
+        for name, value in record.items():
+            if name in _ADDRESSES:
+                value = self._hashed(str(value))
+            elif isinstance(value, str) and "@" in value:
+                for address in whole:
+                    value = value.replace(address, self._hashed(address))
+                value = _ADDRESS.sub(lambda match: self._hashed(match[0]), value)
+            found[name] = value
+        return found
 
     def _hashed(self, address: str) -> str:
         return "#" + hashlib.blake2b(address.lower().encode(), key=self._key, digest_size=8).hexdigest()

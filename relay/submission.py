@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import formatdate, getaddresses, parsedate_to_datetime
 from functools import lru_cache
 
@@ -215,7 +215,7 @@ def _instant(text: str) -> float:
             raise BadMessage(554, "5.6.0", "X-Relay-Send-At wants a date such as 2026-12-01T08:00:00+01:00") from None
     if when.tzinfo is None:
         raise BadMessage(554, "5.6.0", "X-Relay-Send-At wants a time zone, such as Z or +01:00")
-    return when.astimezone(UTC).timestamp()
+    return when.timestamp()
 
 
 @lru_cache(maxsize=2)

@@ -6,9 +6,11 @@ it answers 401 and names the socket.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,10 @@ class Admin:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _answers(path):
             raise OSError(errno.EADDRINUSE, "another relay answers there")
-        path.unlink(missing_ok=True)  # left by one that was killed
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise OSError(errno.EEXIST, "a file that is no socket is there")
+            path.unlink()  # left by one that was killed
         runner = await self._runner(self._everything())
         before = os.umask(0o177)
         try:

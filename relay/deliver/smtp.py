@@ -95,6 +95,8 @@ class Upstream:
         self.stage = Stage.MAIL  # how far the transaction is; from DOT on it may have been delivered
         self._dirty = False  # a transaction ended in the middle: RSET before the next
         self._ended = False  # the final dot was handed to the transport
+        # Of the transaction under way: what was refused at RCPT keeps its own answer whatever becomes of the rest.
+        self.answers: list[Answer | None] = []
 
     @property
     def usable(self) -> bool:
@@ -108,6 +110,7 @@ class Upstream:
         """One answer a recipient, in order. Raises Failure where the transaction failed as a whole."""
         self.transactions += 1
         self.stage, self._ended = Stage.MAIL, False
+        self.answers = answers = []
         self._check(parcel)
         if self._dirty:
             await self._reset()
@@ -115,7 +118,6 @@ class Upstream:
         reply = await self._say(Stage.MAIL, b"MAIL", *self._mail_arguments(parcel))
         if not _positive(reply):
             raise Failure(Stage.MAIL, reply)
-        answers: list[Answer | None] = []
         for recipient in parcel.recipients:
             reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">")
             if reply.code == 421:
@@ -124,7 +126,8 @@ class Upstream:
             answers.append(None if _positive(reply) else Answer(Stage.RCPT, reply))
         if None in answers:
             final = await self._data(parcel.content)
-            self._dirty, self.stage = False, Stage.MAIL
+            # After a refusal a RSET comes first: an upstream that refused early and again at the dot has a second reply for us.
+            self._dirty, self.stage = not final.accepted, Stage.MAIL
             return [a or final for a in answers]
         return [a for a in answers if a]
 
@@ -179,11 +182,16 @@ class Upstream:
     async def _data(self, content: Content) -> Answer:
         reply = await self._say(Stage.DATA, b"DATA")
         if reply.code != 354:
+            if reply.code < 400:
+                self.close()  # out of step: nobody knows what its next reply would answer
             # RFC 5321 §4.3.2: 503 or 554 here refuse the message.
             raise Failure(Stage.DATA, reply)
         protocol = self._client.protocol
         if protocol is None:
             raise Failure(Stage.BODY, Reply(0, "connection lost"))
+        if protocol._buffer:
+            self.close()
+            raise Failure(Stage.BODY, Reply(0, "upstream said more than one reply to DATA"))
         self.stage = Stage.BODY
         await self._send_body(protocol, content)
         try:
@@ -210,6 +218,8 @@ class Upstream:
             if isinstance(content.body, Path):
                 async for data in slices(content):
                     await self._write(protocol, data)
+                    if _answered(protocol):
+                        raise ConnectionResetError("upstream answered in the middle of the message")
                 self._ended = True
                 await self._write(protocol, END)
             else:
@@ -425,6 +435,11 @@ def _positive(reply: Reply) -> bool:
 
 def _reply(response: SMTPResponse) -> Reply:
     return Reply.of(response.code, response.message)
+
+
+def _answered(protocol: SMTPProtocol) -> bool:
+    """A reply before the dot: what the upstream says to the dot would be taken for the answer to the next command."""
+    return protocol._response_waiter is not None and protocol._response_waiter.done()
 
 
 def _early_reply(protocol: SMTPProtocol) -> Reply | None:

@@ -29,8 +29,10 @@ class Retry:
             return self.schedule[min(attempts, len(self.schedule)) - 1]
         if self.factor <= 1:
             return min(self.cap, self.first)
-        # Bounded exponent: 2**1023 is the largest float power of two, and a delay that long is `cap` anyway.
-        return min(self.cap, self.first * self.factor ** min(attempts - 1, 64))
+        try:
+            return min(self.cap, self.first * self.factor ** (attempts - 1))
+        except OverflowError:
+            return self.cap
 
     def delay(self, attempts: int, chance: float) -> float:
         """Seconds to wait after `attempts` tries; `chance` is uniform in [0, 1). A schedule is exact."""

@@ -10,7 +10,7 @@ import fnmatch
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -194,17 +194,21 @@ class Table:
     def by_name(self) -> dict[str, Route]:
         return {r.name: r for r in self.routes}
 
+    def captured(self, ask: Callable[[Question], bool | None]) -> bool | None:
+        """Whether `capture` keeps it on this machine."""
+        if self.capture is None:
+            return False
+        allowed = ask(self.capture)
+        return None if allowed is None else not allowed
+
     def pick(self, ask: Callable[[Question], bool | None], *, released: bool = False) -> Route | Undecided | None:
         """The first route that matches. Undecided where an unknown fact could change it; None where nothing matches.
 
         `released`: an operator let this out of a `hold` route, which therefore does not hold it again.
         """
-        if self.capture:
-            allowed = ask(self.capture)
-            if allowed is None:
-                return UNDECIDED
-            if not allowed:
-                return CAPTURED
+        captured = self.captured(ask)
+        if captured is not False:
+            return UNDECIDED if captured is None else CAPTURED
         for route in self.routes:
             if released and route.action is Action.HOLD:
                 continue
@@ -293,9 +297,15 @@ class LaneFacts:
         """Whether every question has been asked; if not, the lane's rows must be looked at again."""
         return all(q.key in self.asked for q in questions)
 
-    def route_in(self, table: Table) -> Route | Undecided | None:
-        """The route under `table`. An override that names what is gone is ignored: the rules decide again."""
-        if self.via:
+    def route_in(self, table: Table, accounts: Container[str]) -> Route | Undecided | None:
+        """The route under `table`. An override that names what is gone is ignored: the rules decide again.
+
+        None overrides `capture`: what it keeps back is never dialled.
+        """
+        captured = table.captured(self.ask)
+        if captured is not False:
+            return UNDECIDED if captured is None else CAPTURED
+        if self.via and self.via in accounts:
             return Route(OVERRIDE, Action.VIA, via=(self.via,))
         if self.route and self.route in table.by_name:
             return table.by_name[self.route]

@@ -49,7 +49,7 @@ def counts(connection: sqlite3.Connection) -> dict[State, int]:
 
 def act(
     lanes: Lanes, keep_bodies: str, connection: sqlite3.Connection, action: Action
-) -> tuple[list[tuple[State, State]], list[int], dict[str, int], set[int]]:
+) -> tuple[list[tuple[State, State]], list[int], dict[str, int], dict[int, str]]:
     """(state before and after of each that changed, body files to drop, lanes, lanes that now have something due)."""
     ids = lanes.intern(connection, set(action.facts.values()))
     # What is in flight belongs to its delivery: `expire` looks at it when it settles.
@@ -77,7 +77,13 @@ def act(
         if after in FINAL:
             done.add(message)
     hot.insert_events(connection, events)
-    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, moved
+    # Read here: the lane may be one that an earlier job of this transaction made.
+    facts = dict(
+        connection.execute(
+            "SELECT id, facts FROM lane WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(moved)),)
+        ).fetchall()
+    )
+    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, facts
 
 
 def relane(

@@ -214,7 +214,7 @@ class SqliteSpool:
     ) -> AsyncIterator[dict[str, Any]]:
         """Recipients with their message, in order of acceptance, read in pages."""
         while True:
-            rows = await self._reader.call(queries.page, wanted, after, limit)
+            rows = await self._aside(queries.page, wanted, after, limit)
             for row in rows:
                 yield row
             if len(rows) < limit:
@@ -226,14 +226,16 @@ class SqliteSpool:
         return await self._reader.call(queries.message, number)
 
     async def stats(self) -> list[dict[str, Any]]:
-        return await self._reader.call(queries.stats)
+        return await self._aside(queries.stats)
 
     async def oldest(self) -> float | None:
         """When the oldest message that still waits was accepted."""
-        found = await self._reader.call(queries.oldest, self._oldest)
+        start = self._oldest
+        found = await self._reader.call(queries.oldest, start)
         if found is None:
             return None
-        self._oldest = found[0]
+        if self._oldest == start:  # else an older one was accepted meanwhile
+            self._oldest = found[0]
         return found[1]
 
     async def change(
@@ -254,9 +256,8 @@ class SqliteSpool:
             for before, after in changed:
                 self.counts[before] -= 1
                 self.counts[after] += 1
-            by_id = {number: text for text, number in lanes.items()}
-            for lane in moved:
-                self._announce(lane, by_id[lane], now)
+            for lane, text in moved.items():
+                self._announce(lane, text, now)
             count += len(changed)
         return count
 
@@ -331,6 +332,8 @@ class SqliteSpool:
     def _announce(self, lane: int, facts: str, due_at: float | None) -> None:
         """Tell the scheduler of a lane; `due_at` None: nothing is due in it, but it exists."""
         known = self._changed.get(lane)
+        if known is not None:
+            known.facts = known.facts or facts
         if known is None:
             self._changed[lane] = Head(lane, facts, due_at)
             self._wake.set()
