@@ -372,7 +372,8 @@ def without_prefix(raw: bytes, sent: bytes) -> bytes:
 
 
 class Postfix:
-    """An instance of Postfix with its own configuration, queue and data folder: port -> upstream. Needs root."""
+    """An instance of Postfix with its own configuration, queue and data folder: port -> upstream. Needs root, and a folder
+    that the user postfix may enter."""
 
     def __init__(self, folder: Path, upstream: int, **settings: str) -> None:
         self.folder, self.port, self._upstream, self._settings = folder, free_port(), upstream, settings
@@ -381,9 +382,6 @@ class Postfix:
         etc, queue, data = (self.folder / name for name in ("etc", "spool", "data"))
         for path in (etc, queue, data):
             path.mkdir(parents=True)
-        for path in (self.folder, *self.folder.parents):  # its daemons run as `postfix` and must come in
-            if path.owner() == "root" and path.stat().st_mode & 0o055 != 0o055 and str(path).startswith("/tmp/"):
-                path.chmod(path.stat().st_mode | 0o055)
         shutil.chown(data, "postfix")
         settings = {
             "compatibility_level": "3.6",

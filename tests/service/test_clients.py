@@ -180,11 +180,13 @@ def test_msmtp(way: Way, tmp_path: Path) -> None:
 
 
 @needs("curl")
-def test_curl(way: Way, tmp_path: Path) -> None:
-    sender = "curl@example.com"
-    file, raw = eml(tmp_path, sender)
+@pytest.mark.parametrize("crlf", [True, False], ids=["crlf", "lf"])
+def test_curl(way: Way, tmp_path: Path, crlf: bool) -> None:
+    sender = f"curl-{crlf}@example.com"
+    file, raw = eml(tmp_path, sender, crlf=crlf)
+    url = f"smtp://127.0.0.1:{way.port}/client.test"
     options = ("--mail-from", sender, "--mail-rcpt", "zoe@example.com", "--mail-rcpt", "bob@example.com")
-    run("curl", "--silent", "--show-error", f"smtp://127.0.0.1:{way.port}/client.test", *options, "--upload-file", file)
+    run("curl", "--silent", "--show-error", url, *options, *([] if crlf else ["--crlf"]), "--upload-file", file)
     said, _ = way.through(sender)
     assert said == [raw]
 
@@ -277,13 +279,10 @@ _RELAY_ID = re.compile(rb"^\tby relay\.test with \S+ id (\w+);", re.MULTILINE)
 
 
 @needs("smtp-sink")
-def test_upstream_smtp_sink(tmp_path: Path) -> None:
+def test_upstream_smtp_sink(tmp_path: Path, open_folder: Path) -> None:
     """Postfix' sink keeps each message in a file."""
-    folder, port = tmp_path / "dump", free_port()
+    folder, port = open_folder / "dump", free_port()
     folder.mkdir()
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        if path.stat().st_uid == 0 and str(path).startswith("/tmp/"):
-            path.chmod(path.stat().st_mode | 0o011)
     folder.chmod(0o777)
     sink = subprocess.Popen(
         [str(find("smtp-sink")), "-u", "nobody", "-d", f"{folder}/", f"127.0.0.1:{port}", "100"], env=ENV
@@ -313,10 +312,10 @@ def test_upstream_smtp_sink(tmp_path: Path) -> None:
 
 @needs("postfix")
 @needs_root
-def test_upstream_postfix(tmp_path: Path) -> None:
+def test_upstream_postfix(tmp_path: Path, open_folder: Path) -> None:
     """Through a real Postfix, and further: what Postfix passes on is what was sent, behind two Received."""
     raw = EML % b"postfix@example.com"
-    with Recorder() as last, Postfix(tmp_path / "postfix", last.port) as postfix:
+    with Recorder() as last, Postfix(open_folder, last.port) as postfix:
         file = tmp_path / "relay.yaml"
         file.write_text(config_text(tmp_path, postfix.port))
         with Relay(file) as relay:

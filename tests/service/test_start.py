@@ -74,13 +74,6 @@ def passes(port: int, screen: Path) -> None:
     assert kept[1].startswith(re.search(r"sink +(\S+)/\*\.eml", shown)[1])  # type: ignore[index]
 
 
-def others_may_enter(*folders: Path) -> None:
-    for folder in folders:
-        for path in (folder, *folder.parents):
-            if str(path).startswith("/tmp/") and path.stat().st_mode & 0o011 != 0o011:
-                path.chmod(path.stat().st_mode | 0o011)
-
-
 # Each a way to say where state may lie, to one who may not write to /var/lib and /run, and where it must lie then.
 PLACES = {
     "systemd": ({"STATE_DIRECTORY": "{0}/state", "RUNTIME_DIRECTORY": "{0}/run", "HOME": "/nonexistent"}, "state/demo"),
@@ -92,22 +85,25 @@ PLACES = {
 @needs_root
 @pytest.mark.skipif(not find("setpriv"), reason="setpriv is missing")
 @pytest.mark.parametrize("name", PLACES)
-def test_demonstration_without_rights(tmp_path: Path, name: str) -> None:
+def test_demonstration_without_rights(open_folder: Path, name: str) -> None:
     """In an empty folder, as a user who owns nothing else. The code is a copy that this user may read."""
     nobody = pwd.getpwnam("nobody")
     given, state = PLACES[name]
-    others_may_enter(tmp_path)
-    own = tmp_path / "own"
+    own = open_folder / "own"
     for folder in (own, own / "empty", own / "state", own / "run", own / "xdg", own / "home"):
         folder.mkdir()
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     env = (
-        PLAIN | {k: v.format(own) for k, v in given.items()} | {"PYTHONPATH": f"{tmp_path}/code:{_libraries(tmp_path)}"}
+        PLAIN
+        | {k: v.format(own) for k, v in given.items()}
+        | {"PYTHONPATH": f"{open_folder}/code:{_libraries(open_folder)}"}
     )
-    shutil.copytree(ROOT / "relay", tmp_path / "code/relay", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "etc/relay.yaml", tmp_path / "code/relay/config/relay.yaml")
+    shutil.copytree(ROOT / "relay", open_folder / "code/relay", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "etc/relay.yaml", open_folder / "code/relay/config/relay.yaml")
     python = _python_for_all()
-    with demonstration([*AS_NOBODY, python, "-B", "-m", "relay", "serve"], env, own / "empty", tmp_path / "screen") as (
+    with demonstration(
+        [*AS_NOBODY, python, "-B", "-m", "relay", "serve"], env, own / "empty", open_folder / "screen"
+    ) as (
         port,
         screen,
     ):
