@@ -93,7 +93,7 @@ class Supervisor:
         LOOPS.source = lambda: [((loop.name,), float(loop.up)) for loop in self.loops.values()]
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        loop = self.loops[name] = Loop(name, run)
+        loop = self.loops[name] = Loop(name, run, up=True)  # so is one that has just been started
         loop.task = asyncio.get_running_loop().create_task(self._keep(loop), name=f"loop-{name}")
 
     async def _keep(self, loop: Loop) -> None:
