@@ -6,6 +6,8 @@ now it says with SpoolError. Memory is bounded for each message and over all of 
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from relay import clock, metrics
 from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass, choose_class
-from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided, lane_facts
+from relay.policy.routing import CAPTURED, Action, Answers, Facts, Route, Undecided, lane_facts
 from relay.recipient import State
 from relay.settings import Config, Listen
 from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, SpoolError
@@ -24,6 +26,7 @@ from relay.spool.sqlite import SqliteSpool
 from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options, split
 
 EIGHT_BIT, UTF8 = 1, 2
+BREATH = 50  # recipients between two turns of the loop
 IN_FLIGHT_LIMIT = 64 << 20  # bytes of messages that are arriving, over all sessions
 
 ACCEPTED = metrics.Counter("relay_messages_accepted_total", "Messages that were answered 250", ["listener"])
@@ -211,7 +214,7 @@ class Intake:
             body=body if isinstance(body, bytes) else body.path,
             body_size=len(body) if isinstance(body, bytes) else body.size,
             smtp=needs,
-            recipients=self._recipients(config, envelope, facts, class_, options.route, start),
+            recipients=await self._recipients(config, envelope, facts, class_, options.route, start),
             idempotency_key=options.idempotency_key,
         )
 
@@ -232,7 +235,7 @@ class Intake:
             headers=head.headers() if config.asks_headers else None,
         )
 
-    def _recipients(
+    async def _recipients(
         self, config: Config, envelope: Envelope, facts: Facts, class_: TrafficClass, asked_route: str, start: float
     ) -> list[NewRecipient]:
         """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass."""
@@ -240,13 +243,17 @@ class Intake:
         overrides: dict[str, str | bool] = {"route": asked_route} if named else {}
         made: dict[str, NewRecipient] = {}
         refusals: list[BadMessage] = []
-        todo = [(address, True) for address in envelope.recipients]
+        todo = deque((address, True) for address in envelope.recipients)
+        ask: Answers | None = None
         while todo:
-            address, original = todo.pop(0)
+            address, original = todo.popleft()
             if address in made:
                 continue
+            if len(made) % BREATH == BREATH - 1:
+                await asyncio.sleep(0)  # a thousand recipients under many rules must not hold up everybody else
             mine = _with(facts, address, class_.name)
-            route = config.table.pick_for(mine)
+            ask = Answers(mine, ask)
+            route = config.table.pick(ask)
             if named and route is not CAPTURED:
                 route = named
             assert not isinstance(route, Undecided)  # every fact is known now
@@ -256,11 +263,11 @@ class Intake:
             if refusal and not original:
                 continue  # a copy that no route takes is not the sender's fault
             if route and not refusal and original:
-                todo += [(copy, False) for copy in route.copy]
+                todo.extend((copy, False) for copy in route.copy)
             state, why = _first_state(route, refusal)
             made[address] = NewRecipient(
                 address=address,
-                facts=lane_facts(config.table, mine, **overrides),
+                facts=lane_facts(config.table, mine, ask, **overrides),
                 state=state,
                 due_at=start,
                 expires_at=start + class_.retry.give_up,
@@ -280,7 +287,7 @@ class Intake:
         envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients))
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
-        routed = self._recipients(config, envelope, facts, class_, "", now)
+        routed = await self._recipients(config, envelope, facts, class_, "", now)
         body = await self.spool.read(row["id"], Place(row["place"]))
         if isinstance(body, Path):
             try:

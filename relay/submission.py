@@ -16,6 +16,7 @@ from functools import lru_cache
 MAX_HEAD = 256 * 1024
 MAX_FIELDS = 5000
 MAX_HOPS = 50
+MAX_VALUES = 50  # of one name that a rule may look at
 MAX_VALUE = 1000  # characters of a value that a rule may look at
 
 _FIELD = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
@@ -58,11 +59,12 @@ class Head:
 
     def headers(self) -> Mapping[str, tuple[str, ...]]:
         """All values by lower-case name, unfolded and clipped, for rules."""
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[bytes, list[str]] = {}
         for name, value in self.fields:
-            key = name.decode("ascii")
-            found[key] = (*found.get(key, ()), _text(value))
-        return found
+            values = found.setdefault(name, [])
+            if len(values) < MAX_VALUES:
+                values.append(_text(value))
+        return {name.decode("ascii"): tuple(values) for name, values in found.items()}
 
 
 def split(content: bytes, complete: bool = True) -> int:

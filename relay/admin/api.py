@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -141,6 +142,8 @@ class Admin:
             raise BadRequest("limit wants a number")
         try:
             cursor = (int(after.split(".")[0]), int(after.split(".")[1])) if after else None
+            if cursor and max(cursor) >= 1 << 63:
+                raise ValueError
         except (ValueError, IndexError):
             raise BadRequest("after wants a cursor that an earlier answer gave") from None
         rows, following = await self.service.rows(self.service.parse_filter(asked), cursor, int(limit))
@@ -168,13 +171,19 @@ class Admin:
 
     async def _act(self, request: web.Request) -> web.Response:
         asked = await _object(request)
-        wanted = self.service.parse_filter({str(k): str(v) for k, v in dict(asked.get("filter") or {}).items()})
+        given = asked.get("filter") or {}
+        if not isinstance(given, dict):
+            raise BadRequest("filter wants an object")
+        wanted = self.service.parse_filter({str(k): str(v) for k, v in given.items()})
         verb, to = request.match_info["verb"], str(asked.get("to") or "")
         return web.json_response(await self.service.act(verb, wanted, to, dry_run=bool(asked.get("dry_run"))))
 
     async def _resend(self, request: web.Request) -> web.Response:
         asked = await _object(request)
-        recipients = [str(r) for r in asked.get("recipients") or []]
+        named = asked.get("recipients") or []
+        if not isinstance(named, list):
+            raise BadRequest("recipients wants a list")
+        recipients = [str(r) for r in named]
         return web.json_response(await self.service.resend(request.match_info["id"], recipients))
 
     async def _reload(self, request: web.Request) -> web.Response:
@@ -229,3 +238,6 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem(409, str(error))
     except web.HTTPException as error:
         return _problem(error.status, error.reason)
+    except Exception:
+        logging.getLogger(__name__).exception("%s %s", request.method, request.path)
+        return _problem(500, "internal trouble; the relay's log has it")

@@ -49,7 +49,10 @@ def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
     """The facts of a message that somebody only describes."""
     from_ = str(asked.get("from") or "")
     address = from_address(from_) or from_
-    headers = {str(k).lower(): (str(v),) for k, v in dict(asked.get("headers") or {}).items()}
+    given = asked.get("headers") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError("headers wants an object")
+    headers = {str(k).lower(): (str(v),) for k, v in given.items()}
     return Facts(
         sender=str(asked.get("sender") or address),
         recipient=str(asked.get("to") or ""),

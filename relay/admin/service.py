@@ -180,7 +180,10 @@ class Service:
         return {"states": states, "lanes": list(lanes.values()), "egresses": self.outlook.egress_rows()}
 
     def explain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        facts = facts_from(asked, self.control.config)
+        try:
+            facts = facts_from(asked, self.control.config)
+        except (TypeError, ValueError) as error:
+            raise BadRequest(f"explain: {error}") from None
         if "@" not in facts.recipient:
             raise BadRequest("explain wants a recipient: --to user@example.com")
         return explain(self.control.config, facts, str(asked.get("class") or ""), self.outlook.view)

@@ -12,7 +12,7 @@ import click
 from relay import __version__
 from relay.cli import mail, queue, service
 
-USAGE, DATA, UNAVAILABLE, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 75, 77, 78
+USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,4 +53,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        click.echo(
+            f"Error: {error.filename or ''}: {error.strerror or error}".replace("Error: : ", "Error: "), err=True
+        )
+        sys.exit(IOERR)
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -69,8 +69,8 @@ def _open(method: str, path: str, body: Mapping[str, Any] | None) -> http.client
         raise Failed(f"no relay answers at {where}; it has stopped: start it with `relay serve`", 69) from None
     except PermissionError:
         raise Failed(f"no right to use {where}; run as the user that the relay runs as", 77) from None
-    except OSError as error:
-        raise Failed(f"{where}: {error.strerror or error}", 69) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Failed(f"{where}: {getattr(error, 'strerror', '') or error or 'no answer'}", 69) from None
 
 
 def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
@@ -85,6 +85,11 @@ def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
         )
         raise Failed(message, {400: 64, 404: 65, 409: 65, 422: 78}.get(response.status, 69))
     return response
+
+
+def message(number: str, rest: str = "") -> str:
+    """The path of a message; whatever was typed for its queue id stays one part of it."""
+    return f"/v1/messages/{quote(number, safe='')}{rest}"
 
 
 def ask(method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None) -> Any:

@@ -94,7 +94,7 @@ def _line(row: dict[str, Any], now: float) -> list[Any]:
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def show_(queue_id: str, json_: bool) -> None:
     """One message: its recipients, its story, its header block."""
-    found = client.ask("GET", f"/v1/messages/{queue_id}")
+    found = client.ask("GET", client.message(queue_id))
     if json_:
         show.as_json(found)
         return
@@ -229,22 +229,36 @@ def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> Non
     )
     if len(ids) > 1 and output is None:
         raise click.UsageError(f"{len(ids)} messages: say --output FOLDER")
-    if len(ids) == 1 and (output is None or not output.is_dir()):
-        with click.open_file(str(output) if output else "-", "wb") as file:
-            for data in client.stream(f"/v1/messages/{ids[0]}/raw"):
-                file.write(data)
-        return
-    assert output is not None or not ids
     if not ids:
         raise client.Failed("nothing matches", 65)
-    assert output is not None
+    if output is None:
+        for data in client.stream(client.message(ids[0], "/raw")):
+            click.get_binary_stream("stdout").write(data)
+        return
+    if len(ids) == 1 and not output.is_dir():
+        _save(ids[0], output)
+        return
     output.mkdir(parents=True, exist_ok=True)
+    missing = []
     with click.progressbar(ids, label="export", file=sys.stderr) as bar:
         for number in bar:
-            with (output / f"{number}.eml").open("wb") as file:
-                for data in client.stream(f"/v1/messages/{number}/raw"):
-                    file.write(data)
-    click.echo(f"{len(ids)} messages in {output}")
+            try:
+                _save(number, output / f"{Path(number).name}.eml")
+            except client.Failed as error:
+                if error.exit_code != 65:
+                    raise
+                missing.append(error.message)
+    click.echo(f"{len(ids) - len(missing)} messages in {output}")
+    if missing:
+        raise client.Failed("\n".join([*missing[:20], *(["…"] if len(missing) > 20 else [])]), 65)
+
+
+def _save(number: str, path: Path) -> None:
+    slices = client.stream(client.message(number, "/raw"))
+    first = next(slices, b"")  # a refusal leaves no empty file behind
+    with path.open("wb") as file:
+        file.write(first)
+        file.writelines(slices)
 
 
 @queue.command("resend")
@@ -255,7 +269,7 @@ def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> Non
 def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: bool) -> None:
     """Send a kept message again, as a new one, routed by the rules in force."""
     if dry_run:
-        message = client.ask("GET", f"/v1/messages/{queue_id}")
+        message = client.ask("GET", client.message(queue_id))
         names = list(recipients) or [r["recipient"] for r in message["recipients"]]
         found: dict[str, Any] = {
             "resent": message["queue_id"],
@@ -264,7 +278,7 @@ def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: boo
             "body": message["body"],
         }
     else:
-        found = client.ask("POST", f"/v1/messages/{queue_id}/resend", {"recipients": list(recipients)})
+        found = client.ask("POST", client.message(queue_id, "/resend"), {"recipients": list(recipients)})
     if json_:
         show.as_json(found)
     elif dry_run:

@@ -27,6 +27,7 @@ from relay.spool import SpoolError
 from relay.submission import BadMessage
 
 MAX_PENDING = 256 * 1024  # bytes read ahead while we are busy, before the client is made to wait
+MAX_TURNS = 100  # commands that one session may have answered before the others have a turn
 MAX_ERRORS = 100  # refused commands in one session, before it is cut
 MAX_CODE_TEXT = 400
 MAX_REPLIES = 100  # collected before they are written
@@ -136,7 +137,15 @@ class Session(SMTP):
     # -- the loop over what has arrived
 
     def _process(self) -> None:
+        turns = 0
         while self._buffer and self._task is None and not self._closing and not self._write_paused:
+            turns += 1
+            if turns > MAX_TURNS:
+                # Others wait too: on with it in the loop's next turn.
+                self._flush()
+                self._pause_reading()
+                self.loop.call_soon(self._process)
+                return
             if self._reader is not None:
                 self._read_data()
             elif not self._read_command():

@@ -47,7 +47,7 @@ def glob(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.match(text.casefold()) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Question:
     """One key of a `match`: the fact it asks for, and any of what it accepts.
 
@@ -58,7 +58,7 @@ class Question:
     patterns: tuple[str, ...]
     sizes: tuple[tuple[str, int], ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Names the question in a lane's facts; the same words are the same question under another configuration."""
         return f"{self.fact} {' | '.join(self.patterns)}"
@@ -238,12 +238,30 @@ class Undecided:
 UNDECIDED = Undecided()
 
 
-def lane_facts(table: Table, facts: Facts, **overrides: str | bool) -> str:
+class Answers:
+    """Asks for the recipients of one message; what does not hang on the recipient is asked once."""
+
+    __slots__ = ("_facts", "_known")
+
+    def __init__(self, facts: Facts, before: Answers | None = None) -> None:
+        self._facts = facts
+        self._known: dict[str, bool | None] = before._known if before else {}
+
+    def __call__(self, question: Question) -> bool | None:
+        if question.fact == "recipient":
+            return question.ask(self._facts)
+        key = question.key
+        if key not in self._known:
+            self._known[key] = question.ask(self._facts)
+        return self._known[key]
+
+
+def lane_facts(table: Table, facts: Facts, ask: Callable[[Question], bool | None], **overrides: str | bool) -> str:
     """The lane's facts as canonical JSON: values, answers, and what an operator or `X-Relay-Route` overrode.
 
     Overrides: `route` (a route's name), `via` (an egress' name), `released` (True).
     """
-    asked = {q.key: bool(q.ask(facts)) for q in table.questions}
+    asked = {q.key: bool(ask(q)) for q in table.questions}
     return _canonical(facts.class_ or "default", facts.user, asked, overrides)
 
 

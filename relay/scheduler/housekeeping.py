@@ -6,7 +6,7 @@ import asyncio
 
 from relay import clock, metrics
 from relay.maillog import MailLog
-from relay.policy.routing import Facts, LaneFacts, lane_facts
+from relay.policy.routing import Answers, Facts, LaneFacts, lane_facts
 from relay.recipient import Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
@@ -128,11 +128,14 @@ class Housekeeper:
         config = self.scheduler.config
         while rows := await self.spool.stale(lane.id, SLICE):
             moves = []
+            answers: dict[int, Answers] = {}  # a message's header is read once for all its recipients
             for row in rows:
-                facts = facts_of(row, lane.facts, config.asks_headers)
-                moves.append(
-                    (row["message"], row["n"], lane.id, lane_facts(config.table, facts, **lane.facts.overrides))
-                )
+                number = row["message"]
+                known = answers.get(number)
+                facts = facts_of(row, lane.facts, config.asks_headers and known is None)
+                answers[number] = ask = Answers(facts, known)
+                text = lane_facts(config.table, facts, ask, **lane.facts.overrides)
+                moves.append((number, row["n"], lane.id, text))
             await self.spool.relane(moves)
             moved += len(moves)
             if config is not self.scheduler.config:

@@ -69,9 +69,9 @@ class SqliteSpool:
         lock = opening.prepare(path)
         connection, reader = connect(str(path)), connect(str(path), read_only=True)
         try:
-            await connection
+            await connection.open()
             opened = await connection.call(opening.open_on_thread, path, now)
-            await reader
+            await reader.open()
             spool = cls(path, Writer(connection), reader, opened, now)
             spool.content.open()
         except BaseException as error:  # noqa: BLE001 - the lock is given back whatever it was
@@ -323,7 +323,7 @@ class SqliteSpool:
     async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
         """What takes long reads over a connection of its own: deliveries read their bodies over the other one."""
         connection = connect(str(self.path), read_only=True)
-        await connection
+        await connection.open()
         try:
             return await connection.call(function, *arguments)
         finally:
