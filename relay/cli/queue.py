@@ -233,7 +233,7 @@ def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> Non
         raise client.Failed("nothing matches", 65)
     if output is None:
         for data in client.stream(client.message(ids[0], "/raw")):
-            click.get_binary_stream("stdout").write(data)
+            sys.stdout.buffer.write(data)
         return
     if len(ids) == 1 and not output.is_dir():
         _save(ids[0], output)
