@@ -77,7 +77,7 @@ class Reply:
 
 _REMOTE_ID = re.compile(
     r"(?:queued(?: mail)? as |id=|queued\)? ?<|message[ -]id[:=]? ?<?|accepted message )([A-Za-z0-9._@+=$-]{3,100})|"
-    r"^(?:ok:?|<)\s*([A-Za-z0-9._@+=$-]{8,100})",
+    r"^(?:ok:?|<)\s*([A-Za-z0-9._@+$-]{8,100})(?![=\w])",
     re.IGNORECASE,
 )
 

@@ -1,0 +1,66 @@
+"""One client's hard work leaves the event loop to the others now and then; counted in turns, not in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from fakes import Upstream
+from rig import running, submit, write_config
+
+from relay.intake import Envelope
+from relay.policy.classes import DEFAULT_CLASS
+from relay.policy.routing import Facts
+
+RULES = "\n".join(
+    f"  - {{name: r{i}, match: {{recipient: '*@d{i}.example', from: '*@s{i}.example'}}, via: main}}" for i in range(100)
+)
+
+
+class Turns:
+    """Counts how often the loop came round while something ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+    async def stop(self) -> int:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        return self.count
+
+
+async def test_a_thousand_recipients_under_a_hundred_rules(tmp_path: Path) -> None:
+    async with Upstream() as up:
+        file = write_config(
+            tmp_path, {"main": f"port: {up.port}, tls: none"}, routes=RULES + "\n  - {name: rest, hold: true}"
+        )
+        async with running(file) as rig:
+            config = rig.app.config
+            intake = rig.app.intake
+            envelope = Envelope(config.listen[0], "127.0.0.1", sender="a@b.example")
+            envelope.recipients = [f"u{i}@x{i}.example" for i in range(1000)]
+            turns = Turns()
+            made = await intake._recipients(
+                config, envelope, Facts("a@b.example", "", from_="a@b.example"), DEFAULT_CLASS, "", 0.0
+            )
+            assert len(made) == 1000
+            assert await turns.stop() >= 10
+
+
+async def test_pipelined_commands_by_the_hundred(tmp_path: Path) -> None:
+    async with Upstream() as up, running(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        await reader.readline()
+        writer.write(b"NOOP\r\n" * 5000 + b"QUIT\r\n")
+        other = asyncio.ensure_future(submit(rig.port, [("a@b.example", ("c@d.example",), b"Subject: t\r\n\r\nx\r\n")]))
+        answered = (await asyncio.wait_for(reader.read(-1), 20)).count(b"\r\n")
+        assert answered == 5001
+        assert await other
+        writer.close()
+        await writer.wait_closed()
