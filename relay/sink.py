@@ -92,8 +92,9 @@ class Sink:
         delay: float = 0.0,
         max_message_size: int = 100_000_000,
     ) -> None:
-        keeper = Keeper(Folder(folder, max_message_size), arrived, delay)
-        self.folder = folder
+        kept = Folder(folder, max_message_size)
+        keeper = Keeper(kept, arrived, delay)
+        self.folder, self._content = folder, kept.content
         self.door = Door(Listen("sink", address), keeper, MailLog(), "sink.localdomain")  # type: ignore[arg-type]
 
     async def open(self) -> int:
@@ -104,6 +105,7 @@ class Sink:
     async def close(self) -> None:
         self.door.stop()
         await self.door.drain(1.0)
+        await asyncio.to_thread(self._content.close)
 
 
 def subject(head: bytes) -> str:

@@ -86,7 +86,10 @@ class Staged:
 
     def abandon(self) -> None:
         """The message is not accepted: the file goes. Safe to call twice, and after `finish`."""
-        self._threads.submit(self._abandon)
+        try:
+            self._threads.submit(self._abandon)
+        except RuntimeError:  # a session that was cut at the very end: the threads are gone already
+            self._abandon()
 
     def _write(self, data: bytes) -> None:
         with self._lock:

@@ -283,3 +283,12 @@ def test_memory_is_bounded_whatever_arrives(served: tuple[int, int], piece: byte
             pass
         assert line.startswith(b"552 5.3.4" if ends else b"500 5.5.2")
     assert most - before < 64_000_000
+
+
+def test_a_client_that_closes_its_side_gets_its_replies_from_the_real_process(served: tuple[int, int]) -> None:
+    """Once more under the event loop that is used outside tests."""
+    with socket.create_connection(("127.0.0.1", served[0]), 20) as client:
+        client.sendall(b"EHLO x\r\n" + (ENVELOPE + b"DATA\r\n" + stuffed(b"x" * 600_000)) * 3)
+        client.shutdown(socket.SHUT_WR)
+        said = client.makefile("rb").read().decode()
+    assert said.count("250 2.0.0 Ok: queued as ") == 3

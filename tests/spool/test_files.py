@@ -137,3 +137,13 @@ async def test_check_finds_a_message_that_waits_without_its_body(spools: Spools)
         lambda c, jobs: [c.execute("DELETE FROM content WHERE id = ?", (n,)).rowcount for n in jobs], number, 0
     )
     assert await spool.check() == ["1 messages that wait have no body"]
+
+
+async def test_what_is_abandoned_after_the_end_goes_too(spools: Spools) -> None:
+    """A session that is cut while the relay stops gives its file back when the threads are gone already."""
+    spool = await spools.open()
+    file = spool.stage(spool.next_id())
+    await file.write(b"half")
+    spool.content.close()
+    file.abandon()
+    assert files(spool) == []
