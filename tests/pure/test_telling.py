@@ -95,3 +95,13 @@ def test_exposition_is_what_a_scraper_reads() -> None:
     assert seconds["relay_test_seconds_bucket", "+Inf"] == seconds["relay_test_seconds_count", ""] == 3
     assert all(f.documentation for f in found.values())
     assert all(name.startswith("relay_") for name in found)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ['"john doe"@example.com', "bounce+jane=customer.example@lists.test", "o'brien@example.com", "a/b@x.example"],
+)
+def test_redact_hides_odd_addresses_whole(address: str) -> None:
+    (line, _) = lines("json", True, sender=address, why=f"550 <{address}> unknown; {address} is gone")
+    assert not re.search(r"john|jane|brien|a/b|example\.com|lists\.test", line)
+    assert len(set(re.findall(r"#[0-9a-f]{16}", line))) == 1
