@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from conftest import free_port, until
 
 from relay.app import App
 from relay.config.load import load
-from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.spool import Filter
 
@@ -181,11 +181,6 @@ async def submit(port: int, messages: Iterable[tuple[str, tuple[str, ...], bytes
     return ids
 
 
-def number_of(text: str) -> str:
-    """A message number or queue id as queue id."""
-    return queue_id(int(text)) if text.isdecimal() else text
-
-
 # -- the process
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
@@ -210,11 +205,11 @@ class Process:
     @property
     def port(self) -> int:
         """The first listener's."""
-        line = next(li for li in self.log.splitlines() if "event=listening" in li)
-        return int(line.rpartition("port=")[2].split()[0])
+        line = next(li for li in self.log.splitlines() if re.search(r'event"?[=:] ?"?listening', li))
+        return int(re.findall(r'port"?[=:] ?(\d+)', line)[-1])
 
     def ready(self, deadline: float = 20.0) -> Process:
-        self.wait_for(lambda: "event=ready" in self.log, deadline)
+        self.wait_for(lambda: re.search(r'event"?[=:] ?"?ready', self.log), deadline)
         return self
 
     def wait_for(self, condition: Any, deadline: float = 20.0) -> None:
@@ -236,7 +231,7 @@ class Process:
             self.popen.wait(10)
         self._out.close()
 
-    def cli(self, *arguments: str, code: int = 0, stdin: bytes | None = None) -> str:
+    def cli(self, *arguments: str, code: int = 0) -> str:
         """`relay …` against this relay; its standard output. Asserts the exit code."""
         done = self.call(*arguments)
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
