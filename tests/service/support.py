@@ -237,8 +237,10 @@ class Recorder:
             with contextlib.suppress(OSError, EOFError):
                 await self._session(reader, writer, self.sessions)
         finally:
-            self._tasks.discard(task)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         def say(text: str) -> None:
@@ -444,4 +446,4 @@ scache    unix  - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as Postfix' daemons do")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
