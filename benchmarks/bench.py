@@ -31,7 +31,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from service.support import ENV, Postfix, Relay, answers, find, free_port, until  # noqa: E402
+from service.postfix import Postfix  # noqa: E402
+from service.support import ENV, Relay, answers, find, free_port, until  # noqa: E402
 
 OUT = Path(__file__).parent / "out"
 PEERS = ("postfix",)

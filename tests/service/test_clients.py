@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
+from .postfix import Postfix
 from .support import (
     ENV,
-    Postfix,
     Received,
     Recorder,
     Relay,
