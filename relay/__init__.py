@@ -6,8 +6,8 @@
 
 Rooms, left may import right and never back (held by import-linter):
 
-    cli -> app -> runtime -> config | listener | scheduler | admin -> intake -> spool | deliver | settle
-        -> submission -> policy -> recipient -> envelope | reply
+    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> settle -> deliver | spool
+        -> submission -> settings -> secrets | policy -> recipient -> envelope | reply
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle,
 submission, recipient, envelope, reply) read no clock, open nothing and import no event loop.

@@ -20,9 +20,7 @@ from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import CAPTURED, Action, Answers, Facts, Route, Undecided, lane_facts
 from relay.recipient import State
 from relay.settings import Config, Listen
-from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, SpoolError
-from relay.spool.content import Staged
-from relay.spool.sqlite import SqliteSpool
+from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, Spool, SpoolError, Staging
 from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options, split
 
 EIGHT_BIT, UTF8 = 1, 2
@@ -69,7 +67,7 @@ class Incoming:
         self._intake = intake
         self._parts: list[bytes] = []
         self._held = 0  # bytes of the budget
-        self._staged: Staged | None = None
+        self._staged: Staging | None = None
         self.id = intake.spool.next_id()
         self.size = 0
         self.head = b""
@@ -110,7 +108,7 @@ class Incoming:
         await self._staged.write(data)
         self._give(self._held - len(self.head))
 
-    async def finish(self) -> tuple[bytes, bytes | Staged]:
+    async def finish(self) -> tuple[bytes, bytes | Staging]:
         """(header block, body): both normalised. Raises BadMessage."""
         if self._staged is None and self._held > INLINE_LIMIT:
             await self.spill()  # its end came with what made it large
@@ -144,7 +142,7 @@ class Incoming:
 class Intake:
     """The steps. `config` returns the generation in force."""
 
-    def __init__(self, spool: SqliteSpool, config: Callable[[], Config], log: MailLog) -> None:
+    def __init__(self, spool: Spool, config: Callable[[], Config], log: MailLog) -> None:
         self.spool, self._config, self._log = spool, config, log
         self.budget = Budget()
 

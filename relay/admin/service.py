@@ -15,8 +15,7 @@ from relay.policy.gate import EgressView
 from relay.policy.routing import LaneFacts
 from relay.recipient import State, Verb, states_before
 from relay.settings import Config
-from relay.spool import Filter, Place
-from relay.spool.sqlite import SqliteSpool
+from relay.spool import Filter, Place, Spool
 
 MAX_ROWS = 1000
 VERBS = {v.value: v for v in (Verb.RETRY, Verb.HOLD, Verb.RELEASE, Verb.CANCEL)} | {"reroute": None}
@@ -52,7 +51,7 @@ class Control(Protocol):
 
 @dataclass
 class Service:
-    spool: SqliteSpool
+    spool: Spool
     intake: Intake
     outlook: Outlook
     control: Control

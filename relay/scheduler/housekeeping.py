@@ -10,8 +10,7 @@ from relay.policy.routing import Answers, Facts, LaneFacts, lane_facts
 from relay.recipient import Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
-from relay.spool import SpoolError
-from relay.spool.sqlite import SqliteSpool
+from relay.spool import Spool, SpoolError
 from relay.submission import BadMessage, read_head
 
 TICK = 1.0
@@ -31,7 +30,7 @@ LAG = metrics.Gauge("relay_loop_lag_seconds", "How late the event loop came back
 class Housekeeper:
     """Two loops: `tick` (each second) and `relane` (when a reload left lanes without answers)."""
 
-    def __init__(self, spool: SqliteSpool, scheduler: Scheduler, log: MailLog) -> None:
+    def __init__(self, spool: Spool, scheduler: Scheduler, log: MailLog) -> None:
         self.spool, self.scheduler, self.log = spool, scheduler, log
         self.oldest: float | None = None
         self.lag = 0.0
@@ -100,7 +99,8 @@ class Housekeeper:
         self._drifted = abs(drift) > DRIFT_ALARM
 
     async def _expire(self, now: float) -> None:
-        while keys := await self.spool.expired(now):
+        # The last try falls on the end of its time (settle): it is left a while to be made and to say why it failed.
+        while keys := await self.spool.expired(now - EXPIRE_EVERY):
             count = await self.spool.change(keys, Verb.EXPIRE, now, "expired: its time to be delivered is over")
             self.log.warning("expired", recipients=count)
             if not count:

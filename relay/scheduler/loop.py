@@ -26,8 +26,7 @@ from relay.reply import Reply, Result, Scope, Stage, classify
 from relay.scheduler.lanes import Lane, Lanes
 from relay.settings import Config
 from relay.settle import Outcome, settle
-from relay.spool import Ask, Claim, Claimed, Settlement, SpoolError
-from relay.spool.sqlite import SqliteSpool
+from relay.spool import Ask, Claim, Claimed, Settlement, Spool, SpoolError
 
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 _LOGGED = {State.DELIVERED: "delivered", State.DEFERRED: "deferred", State.FAILED: "failed", State.HELD: "held"}
@@ -52,7 +51,7 @@ class Work:
 class Scheduler:
     """The loops share one event loop and this object; no lock is needed between its awaits."""
 
-    def __init__(self, spool: SqliteSpool, config: Config, log: MailLog) -> None:
+    def __init__(self, spool: Spool, config: Config, log: MailLog) -> None:
         self.spool, self.config, self.log = spool, config, log
         self.lanes = Lanes(config)
         self.egresses: dict[str, Egress[Work]] = {}

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from relay.config import document
 from relay.config.load import ConfigError, default_config, load
-from relay.settings import Account, Address, Config
-from relay.secrets import Reference
 from relay.policy.backoff import Retry
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority
 from relay.policy.routing import Action, Facts, Match, Question
+from relay.secrets import Reference
+from relay.settings import Account, Address, Config
 
 Loader = Callable[[str], Config]
 BASE = "accounts: {main: {host: 127.0.0.1}}\nroutes: [{via: main}]\n"

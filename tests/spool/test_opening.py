@@ -242,4 +242,4 @@ async def test_an_open_that_is_refused_leaves_no_thread_and_no_file_open(spools:
     for _ in range(5):
         with pytest.raises(SpoolNewer):
             await SqliteSpool.open(spools.path(), NOW)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # something else of this process may close meanwhile
