@@ -39,6 +39,7 @@ class Egress(Generic[W]):
         self.carriers = 0
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
+        self._goodbyes: set[asyncio.Task[None]] = set()
         self._open = 0
         self._trusted = account.username is None  # a login has worked since the last one that did not
 
@@ -89,14 +90,16 @@ class Egress(Generic[W]):
         self._trusted = True
         return session
 
-    async def give(self, session: Upstream) -> None:
-        """Back after work. One that is used up says QUIT."""
+    def give(self, session: Upstream) -> None:
+        """Back after work. One that is used up says QUIT, and nobody waits for the reply."""
         if session.usable and not self.retired:
             session.idle_since = clock.monotonic()
             self._idle.append(session)
+        elif session.connected:
+            goodbye = asyncio.get_running_loop().create_task(self._end(session, 5.0), name=f"quit-{self.name}")
+            self._goodbyes.add(goodbye)
+            goodbye.add_done_callback(self._goodbyes.discard)
         else:
-            if session.connected:
-                await session.quit()
             self.drop(session)
 
     def drop(self, session: Upstream) -> None:
@@ -116,11 +119,17 @@ class Egress(Generic[W]):
         await asyncio.gather(*(self._end(session, patience) for session in gone))
 
     async def _end(self, session: Upstream, patience: float) -> None:
-        if session.connected:
-            await session.quit(patience)
-        self.drop(session)
+        try:
+            if session.connected:
+                await session.quit(patience)
+        finally:
+            self.drop(session)
 
     async def close(self) -> None:
         """At a stop: QUIT, and hardly a wait for its reply."""
         self.retired = True
         await self.sweep(0.5)
+        if self._goodbyes:
+            _, late = await asyncio.wait(self._goodbyes, timeout=0.5)
+            for task in late:
+                task.cancel()

@@ -243,7 +243,7 @@ class Scheduler:
                 if self.stopping:
                     egress.drop(session)
                 else:
-                    await egress.give(session)
+                    egress.give(session)
             self.spool.wake()
 
     def _carried(self, task: asyncio.Task[None], egress: Egress[Work]) -> None:
@@ -290,7 +290,7 @@ class Scheduler:
         self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if session is not None and not session.usable:
             self._carriers[task] = None
-            await egress.give(session)
+            egress.give(session)
             return None
         return session
 
