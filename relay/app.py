@@ -64,7 +64,7 @@ class App:
         await self._open_doors(config)
         # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
         self.supervisor.start("dispatch", self.scheduler.dispatch)
-        self.supervisor.start("record", self.scheduler.record)
+        self.supervisor.start("record", self.scheduler.recorder.run)
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.housekeeper.reloaded()
@@ -100,7 +100,7 @@ class App:
             door.advertise()
 
     async def _open_admin(self, config: Config) -> None:
-        self.admin = Admin(Service(self.spool, self.intake, self.scheduler, self))
+        self.admin = Admin(Service(self.spool, self.intake, self.scheduler.outlook, self))
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:
@@ -182,18 +182,19 @@ class App:
             door.stop()
         await self.supervisor.stop("dispatch")
         work: asyncio.Future[Any] = asyncio.gather(
-            *(door.drain(min(5.0, timeout)) for door in self.doors), self.scheduler.stop(max(0.1, timeout - 1.0))
+            *(door.drain(min(5.0, timeout)) for door in self.doors),
+            self.scheduler.carriers.stop(max(0.1, timeout - 1.0)),
         )
         second: asyncio.Future[Any] = asyncio.ensure_future(self._second.wait())
         await asyncio.wait({work, second}, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
         if not work.done():
-            await self.scheduler.stop(0.0)
+            await self.scheduler.carriers.stop(0.0)
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
         await self.supervisor.stop()
-        await self.scheduler.finish()
+        await self.scheduler.recorder.finish()
         await self.admin.close()
         await self.spool.close()
         self.log.event("stopped")
@@ -215,7 +216,7 @@ class App:
         down = self.supervisor.down
         quiet = {"dispatch": now - self.scheduler.last_progress, "spool": now - self.spool.alive_at}
         stuck = [name for name, seconds in quiet.items() if seconds > STUCK_AFTER]
-        resting = [r["egress"] for r in self.scheduler.egress_rows() if r["state"] != "open"]
+        resting = [r["egress"] for r in self.scheduler.outlook.egress_rows() if r["state"] != "open"]
         age = self.housekeeper.oldest_age(clock.now())
         return {
             "alive": not down and not stuck,

@@ -1,5 +1,5 @@
 """The scheduler: lane heads -> gate -> claim -> deliver -> settle -> record.
 
-`Scheduler` (loop.py) owns the dispatch and record loops and the carriers; `Lanes` (lanes.py) the lanes in memory and what
-the operator is told of them; housekeeping.py what happens seldom.
+`Scheduler` (loop.py) dispatches; `Carriers` (carry.py) bring claimed work to its end; `Recorder` (record.py) makes that
+durable; `Lanes` (lanes.py) are in memory; `Outlook` (outlook.py) tells operators; housekeeping.py does what is seldom.
 """

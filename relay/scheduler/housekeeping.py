@@ -38,7 +38,9 @@ class Housekeeper:
         self._refused = ""
         self._wake = asyncio.Event()
         OLDEST.source = lambda: [((), self.oldest_age(clock.now()))]
-        LEAVING.source = lambda: [((), clock.now() - scheduler.last_delivery)] if scheduler.last_delivery else []
+        LEAVING.source = lambda: (
+            [((), clock.now() - scheduler.recorder.last_delivery)] if scheduler.recorder.last_delivery else []
+        )
         DRIFT.source = lambda: [((), clock.drift())]
         LAG.source = lambda: [((), self.lag)]
 
@@ -58,7 +60,7 @@ class Housekeeper:
             now = clock.now()
             self._watch_clock()
             await self._room()
-            await self.scheduler.sweep()
+            await self.scheduler.carriers.sweep()
             try:
                 self.oldest = await self.spool.oldest() if self.spool.queued else None
                 if now >= expire_at:

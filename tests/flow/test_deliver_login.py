@@ -54,7 +54,7 @@ async def test_a_refused_login_pauses_the_account(tmp_path: Path, script: dict[s
     ):
         ids = await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(30)])
         await until(lambda: rig.egress().breaker.is_open and rig.egress().busy == 0)
-        await until(lambda: rig.app.scheduler.unrecorded == 0 and rig.app.spool.queued == 30)
+        await until(lambda: rig.app.scheduler.recorder.unrecorded == 0 and rig.app.spool.queued == 30)
         rows = await rig.rows(*ids)
         assert len(up.logins) == 1
         assert sorted(r["attempts"] for r in rows) == [0] * 29 + [1]
@@ -131,7 +131,7 @@ async def test_a_session_from_before_does_not_end_the_pause(tmp_path: Path) -> N
         await until(lambda: up.delivered() == ["first@example.net"] and rig.egress().busy == 0)
         assert rig.egress().breaker.auth_failed and rig.egress().breaker.is_open
         await rig.send("third@example.net")
-        await until(lambda: rig.app.scheduler.unrecorded == 0)
+        await until(lambda: rig.app.scheduler.recorder.unrecorded == 0)
         assert len(up.logins) == refused == 2
 
 
@@ -145,7 +145,9 @@ async def test_a_reply_that_quotes_the_secret_is_told_without_it(tmp_path: Path)
     ):
         row = await rig.tried(await rig.send())
         assert row["last_reply"] == "535 5.7.8 bad: *** *** AUTH PLAIN *** end"
-        told = repr(rig.events) + repr(await rig.message(row["queue_id"])) + repr(rig.app.scheduler.egress_rows())
+        told = (
+            repr(rig.events) + repr(await rig.message(row["queue_id"])) + repr(rig.app.scheduler.outlook.egress_rows())
+        )
         assert "canary" not in told and plain not in told
 
 

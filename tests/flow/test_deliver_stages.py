@@ -189,7 +189,7 @@ async def test_a_peer_that_stops_reading_and_resets_is_no_doubt(
         running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig,
     ):
         number = await rig.send(message=BIG)
-        await until(lambda: any(s and s.stage is Stage.BODY for s in rig.app.scheduler._carriers.values()))
+        await until(lambda: any(s and s.stage is Stage.BODY for s in rig.app.scheduler.carriers.at_work.values()))
         gate.set()
         row = await rig.tried(number)
         assert (row["state"], row["in_doubt"]) == ("deferred", False)

@@ -81,7 +81,7 @@ async def test_act_and_relane_in_one_transaction_agree(tmp_path: Path) -> None:
         row = await rig.row(number)
         spool = rig.app.spool
         (stored,) = [r async for r in spool.find(rig.app.admin.service.parse_filter({"id": number}))]
-        facts = rig.app.scheduler.lane_facts_of(row["lane_id"]).with_overrides({"via": "main"})
+        facts = rig.app.scheduler.outlook.lane_facts_of(row["lane_id"]).with_overrides({"via": "main"})
         await asyncio.gather(
             spool.relane([(stored["message"], stored["n"], stored["lane"], facts)]),
             spool.change([(stored["message"], stored["n"])], Verb.RELEASE, 0.0, "test"),

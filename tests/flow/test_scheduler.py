@@ -148,7 +148,7 @@ async def _p95(folder: Path, dead: int, live: int) -> float:
             for i in range(live):  # one by one, as applications do
                 ids += await rig.send_many([("a@example.com", (f"r{i}@live.example",), TEXT)])
             await until(lambda: len(up.done) == live)
-            await until(lambda: rig.app.scheduler.unrecorded == 0)
+            await until(lambda: rig.app.scheduler.recorder.unrecorded == 0)
             times = []
             for start in range(0, live, 100):
                 for row in await rig.rows(*ids[start : start + 100]):
@@ -253,7 +253,7 @@ async def test_resting_lane_does_not_spin(tmp_path: Path, monkeypatch: pytest.Mo
     async with running(file) as rig:
         await rig.send_many([("a@example.com", (f"r{i}@example.net",), TEXT) for i in range(50)])
         await until(lambda: rig.egress().breaker.is_open and rig.egress().busy == 0)
-        await until(lambda: rig.app.scheduler.unrecorded == 0)
+        await until(lambda: rig.app.scheduler.recorder.unrecorded == 0)
         passes = 0
         real = rig.app.scheduler._pass
 
@@ -292,7 +292,7 @@ async def test_counts_come_back_to_nothing(tmp_path: Path) -> None:
         assert egress.carriers == 0 and not egress.backlog
         assert egress.sessions == len(egress._idle) <= 4
         await until(lambda: up.open == egress.sessions)
-        assert not rig.app.scheduler._carriers
+        assert not rig.app.scheduler.carriers.at_work
         rows = [r async for r in rig.app.spool.find(rig.app.admin.service.parse_filter({"state": "delivered"}))]
         assert sorted(r["recipient"] for r in rows) == sorted(up.delivered())
 

@@ -1,0 +1,302 @@
+"""Carriers: one for each upstream session at work. They take claimed work off an egress' backlog and bring it to an end.
+
+Promises: whatever is pushed ends in a settlement, in another egress' backlog, or goes back unsaid. Who suffers from a
+failure is `reply.classify`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay import clock, metrics
+from relay.deliver.content import Content, ContentError
+from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
+from relay.deliver.smtp import Answer, Failure, Parcel, Upstream
+from relay.envelope import queue_id
+from relay.maillog import MailLog
+from relay.policy.routing import Action, Route
+from relay.reply import Reply, Result, Scope, Stage, classify
+from relay.scheduler.record import Recorder
+from relay.settings import Config
+from relay.settle import Outcome
+from relay.spool import Claim, Claimed, Spool, SpoolError
+
+STOPPED = "the relay was stopped before it was sent"
+
+IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
+
+
+@dataclass(slots=True)
+class Work:
+    """One transaction: a claim, or the share of its recipients that fits one."""
+
+    claim: Claim
+    recipients: list[Claimed]
+    route: Route
+    egresses: tuple[str, ...]  # still to be tried, the current one first
+    tried: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Carriers:
+    """All egresses and those who work for them."""
+
+    def __init__(self, spool: Spool, recorder: Recorder, log: MailLog) -> None:
+        self.spool, self.recorder, self.log = spool, recorder, log
+        self.egresses: dict[str, Egress[Work]] = {}
+        self.retired: list[Egress[Work]] = []
+        self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
+        self.stopping = False
+        SESSIONS.source = lambda: [((n,), float(e.sessions)) for n, e in self.egresses.items()]
+        BREAKER.source = lambda: [((n,), float(e.breaker.is_open)) for n, e in self.egresses.items()]
+        PAUSED.source = lambda: [((n,), float(e.breaker.auth_failed)) for n, e in self.egresses.items()]
+        IN_FLIGHT.source = lambda: [((n,), float(e.busy)) for n, e in self.egresses.items()]
+
+    def apply(self, config: Config) -> None:
+        """A new configuration: sessions of unchanged accounts are kept."""
+        for name, account in config.accounts.items():
+            current = self.egresses.get(name)
+            if current is None or current.account != account or current.hostname != config.hostname:
+                if current is not None:
+                    self._retire(current)
+                self.egresses[name] = Egress(account, config.hostname)
+        for name in [n for n in self.egresses if n not in config.accounts]:
+            self._retire(self.egresses.pop(name))
+
+    def _retire(self, egress: Egress[Work]) -> None:
+        """Its running work ends as it is; what has not begun goes back to be routed anew."""
+        egress.retired = True
+        self.retired.append(egress)
+        while egress.backlog:
+            self.put_back(egress.backlog.popleft(), "its account changed")
+
+    def push(self, work: Work) -> None:
+        egress = self.egresses.get(work.egresses[0]) if work.egresses else None
+        if egress is None or self.stopping:
+            return self.put_back(work, "its egress is gone" if egress is None else STOPPED)
+        if egress.breaker.wait(clock.now()) > 0:
+            # It began to rest while this was being claimed.
+            return self.put_back(work, f"{egress.name} rests: {egress.breaker.why}")
+        egress.backlog.append(work)
+        self._hire(egress, 1)
+
+    def _hire(self, egress: Egress[Work], count: int) -> None:
+        """Up to so many more carriers, as far as the egress takes them."""
+        for _ in range(min(count, egress.staff - egress.carriers)):
+            egress.carriers += 1
+            task = asyncio.get_running_loop().create_task(self._carry(egress), name=f"carrier-{egress.name}")
+            self.at_work[task] = None
+            task.add_done_callback(lambda done: self._carried(done, egress))
+
+    def put_back(self, work: Work, why: str) -> None:
+        """Nothing was said upstream: no attempt is counted."""
+        outcome = Outcome(Result.RETURNED, "", Stage.CONNECT, Reply(0, why))
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
+    def give_back(self, claim: Claim, recipients: list[Claimed], why: str) -> None:
+        """Recipients that were claimed and can't be pushed."""
+        self.put_back(Work(claim, recipients, Route("", Action.HOLD), ()), why)
+
+    async def _carry(self, egress: Egress[Work]) -> None:
+        """One carrier: takes work off the backlog as long as there is some, on one session where it can."""
+        task = asyncio.current_task()
+        assert task is not None
+        session: Upstream | None = None
+        try:
+            while egress.backlog and not self.stopping:
+                work = egress.backlog.popleft()
+                session = await self._attempt(egress, work, session, task)
+        finally:
+            egress.carriers -= 1
+            if session is not None:
+                if self.stopping:
+                    egress.drop(session)
+                else:
+                    egress.give(session)
+            self.spool.wake()
+
+    def _carried(self, task: asyncio.Task[None], egress: Egress[Work]) -> None:
+        self.at_work.pop(task, None)
+        if not task.cancelled() and (error := task.exception()):
+            self.log.error("carrier_died", error=repr(error))
+            self._hire(egress, len(egress.backlog))
+
+    async def _attempt(
+        self, egress: Egress[Work], work: Work, session: Upstream | None, task: asyncio.Task[None]
+    ) -> Upstream | None:
+        """One transaction, to its end in a settlement or a hand-over; returns the session if it is still good."""
+        started = clock.monotonic()
+        egress.breaker.start()
+        try:
+            content = Content(work.claim.head, await self._body(work.claim))
+            parcel = Parcel(
+                work.claim.sender,
+                tuple(r.address for r in work.recipients),
+                content,
+                work.claim.size,
+                work.claim.smtp,
+            )
+            session, answers = await self._deliver(egress, parcel, session, task)
+        except Failure as failure:
+            session = self.at_work[task]
+            self._fail(egress, work, session, failure, clock.monotonic() - started)
+        except asyncio.CancelledError:
+            session = self.at_work[task]
+            egress.breaker.returned()
+            self._cut(egress, work, session)
+            raise
+        except Exception as error:  # noqa: BLE001 - an unknown exception is soft: the message is kept and tried again
+            session = self.at_work[task]
+            if session is not None:
+                session.close()
+            egress.breaker.returned()
+            self.log.error("delivery_error", id=queue_id(work.claim.message), egress=egress.name, error=repr(error))
+            text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
+            self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {text}"), started)
+        else:
+            egress.breaker.succeeded()
+            self._answered(egress, work, answers, clock.monotonic() - started)
+        self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
+        if session is not None and not session.usable:
+            self.at_work[task] = None
+            egress.give(session)
+            return None
+        return session
+
+    async def _deliver(
+        self, egress: Egress[Work], parcel: Parcel, session: Upstream | None, task: asyncio.Task[None]
+    ) -> tuple[Upstream, list[Answer]]:
+        """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
+        if session is None:
+            session = await egress.take()
+            self._hire(egress, len(egress.backlog))
+        self.at_work[task] = session
+        kept = session.transactions > 0
+        try:
+            return session, await session.deliver(parcel)
+        except Failure as failure:
+            if not (kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)):
+                raise
+        self.at_work[task] = None
+        egress.drop(session)
+        session = await egress.take(fresh=True)
+        self.at_work[task] = session
+        return session, await session.deliver(parcel)
+
+    async def _body(self, claim: Claim) -> bytes | Path:
+        return claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
+
+    def _answered(self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float) -> None:
+        outcomes = []
+        for recipient, answer in zip(work.recipients, answers, strict=True):
+            result = Result.DELIVERED if answer.accepted else classify(answer.stage, answer.reply.code).result
+            outcomes.append(
+                (recipient, Outcome(result, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried)))
+            )
+        self.recorder.settle(work.claim, outcomes)
+
+    def _apart(self, egress: Egress[Work], work: Work, session: Upstream | None, seconds: float) -> None:
+        """Who was refused at RCPT has had an answer of his own: what becomes of the others is not about him."""
+        if session is None or not any(session.answers):
+            return
+        answered = [(r, a) for r, a in zip(work.recipients, session.answers, strict=False) if a]
+        outcomes = []
+        for recipient, answer in answered:
+            result = classify(answer.stage, answer.reply.code).result
+            outcomes.append(
+                (recipient, Outcome(result, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried)))
+            )
+        done = {recipient.n for recipient, _ in answered}
+        work.recipients = [r for r in work.recipients if r.n not in done]
+        self.recorder.settle(work.claim, outcomes)
+
+    def _fail(
+        self, egress: Egress[Work], work: Work, session: Upstream | None, failure: Failure, seconds: float
+    ) -> None:
+        """The transaction failed as a whole: who suffers?"""
+        self._apart(egress, work, session, seconds)
+        if not work.recipients:
+            return
+        trouble = classify(failure.stage, failure.reply.code)
+        if trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
+            self._trip(egress, failure, auth=trouble.scope is Scope.EGRESS)
+            if self._fail_over(egress, work, failure):
+                return
+        elif failure.stage is Stage.DOT and failure.reply.code == 0:
+            egress.breaker.failed(clock.now(), f"{failure.stage.value}: {failure.reply}", random.random())
+        else:
+            egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
+        outcome = Outcome(trouble.result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried))
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
+    def _trip(self, egress: Egress[Work], failure: Failure, *, auth: bool) -> None:
+        breaker, before = egress.breaker, egress.breaker.opened
+        breaker.failed(clock.now(), str(failure), random.random(), auth=auth)
+        if auth:
+            egress.refused()
+        if breaker.opened > before:
+            wait = round(breaker.until - clock.now(), 1)
+            kind = "account_paused" if auth else "egress_resting"
+            self.log.error(kind, egress=egress.name, stage=failure.stage.value, reply=str(failure.reply), seconds=wait)
+            # What has not begun waits for the probe, or goes another way; it has not been tried.
+            while egress.backlog:
+                work = egress.backlog.popleft()
+                if not self._fail_over(egress, work, failure):
+                    self.put_back(work, f"{egress.name} rests: {failure}")
+
+    def _fail_over(self, egress: Egress[Work], work: Work, failure: Failure) -> bool:
+        """To the route's next egress, if there is one that may be dialled. Never after the dot: that would be a copy."""
+        if failure.stage is Stage.DOT:
+            return False
+        now = clock.now()
+        work.tried.append((egress.name, str(failure)))
+        for i, name in enumerate(work.egresses[1:], 1):
+            other = self.egresses.get(name)
+            if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
+                work.egresses = work.egresses[i:]
+                self.log.warning(
+                    "failed_over", id=queue_id(work.claim.message), egress=egress.name, to=name, why=str(failure)
+                )
+                self.push(work)
+                return True
+        work.tried.pop()
+        return False
+
+    def _cut(self, egress: Egress[Work], work: Work, session: Upstream | None) -> None:
+        """We are stopping: before the dot nothing happened, after it nobody knows."""
+        self._apart(egress, work, session, 0.0)
+        if session is not None and session.stage is Stage.DOT:
+            outcome = Outcome(Result.DOUBT, egress.name, Stage.DOT, Reply(0, "the relay was stopped"))
+            self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+        else:
+            self.put_back(work, STOPPED)
+
+    def _defer(self, work: Work, egress: str, stage: Stage, reply: Reply, started: float) -> None:
+        outcome = Outcome(Result.SOFT, egress, stage, reply, clock.monotonic() - started)
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
+    async def stop(self, timeout: float) -> None:
+        """No new work; what is before the dot is dropped, what is after it is awaited until `timeout`."""
+        self.stopping = True
+        for egress in [*self.egresses.values(), *self.retired]:
+            while egress.backlog:
+                self.put_back(egress.backlog.popleft(), STOPPED)
+        waiting = set(self.at_work)
+        for task in waiting:
+            session = self.at_work.get(task)
+            if session is None or session.stage is not Stage.DOT:
+                task.cancel()
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=max(0.05, timeout))
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+        await asyncio.gather(*(egress.close() for egress in [*self.egresses.values(), *self.retired]))
+
+    async def sweep(self) -> None:
+        """Sessions that were idle for too long."""
+        await asyncio.gather(*(egress.sweep() for egress in [*self.egresses.values(), *self.retired]))
+        self.retired = [e for e in self.retired if e.busy or e.sessions]

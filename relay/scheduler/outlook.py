@@ -1,0 +1,65 @@
+"""What the scheduler tells an operator: why something waits, until when, and what each account does. Changes nothing."""
+
+from __future__ import annotations
+
+from relay import clock
+from relay.policy.gate import FOREVER, EgressView, Go, admit
+from relay.policy.routing import Action, LaneFacts
+from relay.scheduler.carry import Carriers
+from relay.scheduler.lanes import Lanes
+
+
+class Outlook:
+    """Looks at lanes and egresses as they are."""
+
+    def __init__(self, lanes: Lanes, carriers: Carriers) -> None:
+        self.lanes, self.carriers = lanes, carriers
+
+    def forecast(self, lane_id: int, now: float) -> tuple[str, float | None, tuple[str, ...]]:
+        """(why what is due in this lane waits, until when, its egresses); an empty why: nothing holds it up."""
+        lane = self.lanes.by_id.get(lane_id)
+        if lane is None:
+            return "", now, ()  # it has just come in
+        if lane.movable and lane.egresses:
+            decision = admit([self.carriers.egresses[name].view(now) for name in lane.egresses], now)
+            if not isinstance(decision, Go):
+                return decision.why, None if decision.until == FOREVER else decision.until, lane.egresses
+            return "", now, lane.egresses
+        if lane.movable and lane.route is not None and lane.route.action is Action.VIA:
+            return f"no account of route {lane.route.name} may send as its sender", None, ()
+        return lane.why, None, lane.egresses
+
+    def route_name(self, lane_id: int) -> str:
+        lane = self.lanes.by_id.get(lane_id)
+        return lane.route.name if lane and lane.route else ""
+
+    def lanes_of_route(self, name: str) -> tuple[int, ...]:
+        return tuple(i for i in self.lanes.by_id if self.route_name(i) == name)
+
+    def lane_facts_of(self, lane_id: int) -> LaneFacts | None:
+        lane = self.lanes.by_id.get(lane_id)
+        return lane.facts if lane else None
+
+    def view(self, egress: str) -> EgressView | None:
+        found = self.carriers.egresses.get(egress)
+        return found.view(clock.now()) if found else None
+
+    def egress_rows(self) -> list[dict[str, object]]:
+        """Each egress: what it does, and why it rests if it does."""
+        now = clock.now()
+        return [
+            {
+                "egress": name,
+                "host": f"{e.account.host}:{e.account.port}",
+                "sessions": e.sessions,
+                "in_flight": e.busy,
+                "state": "paused: login refused"
+                if e.breaker.auth_failed
+                else "resting"
+                if e.breaker.is_open
+                else "open",
+                "wait": round(e.breaker.wait(now), 1),
+                "why": e.breaker.why,
+            }
+            for name, e in self.carriers.egresses.items()
+        ]
