@@ -10,7 +10,8 @@ from collections import deque
 from typing import Generic, TypeVar
 
 from relay import clock, metrics
-from relay.deliver.smtp import Upstream, connect
+from relay.deliver.connect import connect
+from relay.deliver.smtp import Upstream
 from relay.policy.breaker import Breaker
 from relay.policy.gate import EgressView
 from relay.settings import Account

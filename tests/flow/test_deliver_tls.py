@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import DROP, Upstream
 from rig import running, write_config
 
-from relay.deliver.smtp import Failure, connect
+from relay.deliver.connect import connect
+from relay.deliver.smtp import Failure
 from relay.reply import Stage
 from relay.secrets import Reference
 from relay.settings import Account, Tls

@@ -1,0 +1,212 @@
+"""Opening a session with an upstream: name, address, banner, EHLO, TLS, login.
+
+Promises: credentials are never sent in clear (but to loopback); a failed TLS negotiation never falls back where TLS is
+wanted; a secret is read anew for each session and quoted in no error. Every failure is a `Failure` with its stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ipaddress
+import os
+import socket
+import ssl
+from typing import cast
+
+import aiosmtplib
+from aiosmtplib.errors import SMTPAuthenticationError, SMTPException, SMTPHeloError
+
+from relay.deliver.smtp import TIMEOUTS, Failure, Upstream, of_error
+from relay.deliver.tls import PinMismatch, check_pin, context_for
+from relay.reply import Reply, Stage
+from relay.secrets import SecretError
+from relay.settings import Account, Tls
+
+
+async def connect(account: Account, hostname: str) -> Upstream:
+    """A session, greeted, encrypted and logged in as the account says. Raises Failure."""
+    try:
+        return await _connect(account, hostname, account.tls)
+    except _NoTls as error:
+        # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
+        if account.tls.mode != "opportunistic":
+            raise Failure(Stage.STARTTLS, error.reply) from None
+        return await _connect(account, hostname, Tls("none"))
+
+
+class _NoTls(Exception):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
+    host = await _resolved(account)
+    sock = await _dial(host, account.port)
+    try:
+        context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
+    except (OSError, ssl.SSLError, SecretError) as error:
+        sock.close()
+        raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up of account {account.name}: {error}")) from None
+    client = aiosmtplib.SMTP(
+        hostname=host,
+        port=None,
+        sock=sock,
+        local_hostname=hostname,
+        use_tls=tls.mode == "implicit",
+        start_tls=False,
+        tls_context=context,
+    )
+    try:
+        await _greet(client, tls)
+        if tls.mode in ("starttls", "opportunistic"):
+            await _start_tls(client, tls)
+        if tls.pin and tls.mode != "none":
+            _check_pin(client, tls)
+        if account.username is not None:
+            await _login(client, account, host)
+    except BaseException:
+        _abandon(client, sock)
+        raise
+    return Upstream(account, client)
+
+
+def _abandon(client: aiosmtplib.SMTP, sock: socket.socket) -> None:
+    """Close a session that did not come about. The socket belongs to its transport, once there was one: closed beneath
+    it, its number could be another connection's by the time that the transport lets go of it."""
+    if client.transport is not None:
+        cast(asyncio.WriteTransport, client.transport).abort()
+    else:
+        asyncio.get_running_loop().call_later(1.0, sock.close)
+    client.close()
+
+
+async def _resolved(account: Account) -> str:
+    try:
+        return await asyncio.to_thread(account.host.resolve) if account.host.kind != "plain" else account.host.target
+    except SecretError as error:
+        raise Failure(Stage.RESOLVE, Reply(0, str(error))) from None
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    """A connected socket to the first address that answers."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(TIMEOUTS[Stage.RESOLVE]):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise Failure(Stage.RESOLVE, Reply(0, f"no answer from DNS for {host}")) from None
+    except (OSError, UnicodeError) as error:
+        raise Failure(Stage.RESOLVE, Reply(0, f"{host}: {error}")) from None
+    last = "no address"
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUTS[Stage.CONNECT]):
+                await loop.sock_connect(sock, address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except TimeoutError:
+            last = "connection timed out"
+        except OSError as error:
+            # asyncio's own text names the address a second time.
+            last = os.strerror(error.errno) if error.errno else str(error)
+        sock.close()
+    raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
+
+
+async def _greet(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    stage = Stage.BANNER
+    try:
+        await client.connect(timeout=TIMEOUTS[Stage.BANNER])
+        stage = Stage.EHLO
+        try:
+            await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
+        except SMTPHeloError:
+            if not client.is_connected:
+                raise
+            await client.helo(timeout=TIMEOUTS[Stage.EHLO])  # RFC 5321 §3.2
+    except (SMTPException, OSError, ssl.SSLError) as error:
+        if tls.mode == "implicit" and isinstance(error.__cause__, ssl.SSLError):
+            raise Failure(Stage.STARTTLS, Reply(0, _tls_words(error.__cause__))) from None
+        raise Failure(stage, of_error(error)) from None
+
+
+async def _start_tls(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    if not client.supports_extension("starttls"):
+        if tls.mode == "opportunistic":
+            return
+        raise Failure(Stage.STARTTLS, Reply(0, "upstream does not offer STARTTLS, and `tls` of this account wants it"))
+    try:
+        await client.starttls(timeout=TIMEOUTS[Stage.STARTTLS])
+        await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
+    except ssl.SSLError as error:
+        raise _NoTls(Reply(0, _tls_words(error))) from None
+    except (SMTPException, OSError) as error:
+        raise _NoTls(of_error(error)) from None
+
+
+def _check_pin(client: aiosmtplib.SMTP, tls: Tls) -> None:
+    session = client.get_transport_info("ssl_object")
+    try:
+        check_pin(session.getpeercert(binary_form=True) if session else None, tls.pin)
+    except PinMismatch as error:
+        raise Failure(Stage.STARTTLS, Reply(0, str(error))) from None
+
+
+async def _login(client: aiosmtplib.SMTP, account: Account, host: str) -> None:
+    encrypted = client.get_transport_info("sslcontext") is not None
+    if not encrypted and not _is_loopback(client, host):
+        raise Failure(Stage.AUTH, Reply(0, "credentials are never sent in clear: set `tls` of this account"))
+    try:
+        # Read anew for each session, so that a rotated secret counts at the next try.
+        username = await asyncio.to_thread(account.username.resolve) if account.username else ""
+        password = await asyncio.to_thread(account.password.resolve) if account.password else ""
+    except SecretError as error:
+        raise Failure(Stage.AUTH, Reply(0, str(error))) from None
+    offered = client.server_auth_methods
+    timeout = TIMEOUTS[Stage.AUTH]
+    try:
+        # One mechanism, once: trying them all would burn three failures against an upstream that counts.
+        if "plain" in offered:
+            await client.auth_plain(username, password, timeout=timeout)
+        elif "login" in offered:
+            await client.auth_login(username, password, timeout=timeout)
+        elif "cram-md5" in offered:
+            await client.auth_crammd5(username, password, timeout=timeout)
+        else:
+            raise Failure(
+                Stage.AUTH, Reply(0, f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})")
+            )
+    except SMTPAuthenticationError as error:
+        raise Failure(Stage.AUTH, Reply.of(error.code, _without(error.message, username, password))) from None
+    except (SMTPException, OSError) as error:
+        reply = of_error(error)
+        raise Failure(Stage.EHLO, Reply.of(reply.code, _without(reply.text, username, password))) from None
+
+
+def _without(text: str, username: str, password: str) -> str:
+    """A refusal that quotes what we said, without the secret: as it is, and as PLAIN and LOGIN write it."""
+    if not password:
+        return text
+    secret = password.encode()
+    said = [base64.b64encode(t).decode() for t in (b"\0%b\0%b" % (username.encode(), secret), secret)]
+    for form in (*said, password):
+        text = text.replace(form, "***")
+    return text
+
+
+def _is_loopback(client: aiosmtplib.SMTP, host: str) -> bool:
+    peer = client.get_transport_info("peername")
+    with contextlib.suppress(ValueError, TypeError):
+        return ipaddress.ip_address(peer[0]).is_loopback
+    return False
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate is not accepted: {error.verify_message}"
+    return f"TLS failed: {error.reason or error}"
