@@ -197,6 +197,10 @@ class Intake:
         needs = (0 if ascii_only else EIGHT_BIT) | (
             UTF8 if envelope.smtputf8 and self._needs_utf8(envelope, kept) else 0
         )
+        recipients = await self._recipients(config, envelope, facts, class_, options.route, start)
+        size = len(body) if isinstance(body, bytes) else body.size
+        if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):
+            body = b""
         return NewMessage(
             id=incoming.id,
             sender=envelope.sender,
@@ -210,9 +214,9 @@ class Intake:
             accepted_at=now,
             head=kept,
             body=body if isinstance(body, bytes) else body.path,
-            body_size=len(body) if isinstance(body, bytes) else body.size,
+            body_size=size,
             smtp=needs,
-            recipients=await self._recipients(config, envelope, facts, class_, options.route, start),
+            recipients=recipients,
             idempotency_key=options.idempotency_key,
         )
 

@@ -72,7 +72,7 @@ def _rule(rule: Route, verdict: str) -> dict[str, Any]:
 
 def _text(route: Route | None, facts: Facts) -> str:
     if route is None:
-        return f"550 5.7.1 no route for a message from <{facts.sender}> to this recipient"
+        return "550 5.7.1 no route for a message from this sender to this recipient"
     match route.action:
         case Action.REJECT:
             return f"550 5.7.1 {route.text}"

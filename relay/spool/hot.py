@@ -64,12 +64,17 @@ def accept(
     fresh = [m for m in messages if m.id not in first]
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
     _MESSAGE.run(connection, [_message_row(m) for m in fresh])
-    _CONTENT.run(connection, [(m.id, m.body) for m in fresh if not isinstance(m.body, Path)])
+    _CONTENT.run(connection, [(m.id, m.body) for m in fresh if _is_inline(m)])
     _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids)])
     _EVENT.run(connection, [row for m in fresh for row in _accept_events(m)])
     if fresh:
         _reserve_ids(connection, max(m.id for m in fresh))
     return [(first.get(m.id, m.id), m.id not in first, ids) for m in messages]
+
+
+def _is_inline(m: NewMessage) -> bool:
+    """An empty body of a size that is not: it is not kept (a `discard` route), and the row's absence says so."""
+    return not isinstance(m.body, Path) and (bool(m.body) or not m.body_size)
 
 
 def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> dict[int, int]:

@@ -20,6 +20,7 @@ from relay.policy.classes import Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
 from relay.recipient import State, Verb
 from relay.settings import HONOURABLE, Address, Listen
+from relay.spool import Place, SpoolError
 from relay.submission import BadMessage
 
 HERE = Address("127.0.0.1", 0)
@@ -214,6 +215,17 @@ async def test_hold_discard_copy_and_what_is_done_with_the_copy(tmp_path: Path) 
             "archive@example.com": ("queued", "", ""),
             "k@held.example": ("held", "", "held by route held (relay.yaml:3)"),
         }
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+async def test_the_body_of_what_is_discarded_is_not_kept(tmp_path: Path, size: int) -> None:
+    async with front(tmp_path, routes=(Route("gone", Action.DISCARD),)) as relay:
+        number = await relay.send(b"Subject: x\r\n\r\n" + b"y" * size + b"\r\n")
+        with pytest.raises(SpoolError):
+            await relay.kept(number)
+        found = await relay.spool.message(number)
+        assert found and (found["place"], found["size"] > size) == (Place.DROPPED, True)
+        await until(lambda: not list(relay.spool.content.folder.iterdir()))
 
 
 async def test_capture_keeps_all_but_what_is_allowed(tmp_path: Path) -> None:
