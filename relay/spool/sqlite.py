@@ -112,7 +112,7 @@ class SqliteSpool:
             return number, False
         self._lanes.learn(lanes)
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
-        if isinstance(message.body, bytes):
+        if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
             self._remember(number, message.body)
         for r in message.recipients:
             self.counts[r.state] += 1
