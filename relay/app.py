@@ -79,7 +79,7 @@ class App:
             self.log.error(
                 "restored_backup",
                 held=opened.restored,
-                hint="compare with what was sent since, then `relay queue release`",
+                hint="compare with what was sent since, then relay queue release --error 'restored from a backup'",
             )
         if opened.migrated_from:
             self.log.event("spool_migrated", from_schema=opened.migrated_from)

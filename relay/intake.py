@@ -15,10 +15,10 @@ from typing import Any
 
 from relay import clock, metrics
 from relay.envelope import domain_of, queue_id
-from relay.maillog import MailLog
+from relay.maillog import INFO, WARNING, MailLog
 from relay.policy.classes import TrafficClass, choose_class
-from relay.policy.routing import CAPTURED, Action, Answers, Facts, Route, Undecided, lane_facts
-from relay.recipient import State
+from relay.policy.routing import Action, Answers, Facts, Route, Undecided, lane_facts
+from relay.recipient import READY, State
 from relay.settings import Config, Listen
 from relay.spool import INLINE_LIMIT, NewMessage, NewRecipient, Place, Spool, SpoolError, Staging
 from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options, split
@@ -27,6 +27,9 @@ EIGHT_BIT, UTF8 = 1, 2
 BREATH = 50  # recipients between two turns of the loop
 IN_FLIGHT_LIMIT = 64 << 20  # bytes of messages that are arriving, over all sessions
 
+ENDED = metrics.Counter(
+    "relay_recipients_ended_at_intake_total", "Recipients that a rule held or ended at once", ["result"]
+)
 ACCEPTED = metrics.Counter("relay_messages_accepted_total", "Messages that were answered 250", ["listener"])
 REFUSED = metrics.Counter("relay_messages_refused_total", "Messages that were refused after DATA", ["code"])
 REPEATED = metrics.Counter(
@@ -177,6 +180,8 @@ class Intake:
         raw, body = await incoming.finish()
         head = read_head(raw)
         options, ignored = read_options(head, envelope.listen.honour, now)
+        if options.class_ and options.class_ not in config.classes:
+            ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
         for text in ignored:
             self._log.warning("option_ignored", id=queue_id(incoming.id), listener=envelope.listen.name, option=text)
         facts = self._facts(config, envelope, head, options, incoming.size)
@@ -218,6 +223,7 @@ class Intake:
             smtp=needs,
             recipients=recipients,
             idempotency_key=options.idempotency_key,
+            send_at=options.send_at or 0.0,
         )
 
     @staticmethod
@@ -255,9 +261,7 @@ class Intake:
                 await asyncio.sleep(0)  # a thousand recipients under many rules must not hold up everybody else
             mine = _with(facts, address, class_.name)
             ask = Answers(mine, ask)
-            route = config.table.pick(ask)
-            if named and route is not CAPTURED:
-                route = named
+            route = config.table.unless_captured(named, ask) if named else config.table.pick(ask)
             assert not isinstance(route, Undecided)  # every fact is known now
             refusal = self._refusal(route, mine)
             if refusal:
@@ -335,7 +339,15 @@ class Intake:
     def _tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:
         if not fresh:
             REPEATED.inc()
-            self._log.event("repeated", id=queue_id(number), listener=envelope.listen.name, key=message.idempotency_key)
+            self._log.event(
+                "repeated",
+                id=queue_id(number),
+                sender=message.sender,
+                recipients=len(message.recipients),
+                recipient=message.recipients[0].address if len(message.recipients) == 1 else None,
+                listener=envelope.listen.name,
+                key=message.idempotency_key,
+            )
             return
         ACCEPTED.inc(1, envelope.listen.name)
         self._log.event(
@@ -348,6 +360,24 @@ class Intake:
             size=len(message.head) + message.body_size,
             listener=envelope.listen.name,
             client=envelope.client,
+            tag=message.tag,
+            class_=message.class_,
+        )
+        for r in message.recipients:
+            if r.state not in READY:
+                self._tell_ended(message, r)
+
+    def _tell_ended(self, message: NewMessage, r: NewRecipient) -> None:
+        """A rule ended or holds this recipient at once."""
+        kind = r.egress + "ed" if r.egress == Action.DISCARD else "captured" if r.egress else r.state.label
+        ENDED.inc(1, kind)
+        self._log.event(
+            kind,
+            WARNING if r.state is State.FAILED else INFO,
+            id=queue_id(message.id),
+            sender=message.sender,
+            recipient=r.address,
+            why=r.why,
             tag=message.tag,
             class_=message.class_,
         )

@@ -24,12 +24,12 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
     chosen = None if isinstance(route, Undecided) else route
     rules = []
     for rule in table.routes:
-        if rule is chosen:
+        if rule.match.test(lambda q: q.ask(facts)):
             rules.append(_rule(rule, "matches"))
             break
         rules.append(_rule(rule, f"does not match: {rule.match.first_no(facts)}"))
     if chosen is CAPTURED:
-        rules = [_rule(CAPTURED, "matches: the recipient is not in capture.allow")]
+        rules.append(_rule(CAPTURED, "matches: the recipient is not in capture.allow, so it is kept here instead"))
     return {
         "sender": facts.sender,
         "from": facts.from_,

@@ -206,9 +206,6 @@ class Table:
 
         `released`: an operator let this out of a `hold` route, which therefore does not hold it again.
         """
-        captured = self.captured(ask)
-        if captured is not False:
-            return UNDECIDED if captured is None else CAPTURED
         for route in self.routes:
             if released and route.action is Action.HOLD:
                 continue
@@ -216,8 +213,13 @@ class Table:
             if answer is None:
                 return UNDECIDED
             if answer:
-                return route
+                return self.unless_captured(route, ask)
         return None
+
+    def unless_captured(self, route: Route, ask: Callable[[Question], bool | None]) -> Route | Undecided:
+        """In staging the rules decide as they do elsewhere; only what would be dialled is kept back."""
+        captured = route.action is Action.VIA and self.captured(ask)
+        return UNDECIDED if captured is None else CAPTURED if captured else route
 
     @cached_property
     def asks_headers(self) -> bool:
@@ -320,11 +322,8 @@ class LaneFacts:
 
         None overrides `capture`: what it keeps back is never dialled.
         """
-        captured = table.captured(self.ask)
-        if captured is not False:
-            return UNDECIDED if captured is None else CAPTURED
         if self.via and self.via in accounts:
-            return Route(OVERRIDE, Action.VIA, via=(self.via,))
+            return table.unless_captured(Route(OVERRIDE, Action.VIA, via=(self.via,)), self.ask)
         if self.route and self.route in table.by_name:
-            return table.by_name[self.route]
+            return table.unless_captured(table.by_name[self.route], self.ask)
         return table.pick(self.ask, released=self.released)

@@ -156,7 +156,10 @@ class Carriers:
             text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
             self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {text}"), started)
         else:
+            rested = egress.breaker.why if egress.breaker.is_open else ""
             egress.breaker.succeeded()
+            if rested and not egress.breaker.is_open:
+                self.log.event("egress_back", egress=egress.name, after=rested)
             self._answered(egress, work, answers, clock.monotonic() - started)
         self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if session is not None and not session.usable:

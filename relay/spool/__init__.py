@@ -74,6 +74,7 @@ class NewMessage:
     smtp: int
     recipients: list[NewRecipient]
     idempotency_key: str = ""
+    send_at: float = 0.0  # not before this; 0: at once
 
 
 @dataclass(slots=True)

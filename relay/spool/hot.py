@@ -15,7 +15,7 @@ from relay.recipient import FINAL, State
 from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Settlement
 from relay.spool.writer import Rows
 
-_MESSAGE = Rows("INSERT INTO message VALUES {}", 14)
+_MESSAGE = Rows("INSERT INTO message VALUES {}", 15)
 _CONTENT = Rows("INSERT INTO content (id, bytes) VALUES {}", 2)
 _RECIPIENT = Rows(
     "INSERT INTO recipient (message, n, lane, state, priority, due_at, expires_at, address, egress, note) VALUES {}", 10
@@ -82,7 +82,8 @@ def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) 
     repeated = {}
     for m in messages:
         if m.idempotency_key:
-            key = (m.user, m.idempotency_key)
+            # Two applications may both number from 1: a key is its user's, or where there is none its sender's.
+            key = (m.user or m.sender.lower(), m.idempotency_key)
             inserted = connection.execute(
                 "INSERT INTO idempotency (user, key, message) VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING message",
                 (*key, m.id),
@@ -99,7 +100,7 @@ def _message_row(m: NewMessage) -> tuple[Any, ...]:
     size = len(m.head) + m.body_size
     return (
         *(m.id, m.sender, m.header_from, m.user, m.class_, m.tag, m.listener, m.client),
-        *(m.priority, m.accepted_at, size, m.smtp, m.head, int(place)),
+        *(m.priority, m.send_at, m.accepted_at, size, m.smtp, m.head, int(place)),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from relay.envelope import queue_id
 from relay.policy.classes import InDoubt
 from relay.recipient import FINAL, READY, WAITING, State, Verb, move, states_before
-from relay.spool import Event, Place, SpoolError, hot
+from relay.spool import Event, Head, Place, SpoolError, hot
 from relay.spool.hot import Lanes
 
 SLICE = 200  # rows a transaction: 100,000 in one blocked for 2.6 s
@@ -49,25 +49,25 @@ def counts(connection: sqlite3.Connection) -> dict[State, int]:
 
 def act(
     lanes: Lanes, keep_bodies: str, connection: sqlite3.Connection, action: Action
-) -> tuple[list[tuple[State, State]], list[int], dict[str, int], dict[int, str]]:
+) -> tuple[list[tuple[State, State]], list[int], dict[str, int], list[Head]]:
     """(state before and after of each that changed, body files to drop, lanes, lanes that now have something due)."""
     ids = lanes.intern(connection, set(action.facts.values()))
     # What is in flight belongs to its delivery: `expire` looks at it when it settles.
     before_it = [s for s in states_before(action.verb) if s in WAITING]
     rows = connection.execute(
-        "SELECT message, n, lane, state, due_at, note FROM recipient WHERE (message, n) IN "
-        f"(VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(before_it)})",
+        "SELECT message, n, lane, state, due_at, note, send_at FROM recipient JOIN message ON id = message "
+        f"WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(before_it)})",
         [value for key in action.keys for value in key],
     ).fetchall()
-    changed, events, done, moved = [], [], set(), set()
-    for message, n, lane, number, due_at, text in rows:
+    changed, events, done, moved = [], [], set(), dict[int, float]()
+    for message, n, lane, number, due_at, text, send_at in rows:
         before = State(number)
         after = move(before, action.verb)
         note = json.loads(text) | {"why": action.why} | ({"settled_at": action.now} if after in FINAL else {})
         lane_after = ids[action.facts[lane]] if lane in action.facts else lane
         if after in READY:
-            due_at = action.now
-            moved.add(lane_after)
+            due_at = max(action.now, send_at)  # what is to be sent later is not sent sooner by the way
+            moved[lane_after] = min(due_at, moved.get(lane_after, due_at))
         connection.execute(
             "UPDATE recipient SET state = ?, lane = ?, due_at = ?, note = ? WHERE message = ? AND n = ?",
             (int(after), lane_after, due_at, json.dumps(note), message, n),
@@ -78,12 +78,13 @@ def act(
             done.add(message)
     hot.insert_events(connection, events)
     # Read here: the lane may be one that an earlier job of this transaction made.
-    facts = dict(
-        connection.execute(
+    heads = [
+        Head(lane, facts, moved[lane])
+        for lane, facts in connection.execute(
             "SELECT id, facts FROM lane WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(moved)),)
-        ).fetchall()
-    )
-    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, facts
+        )
+    ]
+    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, heads
 
 
 def relane(

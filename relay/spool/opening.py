@@ -105,7 +105,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     # Above every id that was given, and above what a restored backup may not know of.
     next_id = max(int(meta.get("next_id", 0)), int(now) << 20)
     run = int(meta.get("run", 0)) + 1
-    restored = _hold_all(connection) if meta.get("restored") else 0
+    restored = _hold_all(connection, now) if meta.get("restored") else 0
     connection.executemany(
         "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         [("next_id", next_id), ("run", run), ("restored", 0)],
@@ -159,7 +159,12 @@ def _statements(sql: str) -> list[str]:
     return found
 
 
-def _hold_all(connection: sqlite3.Connection) -> int:
+def _hold_all(connection: sqlite3.Connection, now: float) -> int:
     """A restored backup does not know what was sent after it was taken: nothing moves until an operator looked."""
-    note = '{"why":"restored from a backup: check what was sent since, then `relay queue release`"}'
+    note = '{"why":"restored from a backup: compare with what was sent since it was taken"}'
+    connection.execute(
+        "INSERT INTO event (at, message, n, kind, egress, code, data) "
+        "SELECT ?, message, n, 'held', '', 0, ? FROM recipient WHERE state < 3",
+        (now, note),
+    )
     return connection.execute("UPDATE recipient SET state = 3, note = ? WHERE state < 3", (note,)).rowcount

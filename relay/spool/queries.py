@@ -139,17 +139,23 @@ def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
-def oldest(connection: sqlite3.Connection, after: int) -> tuple[int, float] | None:
-    """(id, acceptance) of the oldest message from `after` on that still waits.
+def oldest(connection: sqlite3.Connection, after: int) -> tuple[int, float | None] | None:
+    """(id of the oldest message from `after` on that is not done, acceptance of the oldest that wants to leave).
 
-    `after` is an earlier answer: what is done stays done, so that the finished ones before it are not read again.
+    `after` is an earlier answer: what is done stays done, so that the finished ones before it are not read again. What
+    is held waits for a person and is no sign of trouble.
     """
-    found: tuple[int, float] | None = connection.execute(
-        "SELECT m.id, m.accepted_at FROM recipient r JOIN message m ON m.id = r.message "
-        f"WHERE r.message >= ? AND r.state NOT IN {_FINAL} ORDER BY r.message LIMIT 1",
-        (after,),
+    first = connection.execute(
+        f"SELECT message FROM recipient WHERE message >= ? AND state NOT IN {_FINAL} ORDER BY message LIMIT 1", (after,)
     ).fetchone()
-    return found
+    if first is None:
+        return None
+    moving = connection.execute(
+        "SELECT accepted_at FROM recipient JOIN message ON id = message "
+        "WHERE message >= ? AND state IN (0, 1, 2) AND send_at <= accepted_at ORDER BY message LIMIT 1",
+        first,
+    ).fetchone()
+    return first[0], moving[0] if moving else None
 
 
 def stale(connection: sqlite3.Connection, lane: int, limit: int) -> list[dict[str, Any]]:

@@ -256,8 +256,8 @@ class SqliteSpool:
             for before, after in changed:
                 self.counts[before] -= 1
                 self.counts[after] += 1
-            for lane, text in moved.items():
-                self._announce(lane, text, now)
+            for head in moved:
+                self._announce(head.lane, head.facts, head.due_at)
             count += len(changed)
         return count
 

@@ -11,6 +11,7 @@ CREATE TABLE message (
   listener TEXT NOT NULL,
   client TEXT NOT NULL,
   priority INTEGER NOT NULL,
+  send_at REAL NOT NULL,              -- not before this, whatever an operator does; 0: at once
   accepted_at REAL NOT NULL,          -- UTC epoch seconds, as all times here
   size INTEGER NOT NULL,              -- head + body, bytes
   smtp INTEGER NOT NULL,              -- 1: needs 8BITMIME, 2: needs SMTPUTF8
