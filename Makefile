@@ -5,6 +5,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What is installed: the relay alone, which is all that `make run` waits for, or its tools too.
+RUNTIME := $(VENV)/runtime
 STAMP := $(VENV)/installed
 # The first of these that runs and is new enough; `make PYTHON=/path/to/python3.12 …` decides otherwise.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -19,7 +21,12 @@ help: ## This list
 .PHONY: install
 install: $(STAMP) ## Make .venv with the relay and its tools in it
 
-$(STAMP): pyproject.toml
+$(STAMP): WHAT := the relay and its tools
+$(STAMP): NEEDS := .[dev]
+$(RUNTIME): WHAT := the relay
+$(RUNTIME): NEEDS := .
+
+$(STAMP) $(RUNTIME): pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "relay needs Python 3.11 or newer, and found none: apt-get install python3 python3-venv" >&2; exit 1; }
 	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "relay needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" -V 2>&1)" >&2; exit 1; }
@@ -27,12 +34,15 @@ $(STAMP): pyproject.toml
 		{ echo "$(PYTHON) cannot make a virtual environment: sudo apt-get install python3-venv" >&2; exit 1; }
 	@[ -x $(BIN)/python ] && $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "making $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear $(VENV); }
-	@echo "installing the relay and its tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]'
-	@touch $@
+	@echo "installing $(WHAT) into $(VENV)"
+	@# pip also warns of what does no harm, such as an index location that is missing: shown only if it fails.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e '$(NEEDS)' >$(VENV)/pip.txt 2>&1 || \
+		{ cat $(VENV)/pip.txt >&2; exit 1; }
+	@# With the tools the relay is installed too; not the other way round.
+	@touch $(RUNTIME) $@
 
 .PHONY: run
-run: install ## Start the relay: with /etc/relay/relay.yaml if there is one, else a demonstration on 127.0.0.1:2525
+run: $(RUNTIME) ## Start the relay: with /etc/relay/relay.yaml if there is one, else a demonstration on 127.0.0.1:2525
 	@# `relay serve` chooses; here it is only told, for a newcomer expects the demonstration.
 	@found=$$($(BIN)/python -c 'import os; from relay.config.places import config_file; print(config_file(os.environ))'); \
 		if [ -e "$$found" ]; then echo "running with $$found; RELAY_CONFIG names another one"; fi
