@@ -116,7 +116,8 @@ class Screen:
   Point an application's SMTP settings at it: host localhost, port {ports[0]}, no TLS, no login. Or send a first message:
 
       {relay} send --to you@example.com
-      curl smtp://{listen} --mail-from app@example.com --mail-rcpt you@example.com -T - <<< $'Subject: hi\\n\\nhello'
+      printf 'Subject: hi\\r\\n\\r\\nhello\\r\\n' | \\
+        curl -sS smtp://{listen} --mail-from app@example.com --mail-rcpt you@example.com -T -
 
   spool     {config.spool.path}
   sink      {folder}/*.eml   what was delivered

@@ -117,6 +117,13 @@ def test_demonstration_without_rights(open_folder: Path, name: str) -> None:
         assert shown
         sent = run(*AS_NOBODY, "bash", "-c", shown[1], env=env, cwd=own / "empty").stdout
         assert "Ok: queued as " in sent
+        shown = re.search(r"^ +printf .*\n +curl .*$", screen.read_text(), re.MULTILINE)
+        assert shown
+        # Wrapped by a terminal it would be copied with a line end inside.
+        assert max(map(len, shown[0].splitlines())) < 100
+        if find("curl"):
+            run(*AS_NOBODY, "bash", "-c", shown[0], env=env, cwd=own / "empty")
+            until(lambda: screen.read_text().count("'hi'") == 2, what="the screen shows curl's message")
         listed = run(*AS_NOBODY, python, "-B", "-m", "relay", "queue", "list", "--all", env=env, cwd=own / "empty")
         assert "user@example.com" in listed.stdout
     assert list((own / "empty").iterdir()) == []
