@@ -18,7 +18,7 @@ from relay.maillog import MailLog
 from relay.runtime import Runtime, Supervisor, notify, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
-from relay.settings import Config
+from relay.settings import Address, Config
 from relay.spool import SpoolError
 from relay.spool.sqlite import SqliteSpool
 
@@ -100,7 +100,7 @@ class App:
             door.advertise()
 
     async def _open_admin(self, config: Config) -> None:
-        self.admin = Admin(Service(self.spool, self.intake, self.scheduler.outlook, self))
+        self.admin = Admin(Service(self.spool, self.intake, self.scheduler.outlook, self, self.log))
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:
@@ -210,6 +210,10 @@ class App:
         if hasattr(self, "spool"):
             await self.spool.close()
 
+    def listening(self) -> list[str]:
+        """The addresses that are really listened on."""
+        return [str(Address(door.listen.address.host, door.port)) for door in self.doors]
+
     def health(self) -> dict[str, Any]:
         """`alive`: the loops run. `accepting`: mail can be accepted durably. `leaving`: it is being delivered."""
         now = clock.monotonic()
@@ -223,6 +227,7 @@ class App:
             "accepting": not self.spool.refusal and not self._stop.is_set(),
             "leaving": not resting,
             "why": self.spool.refusal or (f"{', '.join(down + stuck)} does not run" if down or stuck else ""),
+            "stopping": self._stop.is_set(),
             "resting": resting,
             "queued": self.spool.queued,
             "oldest_age": round(age, 1),

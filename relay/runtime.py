@@ -31,6 +31,7 @@ class Runtime:
 
     def __init__(self, config: Config, log: MailLog) -> None:
         self.config, self.log = config, log
+        self.started = config  # what a restart would change is told against this one
         self.generation = 1
         self.last_error = ""
         self.subscribers: list[Callable[[Config], None]] = []
@@ -52,7 +53,7 @@ class Runtime:
             return False, lines
         self.last_error = ""
         RELOADS.inc(1, "taken")
-        notes = [*fresh.warnings, *_needs_restart(self.config, fresh)]
+        notes = [*fresh.warnings, *_needs_restart(self.started, fresh)]
         self.config = fresh
         self.generation += 1
         for subscriber in self.subscribers:

@@ -1,10 +1,13 @@
-"""Which rule would take a message, and why not the others. Pure."""
+"""Which rule would take a message, and why not the others. Looks at the clock only to tell the time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from relay import clock
+from relay.admin.words import clock_time
+from relay.config.values import print_duration
 from relay.policy.classes import choose_class
 from relay.policy.gate import EgressView
 from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided
@@ -41,7 +44,12 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
         "text": _text(chosen, facts),
         "rules": rules,
         "egresses": _egresses(config, chosen, facts, view),
-        "retry": {"give_up": class_.retry.give_up, "in_doubt": class_.in_doubt.value, "priority": int(class_.priority)},
+        "retry": {
+            "give_up": class_.retry.give_up,
+            "give_up_text": print_duration(class_.retry.give_up),
+            "in_doubt": class_.in_doubt.value,
+            "priority": int(class_.priority),
+        },
     }
 
 
@@ -101,7 +109,8 @@ def _egresses(
         elif seen is None:
             when, wait = "no relay is running to ask", None
         elif seen.wait > 0:
-            when, wait = f"rests: {seen.why}", round(seen.wait, 1)
+            now = clock.now()
+            when, wait = f"rests until {clock_time(now + seen.wait, now)}: {seen.why}", round(seen.wait, 1)
         else:
             when, wait = "now" if seen.room > 0 else "as soon as a connection is free", 0.0
         rows.append({"egress": name, "when": when, "wait": wait})

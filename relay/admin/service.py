@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from relay import __version__, clock
 from relay.admin.explain import explain, facts_from
+from relay.admin.words import joined, plural, rests
 from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
+from relay.maillog import MailLog
 from relay.policy.gate import EgressView
 from relay.policy.routing import LaneFacts
-from relay.recipient import State, Verb, states_before
+from relay.recipient import FINAL, State, Verb, states_before
 from relay.settings import Config
 from relay.spool import Filter, Place, Spool
 
 MAX_ROWS = 1000
 VERBS = {v.value: v for v in (Verb.RETRY, Verb.HOLD, Verb.RELEASE, Verb.CANCEL)} | {"reroute": None}
+PAST = {"retry": "retried", "hold": "held", "release": "released", "cancel": "cancelled", "reroute": "rerouted"}
+MAX_NOTES = 5
+MAX_SKIPPED = 1000
 
 
 class BadRequest(Exception):
@@ -33,7 +40,9 @@ class Outlook(Protocol):
     """What the scheduler tells of what waits."""
 
     def forecast(self, lane_id: int, now: float) -> tuple[str, float | None, tuple[str, ...]]: ...
+    def forecast_facts(self, facts: str, now: float) -> tuple[str, float | None, tuple[str, ...]]: ...
     def route_name(self, lane_id: int) -> str: ...
+    def lanes_by_first(self, wanted: Callable[[str], bool]) -> frozenset[int]: ...
     def lanes_of_route(self, name: str) -> tuple[int, ...]: ...
     def lane_facts_of(self, lane_id: int) -> LaneFacts | None: ...
     def view(self, egress: str) -> EgressView | None: ...
@@ -47,6 +56,7 @@ class Control(Protocol):
     def config(self) -> Config: ...
     def reload(self) -> tuple[bool, list[str]]: ...
     def health(self) -> dict[str, Any]: ...
+    def listening(self) -> list[str]: ...
 
 
 @dataclass
@@ -55,6 +65,7 @@ class Service:
     intake: Intake
     outlook: Outlook
     control: Control
+    log: MailLog
 
     # -- look
 
@@ -105,7 +116,7 @@ class Service:
         """(recipients, cursor of the next page or empty)."""
         limit = max(1, min(limit, MAX_ROWS))
         found: list[dict[str, Any]] = []
-        async for row in self.spool.find(wanted, after, limit + 1):
+        async for row in self._found(wanted, after, limit + 1):
             found.append(row)
             if len(found) > limit:
                 break
@@ -114,6 +125,21 @@ class Service:
         cursor = f"{found[-1]['message']}.{found[-1]['n']}" if more else ""
         now = clock.now()
         return [self.told(row, now) for row in found], cursor
+
+    async def _found(
+        self, wanted: Filter, after: tuple[int, int] | None = None, limit: int = 500
+    ) -> AsyncIterator[dict[str, Any]]:
+        """As spool.find, and `egress` also selects what was not tried yet and would leave by it."""
+        glob = re.compile(re.escape(wanted.egress.casefold()).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+        ahead = self.outlook.lanes_by_first(lambda name: bool(glob.fullmatch(name.casefold())))
+        if not wanted.egress or not ahead or (wanted.states and set(wanted.states) <= set(FINAL)):
+            async for row in self.spool.find(wanted, after, limit):
+                yield row
+            return
+        async for row in self.spool.find(replace(wanted, egress=""), after, max(limit, 500)):
+            waits = row["state"] not in ("delivered", "failed")
+            if glob.fullmatch(row["egress"].casefold()) if row["egress"] else waits and row["lane"] in ahead:
+                yield row
 
     def told(self, row: dict[str, Any], now: float) -> dict[str, Any]:
         """A recipient as the operator sees it: with why it waits and when it moves next."""
@@ -125,16 +151,16 @@ class Service:
             why, until, egresses = self.outlook.forecast(lane, now)
             if row["due_at"] > now:
                 row["next_at"] = max(row["due_at"], until or 0.0)
-                if not row["why"]:
-                    row["why"] = "it is to be sent later"
+                row["why"] = row["why"] or "it is to be sent later"
                 if why and until is not None and until > row["due_at"]:
-                    row["why"] = f"{row['why']}; besides, {why}"
+                    row["why"] = joined(row["why"], why)
             else:
                 row["next_at"] = until
                 row["why"] = why or "its turn comes next"
             row["egress"] = row["egress"] or (egresses[0] if egresses else "")
         elif row["state"] == "active":
-            row["why"], row["next_at"] = "it is being delivered", now
+            _, _, egresses = self.outlook.forecast(lane, now)
+            row["why"], row["next_at"] = f"it is being delivered{f' via {egresses[0]}' if egresses else ''}", now
         elif row["state"] == "held":
             row["why"] = f"{row['why'] or 'held'}; `relay queue release {row['queue_id']}` lets it go"
         del row["message"]
@@ -174,7 +200,13 @@ class Service:
                 lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
         for number, lane in lanes.items():
             why, until, egresses = self.outlook.forecast(number, now)
-            lane |= {"why": why, "next_at": until, "egresses": list(egresses)}
+            following: float | None = None
+            if any(lane.get(state) for state in ("queued", "deferred", "active")):
+                due = await self.spool.due(number)
+                following = max(due, until or 0.0) if due is not None and due > now else until  # as a list has it
+            elif lane.get("held"):
+                why = "held until an operator releases it"
+            lane |= {"why": why, "next_at": following, "egresses": list(egresses)}
         states = {s.label: n for s, n in self.spool.counts.items()}
         return {"states": states, "lanes": list(lanes.values()), "egresses": self.outlook.egress_rows()}
 
@@ -197,12 +229,16 @@ class Service:
             raise BadRequest(f"{verb} wants queue ids or a filter; to select all, use --sender '*'")
         action = VERBS[verb] or Verb.RETRY
         override = self._override(verb, to)
-        knows = states_before(action) if verb != "reroute" else (*states_before(Verb.RETRY), State.HELD)
+        said, knows = _said(wanted), _states(verb)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
         count, sample, part = 0, list[str](), list[dict[str, Any]]()
+        touched, lanes = set[str](), Counter[int]()
         if wanted.states:
-            async for row in self.spool.find(wanted):
+            async for row in self._found(wanted):
                 count += 1
+                lanes[row["lane"]] += 1
+                if wanted.ids:
+                    touched.add(row["queue_id"])
                 if len(sample) < 20:
                     sample.append(f"{row['queue_id']} {row['recipient']}")
                 part.append(row)
@@ -212,7 +248,54 @@ class Service:
                     part = []
         if part and not dry_run:
             await self._change(verb, action, part, override)
-        return {"verb": verb, "recipients": count, "dry_run": dry_run, "sample": sample}
+        if not dry_run:
+            self.log.event("operator", verb=verb, filter=said, to=to, recipients=count)
+        return {
+            "verb": verb,
+            "recipients": count,
+            "dry_run": dry_run,
+            "sample": sample,
+            "skipped": await self._skipped(verb, wanted.ids, touched),
+            "notes": self._notes(lanes, override) if verb in ("retry", "release", "reroute") else [],
+        }
+
+    async def _skipped(self, verb: str, ids: Sequence[int], touched: set[str]) -> list[str]:
+        """Why each message that was named and not acted on was not."""
+        left = [number for number in dict.fromkeys(ids) if queue_id(number) not in touched][:MAX_SKIPPED]
+        states: dict[str, list[str]] = {}
+        if left:
+            async for row in self.spool.find(Filter(ids=tuple(left))):
+                states.setdefault(row["queue_id"], []).append(row["state"])
+        lines = []
+        for name in map(queue_id, left):
+            found = sorted(set(states.get(name, ())))
+            knows = {s.label for s in _states(verb)}
+            if not found:
+                lines.append(f"{name}: no such message")
+            elif knows & set(found):
+                lines.append(f"{name}: {' and '.join(found)}, but the other filters leave it out")
+            else:
+                lines.append(f"{name}: {' and '.join(found)}, which {verb} does not change")
+        return lines
+
+    def _notes(self, lanes: Mapping[int, int], override: dict[str, str | bool]) -> list[str]:
+        """What still keeps waiting what was just made due."""
+        now = clock.now()
+        counts = Counter[str]()
+        for number, count in lanes.items():
+            facts = self.outlook.lane_facts_of(number)
+            if facts is None:
+                continue
+            why, _, egresses = self.outlook.forecast_facts(facts.with_overrides(override), now)
+            views = [v for v in map(self.outlook.view, egresses) if v is not None]
+            if why and views and all(v.wait > 0 for v in views):
+                why = "; ".join(rests(v.name, now + v.wait, now, v.why) for v in views)
+            if why:
+                counts[why] += count
+        return [
+            f"{plural(n, 'recipient')} {'is' if n == 1 else 'are'} due, but {why}"
+            for why, n in counts.most_common(MAX_NOTES)
+        ]
 
     def _override(self, verb: str, to: str) -> dict[str, str | bool]:
         if verb != "reroute":
@@ -230,7 +313,7 @@ class Service:
     async def _change(
         self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]
     ) -> None:
-        now, why = clock.now(), f"{verb} by an operator"
+        now, why = clock.now(), f"{PAST[verb]} by an operator"
         if override:
             await self._move(found, override)
         if verb != "reroute":
@@ -271,6 +354,10 @@ class Service:
         if strangers:
             raise BadRequest(f"{strangers[0]} is no recipient of {text}; it has {', '.join(sorted(known))}")
         number = await self.intake.resend(found, recipients or sorted(known))
+        self.log.event(
+            "operator", verb="resend", filter=f"id={found['queue_id']}", to=queue_id(number),
+            recipients=len(recipients or known),
+        )  # fmt: skip
         return {"queue_id": queue_id(number), "resent": found["queue_id"], "recipients": len(recipients or known)}
 
     # -- the rest
@@ -285,12 +372,42 @@ class Service:
         return await self.spool.backup(Path(folder))
 
     def status(self) -> dict[str, Any]:
-        config = self.control.config
+        config, now = self.control.config, clock.now()
         return {
             "version": __version__,
-            "config": str(config.source) if config.source else None,
+            "config": str(config.source.absolute()) if config.source else None,
             "spool": str(self.spool.path),
             "hostname": config.hostname,
-            "listen": [str(listen.address) for listen in config.listen],
+            "listen": self.control.listening(),
             **self.control.health(),
+            "waiting": sum(self.spool.counts[s] for s in State if s not in (*FINAL, State.HELD)),
+            "held": self.spool.counts[State.HELD],
+            "accounts": len(config.accounts),
+            "resting_until": [
+                {"egress": e["egress"], "until": now + e["wait"], "why": e["why"]}
+                for e in self.outlook.egress_rows()
+                if e["state"] != "open"
+            ],
         }
+
+
+def _states(verb: str) -> tuple[State, ...]:
+    """The states that a verb changes."""
+    return states_before(Verb(verb)) if verb != "reroute" else (*states_before(Verb.RETRY), State.HELD)
+
+
+def _said(wanted: Filter) -> str:
+    """A filter as the log tells it."""
+    names = {"ids": "id", "states": "state", "class_": "class", "lanes": "lane"}
+    words = []
+    for field in fields(wanted):
+        value = getattr(wanted, field.name)
+        if field.name == "ids":
+            value = ",".join(map(queue_id, value))
+        elif field.name == "states":
+            value = ",".join(s.label for s in value)
+        elif field.name == "lanes" and value is not None:
+            value = ",".join(map(str, value)) or "none"
+        if value:
+            words.append(f"{names.get(field.name, field.name)}={value}")
+    return " ".join(words)

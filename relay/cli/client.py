@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -39,19 +41,47 @@ def endpoint() -> str:
     """The socket: RELAY_ENDPOINT, the one that the configuration names, or where a relay without one puts it."""
     given = os.environ.get("RELAY_ENDPOINT")
     if given:
-        return given.removeprefix("unix:")
+        return _socket_path(given)
     from relay.config.places import config_file, runtime_folder
 
     file = config_file(os.environ)
-    if file.exists():
-        from relay.config.load import ConfigError, load
+    default = str(runtime_folder(os.environ) / "admin.sock")
+    return _socket_of(file, default) if os.path.exists(file) else default
 
-        try:
-            return str(load(file).admin.socket)
-        except ConfigError:
-            # A broken file must not lock the operator out of a relay that runs with the one before it.
-            return str(runtime_folder(os.environ) / "admin.sock")
-    return str(runtime_folder(os.environ) / "admin.sock")
+
+def _socket_path(given: str) -> str:
+    """`PATH`, `unix:PATH` or `unix://PATH`."""
+    path = given.removeprefix("unix:") if given.startswith("unix:") else given
+    path = path.removeprefix("//") if given.startswith("unix://") else path
+    if "://" in path or not path or ("/" not in path and re.fullmatch(r".*:[0-9]+|[0-9.]+", path)):
+        raise Failed(
+            f"RELAY_ENDPOINT={given}: it wants the path of the relay's socket, such as /run/relay/admin.sock", 78
+        )
+    return path
+
+
+def _socket_of(file: Path, default: str) -> str:
+    """`admin.socket` of a file that may have mistakes elsewhere: they must lock nobody out of a relay that runs.
+
+    Never the default for a file that cannot be read: another relay may answer there.
+    """
+    from relay.config.include import read_all
+    from relay.config.problems import Report
+
+    report = Report()
+    root = read_all(file, report)
+    admin = root.child("admin") if root else None
+    found = admin.child("socket") if admin else None
+    if found is not None and isinstance(found.value, str) and found.value and "\0" not in found.value:
+        return os.path.normpath(file.absolute().parent / found.value)
+    if root is not None and found is None and (admin is None or isinstance(admin.value, dict)):
+        return default
+    place = f"{file}:{report.problems[0].line}" if report.problems else str(found.mark if found else file)
+    raise Failed(
+        f"{place}: the file has mistakes, so its admin.socket is not known: mend it (`relay check`), "
+        "or set RELAY_ENDPOINT to the path of the socket",
+        78,
+    )
 
 
 def _open(method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:

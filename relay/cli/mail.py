@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import smtplib
+import sys
 from email.message import EmailMessage
 from pathlib import Path
 
 import click
 
+from relay.cli import client
 from relay.cli.client import Failed
 
 
@@ -31,12 +34,19 @@ def _address(text: str) -> tuple[str, int]:
     "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Send this .eml instead."
 )
 @click.option("--tag", help="X-Relay-Tag, to find it again.")
-@click.option("--server", default="127.0.0.1:2525", show_default=True, help="The relay's listener.")
+@click.option("--server", help="The relay's listener; default: the first of the relay that runs, else 127.0.0.1:2525.")
 def send(
-    sender: str, recipients: tuple[str, ...], subject: str, body: str, file: Path | None, tag: str | None, server: str
+    sender: str,
+    recipients: tuple[str, ...],
+    subject: str,
+    body: str,
+    file: Path | None,
+    tag: str | None,
+    server: str | None,
 ) -> None:
     """Hand the relay a message over SMTP, as an application would."""
-    host, port = _address(server)
+    server = server or _running()
+    host, port = _address(server if _has_port(server) else f"{server}:2525")
     if file is not None:
         raw = file.read_bytes()
         if tag:
@@ -53,8 +63,14 @@ def send(
             smtp.ehlo()
             options = ["SMTPUTF8"] if not all(a.isascii() for a in (sender, *recipients)) else []
             _expect(smtp.mail(sender, options))
+            refused = []
             for recipient in recipients:
-                _expect(smtp.rcpt(recipient))
+                code, text = smtp.rcpt(recipient)
+                if code >= 400:
+                    refused.append(code)
+                    click.echo(f"refused: {recipient}: {code} {text.decode(errors='replace')}", err=True)
+            if len(refused) == len(recipients):
+                sys.exit(_code(min(refused)))
             code, text = smtp.data(raw)
             _expect((code, text))
     except (OSError, smtplib.SMTPException) as error:
@@ -65,12 +81,44 @@ def send(
     click.echo(answer.removeprefix("2.0.0 "))
     number = answer.rpartition(" ")[2]
     click.echo(f"relay queue show {number}    tells where it is")
+    if refused:
+        sys.exit(_code(min(refused)))
+
+
+def _has_port(server: str) -> bool:
+    return ":" in server.rpartition("]")[2]
+
+
+def _running() -> str:
+    """Where the relay that runs listens; else where it would by its configuration, else the usual place."""
+    from relay.config.load import ConfigError, load
+    from relay.config.places import config_file
+
+    try:
+        listen = client.ask("GET", "/v1/status")["listen"]
+        if listen:
+            return _dialled(str(listen[0]))
+    except Failed:
+        pass  # it need not run here, nor by this user
+    try:
+        return _dialled(str(load(config_file(os.environ)).listen[0].address))
+    except ConfigError:
+        return "127.0.0.1:2525"
+
+
+def _dialled(address: str) -> str:
+    """All addresses are listened on, one is dialled."""
+    return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+
+
+def _code(reply: int) -> int:
+    return 75 if reply < 500 else 65
 
 
 def _expect(reply: tuple[int, bytes]) -> None:
     code, text = reply
     if code >= 400:
-        raise Failed(f"{code} {text.decode(errors='replace')}", 75 if code < 500 else 65)
+        raise Failed(f"{code} {text.decode(errors='replace')}", _code(code))
 
 
 @click.command()

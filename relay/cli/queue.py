@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from relay import clock
 from relay.cli import client, show
 
 F = Callable[..., Any]
+_WAITING = ("queued", "deferred", "active", "held")
+WIDE = 170  # columns; on a narrower terminal a recipient takes two lines
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -30,7 +34,7 @@ _FILTERS = [
     click.option("--sender", help="Glob on MAIL FROM."),
     click.option("--recipient", help="Glob on the recipient."),
     click.option("--domain", help="Glob on the recipient's domain."),
-    click.option("--egress", help="The account that was tried last."),
+    click.option("--egress", help="The account that was tried last, or that it waits for."),
     click.option("--route", help="The route that takes it now."),
     click.option("--class", "class_", help="Traffic class."),
     click.option("--tag", help="X-Relay-Tag."),
@@ -71,13 +75,17 @@ def list_(all_: bool, limit: int | None, json_: bool, **given: Any) -> None:
         show.stream_json(rows)
         return
     now = clock.now()
-    count = show.table(
-        ["QUEUE ID", "STATE", "RECIPIENT", "SENDER", "LANE", "TRIES", "AGE", "NEXT", "WHY"],
-        ([*_line(row, now)] for row in rows),
-        colour=1,
-    )
+    if sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE:
+        columns = ["QUEUE ID", "STATE", "RECIPIENT", "TRIES", "AGE", "NEXT"]
+        count = show.pairs(columns, (_pair(row, now) for row in rows), 1)
+    else:
+        count = show.table(
+            ["QUEUE ID", "STATE", "RECIPIENT", "SENDER", "LANE", "TRIES", "AGE", "NEXT", "WHY"],
+            (_line(row, now) for row in rows),
+            colour=1,
+        )
     if sys.stdout.isatty():
-        click.echo(f"{count} recipients" if count else "nothing waits; --all shows what is done")
+        click.echo(show.plural(count, "recipient") if count else "nothing waits; --all shows what is done")
 
 
 def _line(row: dict[str, Any], now: float) -> list[Any]:
@@ -87,6 +95,11 @@ def _line(row: dict[str, Any], now: float) -> list[Any]:
         *(row["queue_id"], row["state"], row["recipient"], sender, row["lane"], row["attempts"]),
         *(show.age(now - row["accepted_at"]), show.clock_time(row["next_at"], now), why),
     ]
+
+
+def _pair(row: dict[str, Any], now: float) -> tuple[list[Any], str]:
+    number, state, recipient, sender, lane, tries, age, following, why = _line(row, now)
+    return [number, state, recipient, tries, age, following], f"{sender}  {lane}  {why}".rstrip()
 
 
 @queue.command("show")
@@ -137,13 +150,12 @@ def stats(json_: bool) -> None:
     click.echo("  ".join(f"{name} {count}" for name, count in found["states"].items()))
     now = clock.now()
     click.echo()
-    waiting = ("queued", "deferred", "active", "held")
     show.table(
         ["LANE", "QUEUED", "DEFERRED", "ACTIVE", "HELD", "OLDEST", "NEXT", "WHY"],
         [
-            [lane["lane"], *(lane.get(s, 0) for s in waiting), show.age(lane.get("oldest_age", 0)),
-             show.clock_time(lane["next_at"], now) if any(lane.get(s) for s in waiting) else "-", lane["why"]]
-            for lane in found["lanes"]
+            [lane["lane"], *(lane[s] for s in _WAITING), show.age(lane["oldest_age"]),
+             show.clock_time(lane["next_at"], now), lane["why"]]
+            for lane in _merged(found["lanes"])
         ],
     )  # fmt: skip
     click.echo()
@@ -164,6 +176,24 @@ def stats(json_: bool) -> None:
     )
 
 
+def _merged(lanes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What waits, by the lanes' names: for an operator those of one class and route are one."""
+    made: dict[str, dict[str, Any]] = {}
+    for lane in lanes:
+        if not any(lane.get(s) for s in _WAITING):
+            continue
+        row = made.setdefault(
+            lane["lane"],
+            {"lane": lane["lane"], "oldest_age": 0.0, "next_at": None, "why": "", **dict.fromkeys(_WAITING, 0)},
+        )
+        for state in _WAITING:
+            row[state] += lane.get(state, 0)
+        row["oldest_age"] = max(row["oldest_age"], lane["oldest_age"])
+        row["next_at"] = min((t for t in (row["next_at"], lane["next_at"]) if t is not None), default=None)
+        row["why"] = row["why"] or lane["why"]
+    return list(made.values())
+
+
 def _act(verb: str, help_: str, *, confirm: bool = False, with_target: bool = False) -> click.Command:
     @click.argument("queue_ids", nargs=-1)
     @filters
@@ -177,18 +207,17 @@ def _act(verb: str, help_: str, *, confirm: bool = False, with_target: bool = Fa
         asked = {"filter": _wanted(queue_ids, given), "to": to}
         if confirm and not yes and not dry_run:
             found = client.ask("POST", f"/v1/queue/{verb}", asked | {"dry_run": True})
-            raise click.UsageError(
-                f"{verb} would end {found['recipients']} recipients; say --yes to do it, --dry-run to look"
-            )
+            count = show.plural(found["recipients"], "recipient")
+            raise client.Failed(f"{verb} would end {count}; say --yes to do it, --dry-run to look", 64)
         found = client.ask("POST", f"/v1/queue/{verb}", asked | {"dry_run": dry_run})
         if json_:
             show.as_json(found)
-            return
-        click.echo(f"{verb}{' (dry run)' if dry_run else ''}: {found['recipients']} recipients")
-        for line in found["sample"]:
-            click.echo(f"  {line}")
-        if found["recipients"] > len(found["sample"]):
-            click.echo(f"  … and {found['recipients'] - len(found['sample'])} more")
+        else:
+            _told(verb, found)
+        for line in found["skipped"]:
+            click.echo(line, err=True)
+        if queue_ids and not found["recipients"]:
+            sys.exit(65)
 
     if confirm:
         command = click.option("--yes", is_flag=True, help="Do it.")(command)
@@ -196,6 +225,17 @@ def _act(verb: str, help_: str, *, confirm: bool = False, with_target: bool = Fa
         command = click.option("--to", help="An account, or a route.")(command)
         command = click.option("--by-rules", is_flag=True, help="Forget an earlier reroute: the rules decide.")(command)
     return click.command(verb, help=help_)(command)
+
+
+def _told(verb: str, found: dict[str, Any]) -> None:
+    dry = " (dry run)" if found["dry_run"] else ""
+    click.echo(f"{verb}{dry}: {show.plural(found['recipients'], 'recipient')}")
+    for line in found["sample"]:
+        click.echo(f"  {line}")
+    if found["recipients"] > len(found["sample"]):
+        click.echo(f"  … and {found['recipients'] - len(found['sample'])} more")
+    for line in found["notes"]:
+        click.secho(line, fg="yellow")
 
 
 for _command in (
@@ -217,7 +257,8 @@ for _command in (
     type=click.Path(path_type=Path),
     help="A file for one message, else a folder; default: standard output.",
 )
-def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> None:
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+def export(queue_ids: tuple[str, ...], output: Path | None, force: bool, **given: Any) -> None:
     """Messages as .eml, as they leave."""
     wanted = _wanted(queue_ids, given)
     if not wanted:
@@ -236,24 +277,31 @@ def export(queue_ids: tuple[str, ...], output: Path | None, **given: Any) -> Non
             sys.stdout.buffer.write(data)
         return
     if len(ids) == 1 and not output.is_dir():
-        _save(ids[0], output)
+        _save(ids[0], output, force)
+        click.echo(f"wrote {output}")
         return
     output.mkdir(parents=True, exist_ok=True)
-    missing = []
-    with click.progressbar(ids, label="export", file=sys.stderr) as bar:
-        for number in bar:
+    missing: list[client.Failed] = []
+    with contextlib.ExitStack() as stack:
+        numbers: Iterable[str] = ids
+        if sys.stderr.isatty():
+            numbers = stack.enter_context(click.progressbar(ids, label="export", file=sys.stderr))
+        for number in numbers:
             try:
-                _save(number, output / f"{Path(number).name}.eml")
+                _save(number, output / f"{Path(number).name}.eml", force)
             except client.Failed as error:
-                if error.exit_code != 65:
+                if error.exit_code not in (65, 73):
                     raise
-                missing.append(error.message)
-    click.echo(f"{len(ids) - len(missing)} messages in {output}")
+                missing.append(error)
+    click.echo(f"wrote {show.plural(len(ids) - len(missing), 'message')} into {output}")
     if missing:
-        raise client.Failed("\n".join([*missing[:20], *(["…"] if len(missing) > 20 else [])]), 65)
+        lines = [error.message for error in missing[:20]]
+        raise client.Failed("\n".join([*lines, *(["…"] if len(missing) > 20 else [])]), missing[0].exit_code)
 
 
-def _save(number: str, path: Path) -> None:
+def _save(number: str, path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise client.Failed(f"{path} is there already; --force writes over it", 73)
     slices = client.stream(client.message(number, "/raw"))
     first = next(slices, b"")  # a refusal leaves no empty file behind
     with path.open("wb") as file:
@@ -283,6 +331,7 @@ def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: boo
         show.as_json(found)
     elif dry_run:
         kept = "" if found["body"] == "kept" else "; its body is not kept any more, so it can't be"
-        click.echo(f"would resend {queue_id} to {found['recipients']} recipients{kept}")
+        click.echo(f"would resend {queue_id} to {show.plural(found['recipients'], 'recipient')}{kept}")
     else:
-        click.echo(f"resent {found['resent']} as {found['queue_id']} to {found['recipients']} recipients")
+        count = show.plural(found["recipients"], "recipient")
+        click.echo(f"resent {found['resent']} as {found['queue_id']} to {count}")

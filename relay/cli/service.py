@@ -6,12 +6,16 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from relay import clock
 from relay.cli import client, show
 from relay.cli.client import Failed
+
+if TYPE_CHECKING:
+    from relay.settings import Config
 
 _CONFIG = click.option(
     "--config",
@@ -21,36 +25,58 @@ _CONFIG = click.option(
 )
 
 
+_PATH = click.argument("path", type=click.Path(path_type=Path), required=False)
+
+
 def _file(given: Path | None) -> Path:
     from relay.config.places import config_file
 
     return config_file(os.environ, given)
 
 
+def _one(config_path: Path | None, path: Path | None) -> Path | None:
+    if config_path is not None and path is not None:
+        raise click.UsageError("say the file once: --config PATH, or PATH alone")
+    return config_path or path
+
+
+def _must_exist(file: Path) -> None:
+    if not os.path.exists(file):
+        raise Failed(f"{file}: no such file; `relay init {file}` writes a first one", 78)
+
+
 @click.command()
 @_CONFIG
-def serve(config_path: Path | None) -> None:
+@_PATH
+def serve(config_path: Path | None, path: Path | None) -> None:
     """Run the relay. Without a configuration: a demonstration that keeps all mail on this machine."""
     from relay.cli.run import run_demo, run_service
 
+    config_path = _one(config_path, path)
     file = _file(config_path)
-    if file.exists() or config_path is not None or os.environ.get("RELAY_CONFIG"):
+    if os.path.exists(file) or config_path is not None or os.environ.get("RELAY_CONFIG"):
+        _must_exist(file)
         sys.exit(run_service(file))
     sys.exit(run_demo(file))
 
 
 @click.command()
 @_CONFIG
+@_PATH
 @click.option("--json", "json_", is_flag=True, help="One JSON array of problems and warnings.")
-def check(config_path: Path | None, json_: bool) -> None:
+def check(config_path: Path | None, path: Path | None, json_: bool) -> None:
     """Read the configuration and tell every mistake at once. Exit 0 or 78."""
     from relay.config.load import ConfigError, load
 
-    file = _file(config_path)
+    file = _file(_one(config_path, path))
+    if not json_:
+        _must_exist(file)
     problems: list[str] = []
     warnings: tuple[str, ...] = ()
+    good = "good"
     try:
-        warnings = load(file).warnings
+        config = load(file)
+        warnings, good = config.warnings, _summary(config)
     except ConfigError as error:
         problems = str(error).splitlines()
     if json_:
@@ -63,8 +89,14 @@ def check(config_path: Path | None, json_: bool) -> None:
         for line in warnings:
             click.echo(f"warning: {line}", err=True)
         if not problems:
-            click.echo(f"{file}: good")
+            click.echo(f"{file}: {good}")
     sys.exit(78 if problems else 0)
+
+
+def _summary(config: Config) -> str:
+    accounts, routes = len(config.accounts), len(config.routes.routes)
+    capture = ", capture on: mail is kept on this machine" if config.routes.capture else ""
+    return f"good: {show.plural(accounts, 'account')}, {show.plural(routes, 'route')}{capture}"
 
 
 @click.command()
@@ -124,25 +156,40 @@ def status(json_: bool) -> None:
     if json_:
         show.as_json(found)
         return
-    for name in (
-        "version",
-        "config",
-        "spool",
-        "listen",
-        "alive",
-        "accepting",
-        "leaving",
-        "resting",
-        "queued",
-        "oldest_age",
-        "why",
-    ):
-        value = found[name]
-        if value not in (None, "", []):
-            click.echo(f"{name:12} {', '.join(value) if isinstance(value, list) else value}")
+    rows = [
+        ("version", found["version"]),
+        ("config", found["config"] or "none: the built-in demonstration"),
+        ("spool", found["spool"]),
+        ("listen", ", ".join(found["listen"]) or "nowhere"),
+        ("stopping", "yes" if found["stopping"] else ""),
+        ("alive", "yes" if found["alive"] else f"no ({found['why']})"),
+        ("accepting", "yes" if found["accepting"] else f"no ({_why_not(found)})"),
+        ("leaving", _leaving(found)),
+        ("waiting", found["waiting"]),
+        ("held", found["held"]),
+        ("oldest", show.span(found["oldest_age"]) if found["waiting"] or found["held"] else ""),
+    ]
+    for name, value in rows:
+        if value != "":
+            click.echo(f"{name:12} {value}")
     if found["config_error"]:
         click.secho("the last reload was refused:", fg="red")
         click.echo(found["config_error"])
+
+
+def _why_not(found: dict[str, Any]) -> str:
+    return found["why"] or ("it is stopping" if found["stopping"] else "unknown")
+
+
+def _leaving(found: dict[str, Any]) -> str:
+    """Whether mail leaves; if an account rests, which, until when, and why."""
+    from relay.admin.words import rests
+
+    now = clock.now()
+    resting = [rests(r["egress"], r["until"], now, r["why"]) for r in found["resting_until"]]
+    if not resting:
+        return "yes" if not found["stopping"] else "no (it is stopping)"
+    return f"{'no' if len(resting) >= found['accounts'] else 'partly'}: {'; '.join(resting)}"
 
 
 @click.command()
@@ -169,6 +216,9 @@ def explain(
     **given: Any,
 ) -> None:
     """Which rule takes a message, why not the others, which account it leaves by, and when it could."""
+    for option, address in (("--from", from_), ("--to", to)):
+        if "@" not in address:
+            raise click.UsageError(f"{option} wants a mail address such as user@example.com, not {address!r}")
     headers = {}
     for line in header:
         name, colon, value = line.partition(":")
@@ -195,8 +245,8 @@ def explain(
         click.echo(f"  {found['text']}")
     for i, e in enumerate(found["egresses"], 1):
         click.echo(f"    {i}. {e['egress']:20} {e['when']}")
-    days = found["retry"]["give_up"] / 86400
-    click.echo(f"  tried for {days:g} days; in doubt: {found['retry']['in_doubt']}")
+    if found["action"] == "via":
+        click.echo(f"  tried for {found['retry']['give_up_text']}; in doubt: {found['retry']['in_doubt']}")
 
 
 def _explain_file(path: Path, asked: dict[str, Any]) -> Any:

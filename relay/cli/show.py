@@ -56,6 +56,42 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], colour: int | N
     return made.row_count
 
 
+def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], colour: int) -> int:
+    """For a narrow terminal: a line of columns, never broken, and below it, dim, the rest of what there is to say."""
+    made = [([_clean(value) for value in first], _clean(second)) for first, second in rows]
+    if not made:
+        return 0
+    widths = [max(len(line[i]) for line in (columns, *(first for first, _ in made))) for i in range(len(columns))]
+    click.secho("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), bold=True)
+    for first, second in made:
+        cells = [text.ljust(width) for text, width in zip(first, widths, strict=True)]
+        cells[colour] = click.style(cells[colour], fg=COLOURS.get(first[colour]) or None)
+        click.echo("  ".join(cells).rstrip())
+        click.secho(f"    {second}", dim=True)
+    return len(made)
+
+
+def _clean(value: Any) -> str:
+    """On one line, and without what would steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def span(seconds: float) -> str:
+    """12s, 1m 4s, 3h 5m, 2d 1h: two units."""
+    left, words = max(0, int(seconds)), list[str]()
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= size:
+            words.append(f"{left // size}{unit}")
+            left %= size
+        elif words:
+            break
+    return " ".join(words[:2]) or "0s"
+
+
 def age(seconds: float) -> str:
     """12s, 5m, 3h, 2d."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):

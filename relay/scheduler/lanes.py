@@ -50,6 +50,12 @@ class Lanes:
             if head.due_at is not None and (lane.due_at is None or head.due_at < lane.due_at):
                 lane.due_at = head.due_at
 
+    def imagined(self, facts: str) -> Lane:
+        """The lane of these facts as it would be; it is not kept."""
+        lane = Lane(-1, LaneFacts.parse(facts))
+        self._route(lane)
+        return lane
+
     def reload(self, config: Config) -> None:
         self.config = config
         for lane in self.by_id.values():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relay import clock
 from relay.policy.gate import FOREVER, EgressView, Go, admit
 from relay.policy.routing import Action, LaneFacts
 from relay.scheduler.carry import Carriers
-from relay.scheduler.lanes import Lanes
+from relay.scheduler.lanes import Lane, Lanes
 
 
 class Outlook:
@@ -18,8 +20,13 @@ class Outlook:
     def forecast(self, lane_id: int, now: float) -> tuple[str, float | None, tuple[str, ...]]:
         """(why what is due in this lane waits, until when, its egresses); an empty why: nothing holds it up."""
         lane = self.lanes.by_id.get(lane_id)
-        if lane is None:
-            return "", now, ()  # it has just come in
+        return self._forecast(lane, now) if lane else ("", now, ())  # it has just come in
+
+    def forecast_facts(self, facts: str, now: float) -> tuple[str, float | None, tuple[str, ...]]:
+        """As `forecast`, for a lane that need not be there yet."""
+        return self._forecast(self.lanes.imagined(facts), now)
+
+    def _forecast(self, lane: Lane, now: float) -> tuple[str, float | None, tuple[str, ...]]:
         if lane.movable and lane.egresses:
             decision = admit([self.carriers.egresses[name].view(now) for name in lane.egresses], now)
             if not isinstance(decision, Go):
@@ -35,6 +42,10 @@ class Outlook:
 
     def lanes_of_route(self, name: str) -> tuple[int, ...]:
         return tuple(i for i in self.lanes.by_id if self.route_name(i) == name)
+
+    def lanes_by_first(self, wanted: Callable[[str], bool]) -> frozenset[int]:
+        """The lanes whose first account is wanted: what waits in them would leave by it."""
+        return frozenset(i for i, lane in self.lanes.by_id.items() if lane.egresses and wanted(lane.egresses[0]))
 
     def lane_facts_of(self, lane_id: int) -> LaneFacts | None:
         lane = self.lanes.by_id.get(lane_id)
