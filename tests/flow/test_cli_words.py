@@ -19,6 +19,8 @@ from rig import ENV, Process, free_port, process, running, submit, until, write_
 from relay import clock
 from relay.admin.words import joined
 from relay.cli import client, show
+from relay.cli.mail import _has_port
+from relay.cli.service import _leaving
 
 TEXT = b"From: app@example.com\r\nSubject: t\r\n\r\nhello\r\n"
 SLOW = "  default: {retry: {schedule: [1h], give_up: 4h}}"
@@ -146,6 +148,11 @@ async def test_retry_tells_what_still_keeps_it(tmp_path: Path) -> None:
         status = service.status()
         assert status["waiting"] == 1 and status["held"] == 0
         assert [(r["egress"], r["why"]) for r in status["resting_until"]] == [("main", "connect: refused")]
+        leaving = _leaving(status)
+        assert leaving.startswith("no: main rests until ") and leaving.endswith(": connect: refused")
+        assert _leaving(status | {"accounts": 2}).startswith("partly: main rests until ")
+        (egress,) = service.explain({"from": "a@example.com", "to": "b@example.net"})["egresses"]
+        assert egress["when"].startswith("rests until ") and egress["when"].endswith(": connect: refused")
         # what waits for an account is found by its name, tried or not
         fresh = await rig.send()
         await until(lambda: rig.app.scheduler.lanes.by_id)
@@ -197,6 +204,11 @@ async def test_stats_hide_what_is_empty(relay: Process) -> None:
     assert set(lanes) == {"default/parked", "default/dead"}
     assert lanes["default/parked"][6] == "-" and "(in" in lanes["default/dead"][6]
     assert len((await asyncio.to_thread(relay.json, "queue", "stats"))["lanes"]) == 3
+
+
+def test_a_server_may_be_said_without_a_port() -> None:
+    table = {"localhost": False, "127.0.0.1": False, "[::1]": False, "localhost:2525": True, "[::1]:2525": True}
+    assert {server: _has_port(server) for server in table} == table
 
 
 def test_spans() -> None:
