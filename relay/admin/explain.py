@@ -7,7 +7,6 @@ from typing import Any
 
 from relay import clock
 from relay.admin.words import clock_time
-from relay.config.values import print_duration
 from relay.policy.classes import choose_class
 from relay.policy.gate import EgressView
 from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided
@@ -46,7 +45,6 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
         "egresses": _egresses(config, chosen, facts, view),
         "retry": {
             "give_up": class_.retry.give_up,
-            "give_up_text": print_duration(class_.retry.give_up),
             "in_doubt": class_.in_doubt.value,
             "priority": int(class_.priority),
         },

@@ -246,7 +246,10 @@ def explain(
     for i, e in enumerate(found["egresses"], 1):
         click.echo(f"    {i}. {e['egress']:20} {e['when']}")
     if found["action"] == "via":
-        click.echo(f"  tried for {found['retry']['give_up_text']}; in doubt: {found['retry']['in_doubt']}")
+        from relay.config.values import print_duration
+
+        give_up = print_duration(found["retry"]["give_up"])
+        click.echo(f"  tried for {give_up}; in doubt: {found['retry']['in_doubt']}")
 
 
 def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
