@@ -145,7 +145,7 @@ class Screen:
                 self._line(f"{kind:9}", fields["id"], why, "red" if kind == "failed" else "yellow")
             case "refused":
                 click.echo(f"refused   {'':11}  {fields.get('code', '')} {fields['why']}")
-            case "loop_died" | "session_error" | "delivery_error" | "not_accepting" | "clock_jumped":
+            case "loop_died" | "spool_refused" | "session_error" | "delivery_error" | "not_accepting" | "clock_jumped":
                 click.secho(f"{kind}: {fields}", fg="red", err=True)
             case "stopping":
                 click.echo("\nstopping …")
