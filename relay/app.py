@@ -158,9 +158,6 @@ class App:
         await self._stop.wait()
         await self.stop()
 
-    def request_stop(self) -> None:
-        self._stop.set()
-
     def _signalled(self) -> None:
         (self._second if self._stop.is_set() else self._stop).set()
 

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -114,7 +113,3 @@ def _quoted(value: Any) -> str:
         return f"{value:.3f}"
     text = str(value)[:MAX_VALUE]
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def to_stderr(format_: str = "logfmt", redact: bool = False) -> MailLog:
-    return MailLog(sys.stderr, format_, redact)

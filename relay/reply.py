@@ -67,10 +67,6 @@ class Reply:
         enhanced = found[1]
         return cls(code, plain[found.end() :].replace(f" {enhanced} ", " "), enhanced)
 
-    @property
-    def permanent(self) -> bool:
-        return 500 <= self.code < 600
-
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)
 

@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from relay import metrics
 from relay.config.load import ConfigError, load
@@ -149,8 +148,3 @@ def watchdog_interval() -> float | None:
     """Half of what systemd allows between two pings, in seconds; None where it does not watch."""
     value = os.environ.get("WATCHDOG_USEC", "")
     return int(value) / 2e6 if value.isdecimal() and int(value) else None
-
-
-def socket_folder(path: Path) -> None:
-    """The folder of the admin socket, for us alone. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

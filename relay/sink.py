@@ -17,7 +17,7 @@ from relay.listener.front import Door
 from relay.maillog import MailLog
 from relay.settings import Address, Listen
 from relay.spool.content import Content
-from relay.submission import BadMessage, split
+from relay.submission import BadMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +125,4 @@ def read_kept(path: Path) -> bytes:
     raw = path.read_bytes()
     while raw.startswith(b"X-Sink-"):
         raw = raw[raw.index(b"\r\n") + 2 :]
-    split(raw)
     return raw

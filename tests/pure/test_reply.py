@@ -93,4 +93,3 @@ def test_enhanced_codes() -> None:
     assert Reply.of(250, "3.1.1 no") == Reply(250, "3.1.1 no")
     assert str(Reply(550, "gone", "5.1.1")) == "550 5.1.1 gone"
     assert str(Reply(0, "connection lost")) == "connection lost"
-    assert [Reply(c, "").permanent for c in (0, 450, 500, 599)] == [False, False, True, True]
