@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,16 @@ class SpoolCorrupt(SpoolError):
     """Not a spool, or damaged."""
 
 
+class Notify(IntFlag):
+    """What a recipient's NOTIFY asked for (RFC 3461 §4.1); no bit: nothing was said. TOLD: its delay has been told."""
+
+    SUCCESS = 1
+    FAILURE = 2
+    DELAY = 4
+    NEVER = 8
+    TOLD = 16
+
+
 class Place(IntEnum):
     TABLE = 0
     FILE = 1
@@ -54,6 +64,8 @@ class NewRecipient:
     expires_at: float
     egress: str = ""
     why: str = ""
+    notify: int = 0  # Notify
+    orcpt: str = ""  # ORCPT as it was written
 
 
 @dataclass(slots=True)
@@ -75,6 +87,9 @@ class NewMessage:
     recipients: list[NewRecipient]
     idempotency_key: str = ""
     send_at: float = 0.0  # not before this; 0: at once
+    envid: str = ""  # RFC 3461 §4.4, decoded
+    ret: str = ""  # FULL, HDRS, or not said
+    report: int = 0  # 1: a report that we wrote, 2: one about a report
 
 
 @dataclass(slots=True)
@@ -88,6 +103,9 @@ class Claimed:
     expires_at: float
     lane: int
     in_doubt: bool
+    crashes: int = 0  # in a row, in which the process died with it in flight
+    notify: int = 0  # Notify
+    orcpt: str = ""
 
 
 @dataclass(slots=True)
@@ -106,6 +124,9 @@ class Claim:
     place: int  # a Place
     recipients: list[Claimed]
     body: bytes | None = None  # where it was at hand
+    envid: str = ""
+    ret: str = ""
+    report: int = 0
 
 
 @dataclass(slots=True)
