@@ -12,7 +12,8 @@ from pathlib import Path
 
 from relay import clock
 from relay.envelope import queue_id
-from relay.intake import Budget, Envelope, Incoming
+from relay.incoming import Budget, Incoming
+from relay.intake import Envelope
 from relay.listener.front import Door
 from relay.maillog import MailLog
 from relay.settings import Address, Listen

@@ -19,7 +19,8 @@ from aiosmtpd.smtp import SMTP
 
 from relay import clock
 from relay.envelope import queue_id
-from relay.intake import Envelope, Incoming
+from relay.incoming import Incoming
+from relay.intake import Envelope
 from relay.listener.command import MAX_LINE, BadCommand, parse_mail, parse_rcpt
 from relay.listener.data import DataReader
 from relay.listener.front import Door
@@ -294,7 +295,7 @@ class Session(SMTP):
         if not self._mail.recipients:
             raise BadCommand(554, "5.5.1", "no valid recipients")
         self._reader = DataReader()
-        self._incoming = Incoming(self.door.intake)
+        self._incoming = Incoming(self.door.intake.spool, self.door.intake.budget)
         self._reply(354, "", "end data with <CR><LF>.<CR><LF>")
 
     def _rset(self, argument: str) -> None:
