@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,14 @@ from relay.admin.api import Admin
 from relay.admin.service import Service
 from relay.envelope import queue_id
 from relay.intake import Intake
+from relay.listener.activation import inherited
 from relay.listener.front import Door, ListenError, watch
+from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
-from relay.runtime import Runtime, Supervisor, notify, watchdog_interval
+from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
-from relay.settings import Address, Config
+from relay.settings import Config
 from relay.spool import SpoolError
 from relay.spool.sqlite import SqliteSpool
 
@@ -39,6 +42,7 @@ class App:
         self.doors: list[Door] = []
         self._stop = asyncio.Event()
         self._second = asyncio.Event()
+        self._renew = asyncio.Event()
 
     @property
     def config(self) -> Config:
@@ -120,23 +124,40 @@ class App:
             self.log.event("serving", what=what, address=address.host, port=port)
 
     async def _open_doors(self, config: Config) -> None:
+        upstream = sum(account.connections for account in config.accounts.values())
+        room, backlog = room_for_clients(raise_descriptor_limit(), upstream, len(config.listen))
+        guard = Guard(self.log, lambda: self.runtime.config.users, room, backlog)
+        self.runtime.subscribers.append(lambda _: guard.logins.forget())
+        sockets = inherited(os.environ)
         for listen in config.listen:
-            door = Door(listen, self.intake, self.log, config.hostname)
+            door = Door(listen, self.intake, self.log, config.hostname, guard)
             try:
-                if await door.open():
+                if await door.open(sockets):
                     self.doors.append(door)
             except ListenError as error:
                 raise StartError(str(error)) from None
         if not self.doors:
             raise StartError("no listener could be opened; see the warnings before this line")
         watch(self.doors)
-        self.supervisor.start("idle", self._idle)
+        self.runtime.subscribers.append(lambda _: self._renew.set())
+        self.supervisor.start("sweep", self._sweep)
+        self.supervisor.start("certificates", self._certificates)
 
-    async def _idle(self) -> None:
+    async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             for door in self.doors:
                 door.sweep()
+
+    async def _certificates(self) -> None:
+        """A renewed certificate counts at once after a reload, else within a minute."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(60.0):
+                    await self._renew.wait()
+            self._renew.clear()
+            for door in self.doors:
+                await door.refresh()
 
     def _watchdog(self, interval: float) -> Callable[[], Any]:
         async def ping() -> None:
@@ -209,7 +230,7 @@ class App:
 
     def listening(self) -> list[str]:
         """The addresses that are really listened on."""
-        return [str(Address(door.listen.address.host, door.port)) for door in self.doors]
+        return [door.where for door in self.doors]
 
     def health(self) -> dict[str, Any]:
         """`alive`: the loops run. `accepting`: mail can be accepted durably. `leaving`: it is being delivered."""

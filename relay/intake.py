@@ -18,11 +18,11 @@ from relay.envelope import domain_of, queue_id
 from relay.incoming import Budget, Incoming
 from relay.maillog import INFO, WARNING, MailLog
 from relay.policy.classes import TrafficClass, choose_class
-from relay.policy.routing import Action, Answers, Facts, Route, Undecided, lane_facts
+from relay.policy.routing import Action, Answers, Facts, Route, Undecided, lane_facts, matches_any
 from relay.recipient import READY, State
-from relay.settings import Config, Listen
+from relay.settings import Config, Listen, User
 from relay.spool import NewMessage, NewRecipient, Place, Spool, SpoolError
-from relay.submission import BadMessage, Head, Options, prefix, read_head, read_options
+from relay.submission import BadMessage, Head, Options, authors, prefix, read_head, read_options
 
 EIGHT_BIT, UTF8 = 1, 2
 BREATH = 50  # recipients between two turns of the loop
@@ -47,7 +47,9 @@ class Envelope:
     protocol: str = "ESMTP"
     sender: str = ""
     smtputf8: bool = False
+    user: User | None = None  # who logged in
     recipients: list[str] = field(default_factory=list)
+    allowances: tuple[Any, ...] = ()  # the listener's: what this message is counted against
 
 
 class Intake:
@@ -61,9 +63,19 @@ class Intake:
         """Why no mail can be accepted at the moment; empty: it can."""
         return self.spool.refusal
 
+    def refuse_sender(self, envelope: Envelope) -> BadMessage | None:
+        """What can be said at MAIL time: whether the user may send as this."""
+        user = envelope.user
+        if user is None or matches_any(user.senders, envelope.sender):
+            return None
+        return BadMessage(553, "5.7.1", f"user {user.name} may not send as <{envelope.sender}>")
+
     def refuse_recipient(self, envelope: Envelope, recipient: str) -> BadMessage | None:
         """What can be said at RCPT time: only where no fact of the content could change it."""
-        facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client)
+        user = envelope.user
+        if user is not None and not matches_any(user.recipients, recipient):
+            return BadMessage(550, "5.7.1", f"user {user.name} may not send to <{recipient}>")
+        facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
         table = self._config().table
         route = table.pick_for(facts)
         if isinstance(route, Undecided):
@@ -87,13 +99,18 @@ class Intake:
         config, now = self._config(), clock.now()
         raw, body = await incoming.finish()
         head = read_head(raw)
-        options, ignored = read_options(head, envelope.listen.honour, now)
+        user = envelope.user
+        _check_authors(user, head)
+        options, ignored = read_options(head, envelope.listen.honour | (user.honour if user else frozenset()), now)
+        allowed = user.classes if user else ()
         if options.class_ and options.class_ not in config.classes:
             ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
+        elif options.class_ and allowed and options.class_ not in allowed:
+            ignored.append(f"x-relay-class: class {options.class_!r} is none of this user's")
         for text in ignored:
             self._log.warning("option_ignored", id=queue_id(incoming.id), listener=envelope.listen.name, option=text)
         facts = self._facts(config, envelope, head, options, incoming.size)
-        class_ = choose_class(config.classes, options.class_, facts)
+        class_ = choose_class(config.classes, options.class_, facts, allowed)
         start = max(now, options.send_at or 0.0)
         kept = (
             prefix(
@@ -145,6 +162,7 @@ class Intake:
             recipient="",
             listener=envelope.listen.name,
             client=envelope.client,
+            user=envelope.user.name if envelope.user else "",
             from_=head.from_,
             tag=options.tag,
             size=size,
@@ -198,7 +216,8 @@ class Intake:
         number = self.spool.next_id()
         head = read_head(row["head"])
         listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
-        envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients))
+        user = User(row["user"]) if row["user"] else None
+        envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients), user=user)
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
         routed = await self._recipients(config, envelope, facts, class_, "", now)
@@ -268,6 +287,7 @@ class Intake:
             size=len(message.head) + message.body_size,
             listener=envelope.listen.name,
             client=envelope.client,
+            user=message.user,
             tag=message.tag,
             class_=message.class_,
         )
@@ -289,6 +309,16 @@ class Intake:
             tag=message.tag,
             class_=message.class_,
         )
+
+
+def _check_authors(user: User | None, head: Head) -> None:
+    """Whom the message names as its authors (RFC 6409 §6.1). Raises BadMessage."""
+    if user is None or "*" in user.senders:
+        return
+    for author in authors(head):
+        if not matches_any(user.senders, author):
+            text = f"user {user.name} may not send as {author}" if author else "From or Sender cannot be read"
+            raise BadMessage(550, "5.7.1", text)
 
 
 def _with(facts: Facts, recipient: str, class_: str) -> Facts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from relay.maillog import MailLog
 from relay.settings import Config
 
 RESTART_AFTER = 1.0
+MANY_DESCRIPTORS = 1 << 16
 
 RELOADS = metrics.Counter("relay_config_reloads_total", "Reloads by result", ["result"])
 LAST_RELOAD = metrics.Gauge("relay_config_last_reload_successful", "1 if the last reload was taken")
@@ -127,6 +129,15 @@ class Supervisor:
                     loop.task.cancel()
                     tasks.append(loop.task)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def raise_descriptor_limit() -> int:
+    """Descriptors that this process may have: as many as it is allowed to ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else MANY_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return min(wanted, MANY_DESCRIPTORS)
 
 
 def notify(state: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.policy.classes import TrafficClass
+from relay.policy.rate import Rate
 from relay.policy.routing import Question, Table
 from relay.secrets import Reference
 
@@ -29,15 +30,60 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Activated:
+    """A socket that systemd hands us, by its FileDescriptorName (systemd.socket(5))."""
+
+    descriptor: str
+
+    def __str__(self) -> str:
+        return f"systemd:{self.descriptor}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """What a listener shows to its clients."""
+
+    mode: Literal["starttls", "implicit"]
+    certificate: Path  # PEM, the whole chain
+    key: Reference | None = None  # if it is not in the same file
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     name: str
-    address: Address
+    address: Address | Activated
     honour: frozenset[str] = DEFAULT_HONOUR
     line_endings: Literal["normalise", "reject"] = "normalise"
     max_recipients: int = 1000
     max_connections_total: int = 500
     max_connections_client: int = 500  # loopback: every application has the same address
     optional: bool = False  # a default listener whose address family may be missing: that only warns
+    tls: ServerTls | None = None
+    auth: Literal["none", "optional", "required"] = "none"
+    clients: tuple[
+        str, ...
+    ] = ()  # networks that may send without a login (with `required`: and nobody else may log in)
+    proxy: tuple[str, ...] = ()  # networks whose PROXY header tells the client's address
+    client_rate: Rate | None = None  # messages of one client
+    user_rate: Rate | None = None  # messages of one user
+    idle_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
+    transaction_timeout: float = 1800.0  # seconds from MAIL to the final dot, our own time not counted
+    min_rate: int = 500  # bytes a second of DATA, on average after the first half minute
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An application that logs in, and what it may do."""
+
+    name: str
+    password: Reference | None = None  # one of the two
+    password_hash: str = field(default="", repr=False)  # argon2, PHC format
+    senders: tuple[str, ...] = ("*",)  # MAIL FROM and From, globs
+    recipients: tuple[str, ...] = ("*",)
+    classes: tuple[str, ...] = ()  # allowed, the first is the default; none: any
+    limits: tuple[Rate, ...] = ()
+    honour: frozenset[str] = frozenset()  # beside the listener's
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +148,7 @@ class Config:
     routes: Table
     accounts: Mapping[str, Account] = field(default_factory=dict)
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
+    users: Mapping[str, User] = field(default_factory=dict)
     log: Log = Log()
     probes: Address | None = None
     stop_timeout: float = 25.0

@@ -62,6 +62,9 @@ class Keeper:
     def refuse_now(self) -> str:
         return ""
 
+    def refuse_sender(self, envelope: Envelope) -> BadMessage | None:
+        return None
+
     def refuse_recipient(self, envelope: Envelope, recipient: str) -> BadMessage | None:
         return None
 

@@ -162,6 +162,35 @@ def from_address(value: str) -> str:
     return address if address.isprintable() else ""
 
 
+_AUTHORS = (b"from", b"sender", b"resent-from", b"resent-sender")
+MAX_AUTHORS = 50
+
+
+def authors(head: Head) -> list[str]:
+    """Every address of every From and Sender; an empty text for a field that can't be read whole. Never raises."""
+    found = []
+    for name, value in head.fields:
+        if name in _AUTHORS:
+            text = value.replace(b"\r\n", b"")
+            # One that is longer has been clipped.
+            found += _addresses(text.decode("utf-8", "replace")) if len(value) < 4 * MAX_VALUE else [""]
+            if len(found) > MAX_AUTHORS:
+                return [*found[:MAX_AUTHORS], ""]
+    return found
+
+
+def _addresses(text: str) -> list[str]:
+    one = from_address(text)
+    if _SIMPLE_FROM.fullmatch(text) or _BARE_FROM.fullmatch(text):
+        return [one]
+    try:
+        found = [address for _, address in getaddresses([text])]
+    except (RecursionError, ValueError, IndexError):
+        return [""]
+    # What the parser makes nothing of, another one may take for an address that the user must not use.
+    return [a if "@" in a and a.isprintable() else "" for a in found] or [""]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What an application asked for, by headers that its listener honours."""

@@ -6,24 +6,24 @@ never raises; what it returns counts only if the Report holds no problem.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from relay.config import places
 from relay.config.accounts import AccountBuilder
+from relay.config.doors import DoorBuilder, default_listen
 from relay.config.matches import build_match
 from relay.config.problems import Keys, Report
 from relay.config.retry import build_retry
-from relay.config.reword import NOT_BUILT, nearest
-from relay.config.shape import ClassEntry, File, ListenEntry, MatchSection, RouteEntry
-from relay.config.site import Site
+from relay.config.reword import NOT_BUILT
+from relay.config.shape import ClassEntry, File, MatchSection, RouteEntry
+from relay.config.site import Site, no_such
 from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
-from relay.settings import Address, Admin, Config, Listen, Log, Spool
+from relay.settings import Admin, Config, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
 _EGRESSES = ("accounts", "direct", "pools")
@@ -40,17 +40,6 @@ def default_hostname() -> str:
         return "localhost.localdomain"
 
 
-def default_listen() -> tuple[Listen, ...]:
-    return (
-        Listen("local", Address("127.0.0.1", 2525)),
-        Listen("local6", Address("::1", 2525), optional=True),
-    )
-
-
-def is_loopback(address: Address) -> bool:
-    return ipaddress.ip_address(address.host).is_loopback
-
-
 class Builder:
     """Builds one Config from one tree."""
 
@@ -65,13 +54,16 @@ class Builder:
         admin = Admin(
             self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock", file.admin.address
         )
-        listen = self.listen(file, kept)
-        self.addresses(listen, kept.get("listen", []), admin, file.probes.address)
+        doors = DoorBuilder(self.site)
+        listen = doors.listen(file, kept)
+        doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)
         accounts = AccountBuilder(self.site)
         classes = {name: self.traffic_class(name, entry) for name, entry in file.classes.items()}
         routes = self.routes(file.routes, kept.get("routes", []))
         capture = None if file.capture is None else Question("recipient", file.capture.allow)
         built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
+        users = {name: doors.user(name, entry) for name, entry in file.users.items()}
+        doors.logins(listen, kept.get("listen", []), users)
         self.unused(file, routes)
         return Config(
             source=self.source,
@@ -89,61 +81,13 @@ class Builder:
             routes=Table(routes, capture),
             accounts=built,
             classes={"default": DEFAULT_CLASS} | classes,
+            users=users,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
             stop_timeout=file.stop_timeout,
             files=tuple(self.report.files),
             warnings=tuple(str(w) for w in self.report.ordered(self.report.warnings)),
         )
-
-    # Listeners and addresses
-
-    def listen(self, file: File, kept: Mapping[str, list[int]]) -> tuple[Listen, ...]:
-        self.site.names_once("listen", "listener")
-        if file.listen is None:
-            return default_listen()
-        if not file.listen and not kept.get("listen") and self.site.length("listen") == 0:
-            self.site.wrong(("listen",), "an empty list; without the key it listens on 127.0.0.1:2525 and [::1]:2525")
-        return tuple(self.listener(n, entry) for n, entry in zip(kept["listen"], file.listen, strict=True))
-
-    def listener(self, number: int, entry: ListenEntry) -> Listen:
-        path: Keys = ("listen", number)
-        if entry.auth != "none":
-            self.site.wrong((*path, "auth"), f"`{entry.auth}` is {NOT_BUILT.replace('remove it', 'write none')}")
-        if not is_loopback(entry.address):
-            self.site.wrong(
-                (*path, "address"),
-                "a listener beyond loopback needs AUTH and TLS, which this version doesn't build; use 127.0.0.1",
-            )
-        return Listen(
-            entry.name or f"listener-{number + 1}",
-            entry.address,
-            frozenset(entry.honour),
-            entry.line_endings,
-            entry.max_recipients,
-            entry.max_connections.total,
-            entry.max_connections.client,
-        )
-
-    def addresses(self, listen: Iterable[Listen], numbers: list[int], admin: Admin, probes: Address | None) -> None:
-        taken: list[tuple[Address, str]] = []
-        for place, one in enumerate(listen):
-            path: Keys = ("listen", numbers[place], "address") if numbers else ("listen",)
-            self.take(one.address, f"listener '{one.name}'", path, taken)
-        if admin.address:
-            if not is_loopback(admin.address):
-                text = "the admin API beyond loopback needs TLS, which this version doesn't build; use 127.0.0.1"
-                self.site.wrong(("admin", "address"), text)
-            self.take(admin.address, "admin", ("admin", "address"), taken)
-        if probes:
-            self.take(probes, "probes", ("probes", "address"), taken)
-
-    def take(self, address: Address, who: str, path: Keys, taken: list[tuple[Address, str]]) -> None:
-        for other, owner in taken:
-            if address.port and _overlap(address, other):
-                self.site.wrong(path, f"{address} is taken by {owner} ({other}); choose another port")
-                break
-        taken.append((address, who))
 
     # Classes
 
@@ -167,6 +111,7 @@ class Builder:
                 continue
             self.dangling((*where, "class"), "class", part.class_, self.site.names("classes", also=("default",)))
             self.dangling((*where, "listener"), "listener", part.listener, self.listener_names())
+            self.dangling((*where, "user"), "user", part.user, self.site.names("users", also=("",)))
         return build_match(section)
 
     def listener_names(self) -> set[str] | None:
@@ -176,10 +121,7 @@ class Builder:
 
     def dangling(self, path: Keys, what: str, patterns: tuple[str, ...] | None, known: set[str] | None) -> None:
         for number, pattern in enumerate(patterns or ()):
-            if known is None or "*" in pattern or "?" in pattern:
-                continue
-            if pattern.casefold() not in {name.casefold() for name in known}:
-                self.site.wrong((*path, number), no_such(what, pattern, known))
+            self.site.known((*path, number), what, pattern, known)
 
     # Routes
 
@@ -237,16 +179,3 @@ class Builder:
         for name in file.accounts:
             if name not in used:
                 self.site.warn(("accounts", name), "no route uses this account", on_key=True)
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    if one.port != other.port or (":" in one.host) is not (":" in other.host):
-        return False
-    return one.host == other.host or {one.host, other.host} & {"0.0.0.0", "::"} != set()
-
-
-def no_such(what: str, name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    if near := nearest(name, known):
-        return f"no {what} '{name}'; did you mean '{near}'?"
-    return f"no {what} '{name}'; there is {', '.join(known[:10])}" if known else f"no {what} '{name}'; there is none"

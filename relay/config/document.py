@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from relay.config.reword import bare
-from relay.config.shape import File, NotSection, Section
-from relay.config.values import NotNull, OrAlone, Written, print_duration, print_size
+from relay.config.shape import File, NotSection, Section, TlsSection
+from relay.config.types import NotNull, OrAlone, Written
+from relay.config.values import print_duration, print_size
 from relay.settings import Address
 
 _HEAD = """\
@@ -58,7 +59,7 @@ def page() -> str:
         for name, field in keys(section):
             cells = (f"`{name}`", written(field.annotation, field.metadata), default(field), field.description or "")
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
-        if title.endswith(".tls"):
+        if section is TlsSection:
             parts.append(_TLS)
     return "".join(parts)
 

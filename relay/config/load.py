@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from relay.config import places
-from relay.config.build import Builder, default_hostname, default_listen
+from relay.config.build import Builder, default_hostname
+from relay.config.doors import default_listen
 from relay.config.include import read_all
 from relay.config.problems import ConfigError, Keys, Problem, Report
 from relay.config.reword import told
@@ -29,7 +30,7 @@ from relay.settings import Account, Address, Admin, Config, Spool, Tls
 __all__ = ["ConfigError", "Problem", "default_config", "load"]
 
 # Sections whose entries stand for themselves: a mistake in one leaves the others in order.
-_COLLECTIONS = ("accounts", "classes", "listen", "routes")
+_COLLECTIONS = ("accounts", "classes", "listen", "routes", "users")
 
 
 def load(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from relay.config.values import (
+from relay.config.types import (
     AddressPattern,
+    AnyRate,
     Duration,
     FilePath,
     Given,
@@ -21,12 +22,15 @@ from relay.config.values import (
     Host,
     Hostname,
     HostPort,
+    ListenAddress,
     ListOf,
+    MessageRate,
     Name,
     Network,
     OneOrMany,
     OnlyTrue,
     OrAlone,
+    PasswordHash,
     Pattern,
     Pin,
     Recipient,
@@ -61,12 +65,45 @@ class MaxConnections(Section):
     client: Count = Field(500, description="Connections at once from one client address.")
 
 
-class ListenEntry(Section):
-    planned = frozenset({"tls", "clients"})
+class MaxMessages(Section):
+    client: Given[MessageRate] = Field(None, description="Of one client address.")
+    user: Given[MessageRate] = Field(None, description="Of one user.")
 
+
+def _mode_alone(value: object) -> object:
+    return {"mode": value} if isinstance(value, str) else value
+
+
+def _version(value: object) -> object:
+    # Unquoted, 1.2 is a number to YAML, and everyone writes it so.
+    return str(value) if value in (1.2, 1.3) else value
+
+
+TlsVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)]
+
+
+class ListenTlsSection(Section):
+    mode: Literal["starttls", "implicit"] = Field(description="After STARTTLS, or from the first byte.")
+    certificate: FilePath = Field(description="PEM file of our certificate and its chain; taken anew when it changes.")
+    key: Given[Secret] = Field(None, description="Its private key, if it is not in the same file.")
+    minimum: TlsVersion = Field("1.2", description="The oldest TLS version to speak.")
+
+
+class ListenEntry(Section):
     name: Given[Name] = Field(None, description="Its name in logs and in `match.listener`; default `listener-N`.")
-    address: HostPort = Field(description="Where it listens: on loopback only in this version; port 0: any free one.")
-    auth: Literal["none", "optional", "required"] = Field("none", description="In this version only `none`.")
+    address: ListenAddress = Field(
+        description="Where it listens. Port 0: any free one. `systemd:NAME`: the socket of that FileDescriptorName."
+    )
+    tls: Given[ListenTlsSection] = Field(None, description="Its certificate; without, no TLS is offered.")
+    auth: Literal["none", "optional", "required"] = Field(
+        "none", description="Whether clients log in; beyond loopback all but `required` needs `clients`."
+    )
+    clients: Given[ListOf[Network]] = Field(
+        None, description="Who may send without a login; with `auth: required`, who may log in."
+    )
+    proxy: ListOf[Network] = Field(
+        (), description="Load balancers, which must say by PROXY header who their client is."
+    )
     honour: ListOf[Honourable] = Field(
         tuple(h for h in ("class", "priority", "send_at", "tag", "idempotency_key") if h in DEFAULT_HONOUR),
         description="Which X-Relay-* header fields count; `route` is possible too.",
@@ -75,7 +112,45 @@ class ListenEntry(Section):
         "normalise", description="What becomes of a bare CR or LF in a message."
     )
     max_recipients: Count = Field(1000, description="Recipients of one message.")
-    max_connections: MaxConnections = Field(MaxConnections(), description="How many connections it takes.")
+    max_connections: MaxConnections = Field(MaxConnections(), description="How many connections it takes (else 421).")
+    max_messages: MaxMessages = Field(MaxMessages(), description="How many messages it takes (else 450).")
+    idle_timeout: Duration = Field(300.0, description="A client that says nothing for so long is cut.")
+    transaction_timeout: Duration = Field(1800.0, description="So long may one message take to arrive.")
+    min_rate: Size = Field(
+        500, description="A message that comes with fewer bytes a second is cut; the first 30s are free."
+    )
+
+
+class LimitEntry(Section):
+    rate: AnyRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
+    window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
+    timezone: str = Field("UTC", description="Whose clock.")
+    when_full: Literal["reject", "defer", "next"] = Field(
+        "reject", description="Refuse it (450); in this version only that."
+    )
+
+
+def _rate_alone(value: object) -> object:
+    return value if isinstance(value, dict) else {"rate": value}
+
+
+Limit = Annotated[
+    LimitEntry, BeforeValidator(_rate_alone), OrAlone({"type": "string"}), Written("rate (`5000/d`), or a map")
+]
+
+
+class UserEntry(Section):
+    planned = frozenset({"tenant"})
+
+    password: Given[Secret] = Field(None, description="The secret to log in with; or `password_hash`.")
+    password_hash: Given[PasswordHash] = Field(None, description="Its argon2 hash, as `relay password hash` makes one.")
+    senders: OneOrMany[AddressPattern] = Field(
+        ("*",), description='Whom it may name in MAIL FROM, From and Sender; `""` is the null sender.'
+    )
+    recipients: OneOrMany[AddressPattern] = Field(("*",), description="To whom it may send.")
+    classes: ListOf[Name] = Field((), description="Which classes it may use, the first is its default; without: any.")
+    limits: ListOf[Limit] = Field((), description="How much it may send, see below; all of them bind.")
+    honour: ListOf[Honourable] = Field((), description="Which X-Relay-* count beside those of the listener.")
 
 
 class AdminSection(Section):
@@ -108,15 +183,6 @@ class SpoolSection(Section):
     )
 
 
-def _mode_alone(value: object) -> object:
-    return {"mode": value} if isinstance(value, str) else value
-
-
-def _version(value: object) -> object:
-    # Unquoted, 1.2 is a number to YAML, and everyone writes it so.
-    return str(value) if value in (1.2, 1.3) else value
-
-
 class TlsSection(Section):
     mode: Given[TlsMode] = Field(None, description="When TLS begins. The default depends on the port, see below.")
     verify: Given[bool] = Field(
@@ -126,9 +192,7 @@ class TlsSection(Section):
     pin: Given[OneOrMany[Pin]] = Field(None, description="Public keys (SPKI) of which the server must have one.")
     certificate: Given[FilePath] = Field(None, description="PEM file of our client certificate.")
     key: Given[Secret] = Field(None, description="Its private key, if it is not in the same file.")
-    minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = Field(
-        "1.2", description="The oldest TLS version to speak."
-    )
+    minimum: TlsVersion = Field("1.2", description="The oldest TLS version to speak.")
 
 
 Tls = Annotated[
@@ -228,7 +292,7 @@ class File(Section):
     """A whole configuration, includes merged."""
 
     planned = frozenset(
-        {"tenants", "users", "direct", "pools", "destinations", "signing", "dsn", "dns", "breaker", "shaping"}
+        {"tenants", "direct", "pools", "destinations", "signing", "dsn", "dns", "breaker", "shaping"}
         | {"suppression", "feedback", "webhooks", "alarms"}
     )
 
@@ -244,6 +308,7 @@ class File(Section):
     admin: AdminSection = Field(default_factory=AdminSection, description="Where `relay` commands reach the service.")
     probes: ProbesSection = Field(ProbesSection(), description="What a scraper may see.")
     spool: SpoolSection = Field(SpoolSection(), description="Where messages are kept, and how many.")
+    users: dict[Name, UserEntry] = Field({}, description="Who may log in, by name.")
     accounts: dict[Name, AccountEntry] = Field({}, description="The servers that mail is handed to, by name.")
     classes: dict[Name, ClassEntry] = Field({}, description="Traffic classes, by name; `default` is always there.")
     routes: ListOf[RouteEntry] = Field((), description="Which mail goes where; the first match wins. Required.")

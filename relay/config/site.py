@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.config.problems import Keys, Mark, Report
+from relay.config.reword import nearest
 from relay.config.yamltree import Node, spell
 from relay.secrets import Reference
 
@@ -48,6 +50,13 @@ class Site:
                 return None
             found |= set(node.keys) if node else set()
         return found
+
+    def known(self, path: Keys, what: str, pattern: str, known: set[str] | None) -> None:
+        """That a name, if it is no pattern, names something; `known` None: nobody can say."""
+        if known is None or "*" in pattern or "?" in pattern:
+            return
+        if pattern.casefold() not in {name.casefold() for name in known}:
+            self.wrong(path, no_such(what, pattern, known))
 
     def length(self, section: str) -> int:
         node = self.root.find((section,))
@@ -103,3 +112,10 @@ class Site:
         if problem := given.problem():
             self.wrong((*path, given.kind), problem)
         return given
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> str:
+    known = sorted(name for name in known if name)
+    if near := nearest(name, known):
+        return f"no {what} '{name}'; did you mean '{near}'?"
+    return f"no {what} '{name}'; there is {', '.join(known[:10])}" if known else f"no {what} '{name}'; there is none"

@@ -2,7 +2,6 @@
 
 Each parser takes what YAML gave and returns the value that the rooms work with, or raises ValueError with a text in
 plain English: what was expected, what was found. A parser of secrets never repeats what it found.
-The annotated types at the end carry how a value is written (`Written`), for docs/config.md and the JSON Schema.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
-
-from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from typing import Any
 
 from relay.config.problems import shorten
 from relay.envelope import AddressError, parse_address
+from relay.policy.rate import Rate
 from relay.secrets import Reference
-from relay.settings import Address
+from relay.settings import Activated, Address
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -120,6 +117,13 @@ def parse_address_and_port(value: object) -> Address:
     return Address(str(parsed), int(port))
 
 
+def parse_listen_address(value: object) -> Address | Activated:
+    """As `parse_address_and_port`, or `systemd:NAME`: a socket that systemd hands over."""
+    if isinstance(value, str) and value.startswith("systemd:"):
+        return Activated(parse_name(value.removeprefix("systemd:")))
+    return parse_address_and_port(value)
+
+
 def parse_name(value: str) -> str:
     if len(value) > MAX_NAME or not _NAME.fullmatch(value):
         raise ValueError(
@@ -205,6 +209,17 @@ def parse_username(value: object) -> Reference:
     return _plain_or_reference(value, check)
 
 
+def parse_password_hash(value: object) -> str:
+    """Argon2 in the PHC string format. What was found is not repeated: it may be a password."""
+    import argon2
+
+    try:
+        argon2.extract_parameters(value)  # type: ignore[arg-type]
+    except (argon2.exceptions.InvalidHashError, TypeError, AttributeError):
+        raise ValueError("expected an argon2 hash, $argon2id$… in quotes, as `relay password hash` makes one") from None
+    return str(value)
+
+
 def parse_pattern(value: object) -> str:
     """A glob. The empty pattern is the empty text: for `sender`, the null reverse-path."""
     if not isinstance(value, str):
@@ -233,6 +248,13 @@ def parse_network(value: object) -> str:
     except ValueError:
         raise ValueError(f"expected a network such as 10.0.0.0/8, found {describe(value)}") from None
     raise ValueError(f"'{value}' is an address within a network; did you mean {meant}?")
+
+
+def parse_message_rate(value: object) -> Rate:
+    rate = Rate.parse(value, "messages")
+    if rate.unit != "messages":
+        raise ValueError(f"this rate counts messages, such as {rate.count}/{rate.text.rpartition('/')[2]}")
+    return rate
 
 
 def parse_size_bound(value: object) -> tuple[str, str, int]:
@@ -290,99 +312,3 @@ def parse_path(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"expected a path, found {describe(value)}")
     return value
-
-
-def _one_or_many(value: object) -> object:
-    if isinstance(value, list):
-        if not value:
-            raise ValueError("an empty list; name at least one or remove the key")
-        return tuple(value)
-    if isinstance(value, dict):
-        raise ValueError("expected a value or a list of them, found a map")
-    return (given(value),)
-
-
-def _many(value: object) -> object:
-    if isinstance(value, list):
-        return tuple(value)
-    raise ValueError(f"expected a list, found {describe(value)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How a user writes a value, for docs/config.md."""
-
-    text: str
-
-
-class NotNull:
-    """Marks a key whose None means that it is not there: `null` cannot be written."""
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core)
-        kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
-        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-
-
-class OrAlone:
-    """Marks a list that may be written as its only element; `alone` is that element's schema."""
-
-    def __init__(self, alone: dict[str, Any] | None = None) -> None:
-        self.alone = alone
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core)
-        return {"anyOf": [self.alone or schema["items"], schema]}
-
-
-def _text(pattern: str = "") -> WithJsonSchema:
-    return WithJsonSchema({"type": "string"} | ({"pattern": pattern} if pattern else {}))
-
-
-_REFERENCE = {
-    "type": "object",
-    "minProperties": 1,
-    "maxProperties": 1,
-    "additionalProperties": False,
-    "properties": {
-        "file": {"type": "string"},
-        "env": {"type": "string"},
-        "credential": {"type": "string"},
-        "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-    },
-}
-_REFERENCE_OR_TEXT = {"anyOf": [{"type": "string"}, _REFERENCE]}
-
-T = TypeVar("T")
-Given = Annotated[T | None, BeforeValidator(given), NotNull()]
-ListOf = Annotated[tuple[T, ...], BeforeValidator(_many)]
-OneOrMany = Annotated[tuple[T, ...], BeforeValidator(_one_or_many), OrAlone()]
-
-Duration = Annotated[
-    float, PlainValidator(parse_duration), _text(r"^[0-9.]+ ?(ms|s|m|h|d|w)$"), Written("duration (`25s`, `5m`)")
-]
-Size = Annotated[int, PlainValidator(parse_size), _text(r"^[0-9.]+ ?[kKMGT]?i?B$"), Written("size (`25MB`, `256KiB`)")]
-HostPort = Annotated[
-    Address, PlainValidator(parse_address_and_port), _text(), Written("IP address:port, quoted if it begins with `[`")
-]
-Name = Annotated[str, AfterValidator(parse_name), Written("name")]
-Hostname = Annotated[str, AfterValidator(parse_hostname), Written("host name")]
-Secret = Annotated[Reference, PlainValidator(parse_secret), WithJsonSchema(_REFERENCE), Written("reference")]
-Host = Annotated[
-    Reference, PlainValidator(parse_host), WithJsonSchema(_REFERENCE_OR_TEXT), Written("host name, IP or reference")
-]
-Username = Annotated[
-    Reference, PlainValidator(parse_username), WithJsonSchema(_REFERENCE_OR_TEXT), Written("text or reference")
-]
-Pattern = Annotated[str, PlainValidator(parse_pattern), _text(), Written("glob")]
-AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), _text(), Written("glob")]
-Network = Annotated[str, PlainValidator(parse_network), _text(), Written("network (`10.0.0.0/8`)")]
-SizeBound = Annotated[
-    tuple[str, str, int], PlainValidator(parse_size_bound), _text("^[<>]=? ?[0-9]"), Written('bound (`">10MB"`)')
-]
-HeaderName = Annotated[str, AfterValidator(parse_header_name), Written("header")]
-Recipient = Annotated[str, PlainValidator(parse_recipient), _text(), Written("mail address")]
-Pin = Annotated[str, PlainValidator(parse_pin), _text(), Written("base64 of a SHA-256")]
-ReplyText = Annotated[str, PlainValidator(parse_reply_text), _text(), Written("text")]
-OnlyTrue = Annotated[bool, PlainValidator(only_true), WithJsonSchema({"const": True}), Written("`true`")]
-FilePath = Annotated[str, PlainValidator(parse_path), _text(), Written("path")]

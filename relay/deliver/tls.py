@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import ssl
 from functools import lru_cache
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relay.secrets import Reference
+from relay.certificate import VERSIONS, Stamps, load_into, stamps
 from relay.settings import Tls
-
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class PinMismatch(Exception):
@@ -27,43 +23,21 @@ def context_for(tls: Tls) -> ssl.SSLContext:
 
     Kept until a file that it was made of changes: the system's store alone takes some 20 ms to load.
     """
-    return _context(tls, tuple(_stamp(path) for path in (tls.ca, tls.certificate, _path_of(tls.key)) if path))
+    return _context(tls, stamps(tls.ca, tls.certificate, tls.key))
 
 
 @lru_cache(maxsize=256)
-def _context(tls: Tls, stamps: tuple[tuple[int, int], ...]) -> ssl.SSLContext:
+def _context(tls: Tls, changed: Stamps) -> ssl.SSLContext:
     """Opportunistic TLS verifies nothing: whoever could forge the certificate could as well remove STARTTLS."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(tls.ca) if tls.ca else None)
-    context.minimum_version = _VERSIONS[tls.minimum]
+    context.minimum_version = VERSIONS[tls.minimum]
     # A pin says which key it must be; then the chain that vouches for it adds nothing.
     if not tls.verify or tls.pin or tls.mode == "opportunistic":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if tls.certificate:
-        _load_certificate(context, tls.certificate, tls.key)
+        load_into(context, tls.certificate, tls.key)
     return context
-
-
-def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Reference | None) -> None:
-    """OpenSSL wants its key in a file; one that is a secret is shown to it in memory only."""
-    if key is None:
-        context.load_cert_chain(str(certificate))
-        return
-    memory = os.memfd_create("key", os.MFD_CLOEXEC)
-    try:
-        os.write(memory, key.resolve().encode())
-        context.load_cert_chain(str(certificate), keyfile=f"/proc/self/fd/{memory}")
-    finally:
-        os.close(memory)
-
-
-def _path_of(key: Reference | None) -> Path | None:
-    return Path(key.target) if key and key.kind == "file" else None
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def check_pin(certificate: bytes | None, pins: tuple[str, ...]) -> None:

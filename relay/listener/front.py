@@ -6,46 +6,67 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 from relay import clock, metrics
 from relay.intake import Intake
+from relay.listener.activation import ListenError, activated
+from relay.listener.guard import Guard
+from relay.listener.limits import Allowance
+from relay.listener.proxy import ProxyServer
+from relay.listener.sasl import MECHANISMS
+from relay.listener.tls import EXPIRES, Certificate
 from relay.maillog import MailLog
-from relay.settings import Listen
+from relay.policy.networks import client_key
+from relay.settings import Activated, Address, Listen, User
 
 if TYPE_CHECKING:
     from relay.listener.session import Session
+    from relay.listener.wire import Wire
 
-IDLE_TIMEOUT = 300.0  # seconds; RFC 5321 §4.5.3.2.7
-BACKLOG = 512
+__all__ = ["Door", "ListenError", "watch"]
+
+CROWDED = 0.8  # of max_connections.total
+CROWDED_IDLE = 30.0  # seconds
 
 CONNECTIONS = metrics.Gauge("relay_listener_connections", "Open client connections", ["listener"])
+OVERDUE = metrics.Counter("relay_listener_overdue_total", "Clients cut for being silent or too slow", ["listener"])
+THROTTLED = metrics.Counter("relay_listener_throttled_total", "Messages answered 450 by a rate", ["listener"])
 TURNED_AWAY = metrics.Counter("relay_listener_turned_away_total", "Connections answered 421", ["listener"])
-
-
-class ListenError(Exception):
-    """An address that cannot be listened on; the text says what to do."""
 
 
 class Door:
     """One listening address and the sessions that came through it."""
 
-    def __init__(self, listen: Listen, intake: Intake, log: MailLog, hostname: str) -> None:
+    def __init__(self, listen: Listen, intake: Intake, log: MailLog, hostname: str, guard: Guard | None = None) -> None:
         self.listen, self.intake, self.log, self.hostname = listen, intake, log, hostname
-        self.idle_timeout = IDLE_TIMEOUT
+        self.guard = guard or Guard(log)
         self.sessions: set[Session] = set()
         self.stopping = ""
-        self._clients: Counter[str] = Counter()
-        self._server: asyncio.Server | None = None
-        self._empty = asyncio.Event()
-        self.port = listen.address.port
+        self.where = str(listen.address)
+        self.port = listen.address.port if isinstance(listen.address, Address) else 0
         self.greeting = f"220 {hostname} ESMTP relay\r\n".encode()
-        self.ehlo = b""
+        self.certificate = Certificate(listen.name, listen.tls, log) if listen.tls else None
+        self._clients: Counter[str] = Counter()
+        self._server: asyncio.Server | ProxyServer | None = None
+        self._empty = asyncio.Event()
+        self._ehlo: dict[tuple[bool, bool], bytes] = {}
         self.advertise()
 
+    # -- what is offered
+
     def advertise(self) -> None:
-        """The EHLO reply, each extension once it is true."""
+        """The EHLO replies, each extension once it is true."""
+        self._ehlo = {(tls, login): self._offer(tls, login) for tls in (False, True) for login in (False, True)}
+
+    def ehlo(self, encrypted: bool, login: bool) -> bytes:
+        return self._ehlo[encrypted, login]
+
+    def _offer(self, encrypted: bool, login: bool) -> bytes:
         lines = [
             self.hostname,
             "PIPELINING",
@@ -54,61 +75,135 @@ class Door:
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
         ]
+        if self.offers_starttls and not encrypted:
+            lines.append("STARTTLS")
+        if login:
+            lines.append(f"AUTH {' '.join(MECHANISMS)}")
         last = len(lines) - 1
-        self.ehlo = "".join(f"250{' ' if i == last else '-'}{line}\r\n" for i, line in enumerate(lines)).encode()
+        return "".join(f"250{' ' if i == last else '-'}{line}\r\n" for i, line in enumerate(lines)).encode()
 
-    async def open(self) -> bool:
+    @property
+    def implicit_tls(self) -> bool:
+        return self.listen.tls is not None and self.listen.tls.mode == "implicit"
+
+    @property
+    def offers_starttls(self) -> bool:
+        return self.listen.tls is not None and self.listen.tls.mode == "starttls"
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        return self.certificate.context if self.certificate else None
+
+    def allowances(self, user: User | None, client: str) -> tuple[Allowance, ...]:
+        """What this client and user may send at most."""
+        found = []
+        if self.listen.client_rate:
+            found.append(Allowance(f"client {client_key(client) or 'local'}", self.listen.client_rate))
+        if user is not None:
+            found += [Allowance(f"user {user.name}", rate) for rate in user.limits]
+            if self.listen.user_rate:
+                found.append(Allowance(f"user {user.name}", self.listen.user_rate))
+        return tuple(found)
+
+    def count_throttled(self) -> None:
+        THROTTLED.inc(1, self.listen.name)
+
+    # -- open and close
+
+    async def open(self, inherited: Mapping[str, socket.socket] = MappingProxyType({})) -> bool:
         """Listen; False where an optional address family is missing. Raises ListenError."""
         from relay.listener.session import Session
 
+        if self.certificate:
+            await self.certificate.refresh()
+            if self.certificate.context is None:
+                raise ListenError(
+                    f"listener {self.listen.name} has no certificate that can be used: see the line before"
+                )
+        listening = self._bind(inherited)
+        if listening is None:
+            return False
+        if self.listen.proxy:
+            self._server = ProxyServer(self, listening)
+        else:
+            loop, unix = asyncio.get_running_loop(), listening.family == socket.AF_UNIX
+            create = loop.create_unix_server if unix else loop.create_server
+            self._server = await create(lambda: Session(self), sock=listening, backlog=self.guard.backlog)
+        name = listening.getsockname()
+        host, self.port = (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
+        self.where = str(Address(host, self.port)) if self.port else host
+        self.log.event("listening", listener=self.listen.name, address=host, port=self.port)
+        return True
+
+    def _bind(self, inherited: Mapping[str, socket.socket]) -> socket.socket | None:
         address = self.listen.address
+        if isinstance(address, Activated):
+            return activated(self.listen, address, inherited)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        listening = None
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Session(self), address.host, address.port, backlog=BACKLOG, reuse_address=True
-            )
+            listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Replies are small and written once for each group of commands: never wait for an ACK. It is inherited.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind((address.host, address.port))
+            listening.listen(self.guard.backlog)
         except OSError as error:
+            if listening is not None:
+                listening.close()
             if self.listen.optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 self.log.warning("listener_skipped", listener=self.listen.name, address=address, why=error.strerror)
-                return False
+                return None
             hint = "is another relay running? `relay serve --config` with another `listen.address` starts a second one"
             why = hint if error.errno == errno.EADDRINUSE else "choose another `listen.address`"
             raise ListenError(f"cannot listen on {address}: {error.strerror or error}; {why}") from None
-        self.port = self._server.sockets[0].getsockname()[1]
-        for listening in self._server.sockets:
-            # Replies are small and written once for each group of commands: never wait for an ACK (TCP_NODELAY is inherited).
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.log.event("listening", listener=self.listen.name, address=f"{address.host}", port=self.port)
-        return True
+        return listening
 
-    def admit(self, session: Session) -> bytes:
+    def admit(self, session: Wire) -> bytes:
         """Count a client in, or the 421 that turns it away."""
         if self.stopping:
             return b"421 4.3.2 shutting down\r\n"
-        if len(self.sessions) >= self.listen.max_connections_total:
+        key = client_key(session.client)
+        if len(self.sessions) >= self.listen.max_connections_total or self.guard.inside >= self.guard.room:
             TURNED_AWAY.inc(1, self.listen.name)
             return b"421 4.7.0 too many connections, try again later\r\n"
-        if self._clients[session.client] >= self.listen.max_connections_client:
+        if self._clients[key] >= self.listen.max_connections_client:
             TURNED_AWAY.inc(1, self.listen.name)
             return b"421 4.7.0 too many connections from you, try again later\r\n"
-        self.sessions.add(session)
-        self._clients[session.client] += 1
+        self.sessions.add(cast("Session", session))
+        self.guard.inside += 1
+        self._clients[key] += 1
         return b""
 
-    def leave(self, session: Session) -> None:
-        if session in self.sessions:
-            self.sessions.discard(session)
-            self._clients[session.client] -= 1
-            if not self._clients[session.client]:
-                del self._clients[session.client]
+    def leave(self, session: Wire) -> None:
+        found = cast("Session", session)
+        if found in self.sessions:
+            self.sessions.discard(found)
+            self.guard.inside -= 1
+            key = client_key(session.client)
+            self._clients[key] -= 1
+            if not self._clients[key]:
+                del self._clients[key]
             if not self.sessions:
                 self._empty.set()
 
     def sweep(self) -> None:
-        """Cut who was silent for too long; one timer for all sessions, since one each costs 7 µs a command."""
+        """Cut who is overdue; near the limit a silent client has to make room sooner."""
         now = clock.monotonic()
+        crowded = len(self.sessions) > CROWDED * self.listen.max_connections_total
+        idle = min(self.listen.idle_timeout, CROWDED_IDLE) if crowded else self.listen.idle_timeout
         for session in list(self.sessions):
-            if session.deadline < now:
-                session.time_out()
+            why = session.overdue(now, idle)
+            if why:
+                OVERDUE.inc(1, self.listen.name)
+                session.cut(why)
+
+    async def refresh(self) -> None:
+        """Take a certificate that was renewed."""
+        if self.certificate:
+            await self.certificate.refresh()
 
     def stop(self) -> None:
         """No new clients; who is idle hears 421; who is inside DATA may finish."""
@@ -116,7 +211,7 @@ class Door:
         if self._server is not None:
             self._server.close()
         for session in list(self.sessions):
-            if not session.in_data:
+            if not session.unfinished:
                 session.close_with(421, "4.3.2", "shutting down")
 
     async def drain(self, timeout: float) -> None:
@@ -133,3 +228,4 @@ class Door:
 
 def watch(doors: list[Door]) -> None:
     CONNECTIONS.source = lambda: [((d.listen.name,), float(len(d.sessions))) for d in doors]
+    EXPIRES.source = lambda: [((d.listen.name,), d.certificate.expires) for d in doors if d.certificate]

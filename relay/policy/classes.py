@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -37,13 +37,18 @@ class TrafficClass:
 DEFAULT_CLASS = TrafficClass("default")
 
 
-def choose_class(classes: Mapping[str, TrafficClass], asked_for: str, facts: Facts) -> TrafficClass:
-    """By the header where honoured, then the first `match`, then `default`.
+def choose_class(
+    classes: Mapping[str, TrafficClass], asked_for: str, facts: Facts, allowed: Sequence[str] = ()
+) -> TrafficClass:
+    """By the header where honoured, then the user's first, then the first `match`, then `default`.
 
-    A name that no class has chooses nothing: the rules decide, and intake logs it.
+    A name that no class has, or that the user may not use, chooses nothing: the rules decide, and intake logs it.
     """
-    if asked_for in classes:
+    if asked_for in classes and (not allowed or asked_for in allowed):
         return classes[asked_for]
+    for name in allowed:
+        if name in classes:
+            return classes[name]
     for candidate in classes.values():
         if candidate.match is not None and candidate.match.test(lambda q: q.ask(facts)):
             return candidate

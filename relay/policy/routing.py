@@ -7,7 +7,6 @@ were asked, so that a route can be derived again after a reload without reading 
 from __future__ import annotations
 
 import fnmatch
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -16,7 +15,8 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from relay.policy.networks import in_networks
+
 # What the lane stores as a value, because every recipient has it and limits are named by it.
 VALUE_FACTS = ("class", "user")
 ADDRESS_FACTS = ("sender", "from", "recipient")
@@ -47,6 +47,10 @@ def glob(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.match(text.casefold()) is not None
 
 
+def matches_any(patterns: Iterable[str], value: str) -> bool:
+    return any(glob(p)(value) for p in patterns)
+
+
 @dataclass(frozen=True)
 class Question:
     """One key of a `match`: the fact it asks for, and any of what it accepts.
@@ -71,7 +75,7 @@ class Question:
             case "size":
                 return None if facts.size is None else any(_compare(facts.size, *s) for s in self.sizes)
             case "client":
-                return _in_networks(facts.client, self.patterns)
+                return in_networks(facts.client, self.patterns)
             case "from":
                 value = facts.from_
             case "class":
@@ -81,7 +85,7 @@ class Question:
         return None if value is None else self.matches(value)
 
     def matches(self, value: str) -> bool:
-        return any(glob(p)(value) for p in self.patterns)
+        return matches_any(self.patterns, value)
 
     def _header(self, headers: Mapping[str, tuple[str, ...]]) -> bool:
         for pattern in self.patterns:
@@ -101,22 +105,6 @@ _OPERATORS: dict[str, Callable[[int, int], bool]] = {
 
 def _compare(size: int, operator: str, bound: int) -> bool:
     return _OPERATORS[operator](size, bound)
-
-
-@lru_cache(maxsize=1024)
-def _network(text: str) -> Network:
-    return ipaddress.ip_network(text, strict=False)
-
-
-@lru_cache(maxsize=4096)
-def _in_networks(client: str, networks: tuple[str, ...]) -> bool:
-    try:
-        address = ipaddress.ip_address(client)
-    except ValueError:
-        return False  # a UNIX socket or nothing: no network holds it
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return any(address in _network(n) for n in networks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from front import front, stuffed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.listener.session import MAX_ERRORS
+from relay.listener.wire import MAX_ERRORS
 from relay.settings import Address, Listen
 
 MESSAGE = b"Subject: hi\r\n\r\n.dot\r\nend\r\n"

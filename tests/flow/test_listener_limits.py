@@ -70,8 +70,7 @@ async def test_connections_of_everybody_are_counted(tmp_path: Path) -> None:
     "said", [b"", b"EHLO x\r\n", b"EHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<a@b.c>\r\nDATA\r\nhalf"]
 )
 async def test_who_is_silent_for_too_long_is_cut(tmp_path: Path, said: bytes) -> None:
-    async with front(tmp_path) as relay:
-        relay.door.idle_timeout = 0.2
+    async with front(tmp_path, Listen("local", HERE, idle_timeout=0.2)) as relay:
         async with relay.session(greet=False) as client:
             await client.raw(said)
             codes = []
@@ -92,8 +91,7 @@ async def _sweeping(relay: Front, client: Client) -> tuple[int, str]:
 
 async def test_a_client_that_never_reads_is_bounded_and_cut(tmp_path: Path) -> None:
     """It asks for 30 MB of replies and reads none."""
-    async with front(tmp_path) as relay:
-        relay.door.idle_timeout = 0.3
+    async with front(tmp_path, Listen("local", HERE, idle_timeout=0.3, max_recipients=1 << 30)) as relay:
         address = ("127.0.0.1", relay.door.port)
         with socket.socket() as mute:
             mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -101,9 +99,10 @@ async def test_a_client_that_never_reads_is_bounded_and_cut(tmp_path: Path) -> N
             mute.setblocking(False)
             await until(lambda: relay.door.sessions)
             (session,) = relay.door.sessions
+            mute.send(b"EHLO x\r\nMAIL FROM:<a@b.example>\r\n")
             for _ in range(200):
                 try:
-                    mute.send(b"EHLO x\r\n" * 10_000)
+                    mute.send(b"RCPT TO:<a@b.example>\r\n" * 10_000)
                 except BlockingIOError:
                     pass
                 await asyncio.sleep(0.001)
@@ -117,12 +116,15 @@ async def test_a_client_that_never_reads_is_bounded_and_cut(tmp_path: Path) -> N
 
 
 async def test_a_slow_reader_gets_every_reply(tmp_path: Path) -> None:
-    async with front(tmp_path) as relay, relay.session() as client:
+    listen = Listen("local", HERE, max_recipients=1 << 30)
+    async with front(tmp_path, listen) as relay, relay.session() as client:
         count = 40_000
-        sending = asyncio.create_task(client.raw(b"NOOP\r\n" * count))
+        await client.say("MAIL FROM:<a@b.example>")
+        sending = asyncio.create_task(client.raw(b"RCPT TO:<a@b.example>\r\n" * count))
         codes = [(await client.reply())[0] for _ in range(count)]
         await sending
         assert codes == [250] * count
+        await client.say("RSET")
         assert (await client.mail(MESSAGE))[0] == 250
 
 

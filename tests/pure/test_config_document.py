@@ -75,7 +75,10 @@ def test_sample_loads_as_it_is() -> None:
 
 
 def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
-    for name in ("secrets/main", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"):
+    for name in (
+        *("secrets/main", "secrets/shop", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"),
+        *("tls/fullchain.pem", "tls/privkey.pem"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x\n")
     file = tmp_path / "relay.yaml"

@@ -1,0 +1,40 @@
+"""Certificates and their keys for a TLS context, and whether their files have changed since."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+from relay.secrets import Reference
+
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+Stamps = tuple[tuple[int, int], ...]
+
+
+def load_into(context: ssl.SSLContext, certificate: Path, key: Reference | None) -> None:
+    """OpenSSL wants its key in a file; one that is a secret is shown to it in memory only.
+
+    Reads files: call it off the loop. Raises OSError, ssl.SSLError, SecretError.
+    """
+    if key is None:
+        context.load_cert_chain(str(certificate))
+        return
+    memory = os.memfd_create("key", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, key.resolve().encode())
+        context.load_cert_chain(str(certificate), keyfile=f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
+
+
+def stamps(*files: Path | Reference | None) -> Stamps:
+    """Modification time and size of each that is a file, to be compared later. Raises OSError."""
+    paths = [path for file in files if file is not None and (path := _path_of(file))]
+    return tuple((status.st_mtime_ns, status.st_size) for status in (path.stat() for path in paths))
+
+
+def _path_of(file: Path | Reference) -> Path | None:
+    if isinstance(file, Path):
+        return file
+    return Path(file.target) if file.kind == "file" else None

@@ -1,0 +1,166 @@
+"""`listen` and `users`: who may hand in mail. Owns that no configuration makes an open relay, or asks for passwords in clear."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from relay.config.problems import Keys
+from relay.config.reword import NOT_BUILT
+from relay.config.shape import File, LimitEntry, ListenEntry, ListenTlsSection, UserEntry
+from relay.config.site import Site
+from relay.policy.rate import Rate, known_timezone
+from relay.settings import Activated, Address, Admin, Listen, ServerTls, User
+
+EVERYBODY = ("0.0.0.0/0", "::/0")
+
+
+def default_listen() -> tuple[Listen, ...]:
+    return (
+        Listen("local", Address("127.0.0.1", 2525)),
+        Listen("local6", Address("::1", 2525), optional=True),
+    )
+
+
+def is_loopback(address: Address) -> bool:
+    return ipaddress.ip_address(address.host).is_loopback
+
+
+class DoorBuilder:
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def listen(self, file: File, kept: Mapping[str, list[int]]) -> tuple[Listen, ...]:
+        self.site.names_once("listen", "listener")
+        if file.listen is None:
+            return default_listen()
+        if not file.listen and not kept.get("listen") and self.site.length("listen") == 0:
+            self.site.wrong(("listen",), "an empty list; without the key it listens on 127.0.0.1:2525 and [::1]:2525")
+        return tuple(self.listener(n, entry) for n, entry in zip(kept["listen"], file.listen, strict=True))
+
+    def listener(self, number: int, entry: ListenEntry) -> Listen:
+        path: Keys = ("listen", number)
+        clients = entry.clients or ()
+        # The rules for a socket of systemd are looked at once it is there: listener/activation.py.
+        local = isinstance(entry.address, Activated) or (is_loopback(entry.address) and not entry.proxy)
+        if not local:
+            self.closed(path, entry, clients)
+        if entry.clients is not None and not clients:
+            self.site.wrong((*path, "clients"), "an empty list would serve nobody; name networks or remove the key")
+        for key in ("idle_timeout", "transaction_timeout"):
+            if getattr(entry, key) <= 0:
+                self.site.wrong((*path, key), f"`{key}` must be longer than nothing")
+        # One address is one application on loopback no more than elsewhere: there, all of them are one.
+        per_client = entry.max_connections.client
+        if not local and "client" not in entry.max_connections.model_fields_set:
+            per_client = min(50, entry.max_connections.total)
+        return Listen(
+            entry.name or f"listener-{number + 1}",
+            entry.address,
+            frozenset(entry.honour),
+            entry.line_endings,
+            entry.max_recipients,
+            entry.max_connections.total,
+            per_client,
+            tls=self.tls(entry.tls, (*path, "tls")),
+            auth=entry.auth,
+            clients=clients,
+            proxy=entry.proxy,
+            client_rate=entry.max_messages.client,
+            user_rate=entry.max_messages.user,
+            idle_timeout=entry.idle_timeout,
+            transaction_timeout=entry.transaction_timeout,
+            min_rate=entry.min_rate,
+        )
+
+    def closed(self, path: Keys, entry: ListenEntry, clients: tuple[str, ...]) -> None:
+        """Of one that others than this machine can reach: that it serves nobody whom it does not know."""
+        if entry.auth != "required":
+            if not clients:
+                text = "a listener beyond loopback would relay for everybody; say `auth: required`, or `clients: [10.0.0.0/8]`"
+                self.site.wrong((*path, "address"), text)
+            for n, network in enumerate(clients):
+                if network in EVERYBODY:
+                    text = f"{network} is everybody: that would be an open relay; say `auth: required`, or name your networks"
+                    self.site.wrong((*path, "clients", n), text)
+        if entry.auth != "none" and entry.tls is None:
+            text = "logins would cross the network in clear; say `tls: {mode: starttls, certificate: …, key: …}`"
+            self.site.wrong((*path, "auth"), text)
+
+    def tls(self, section: ListenTlsSection | None, path: Keys) -> ServerTls | None:
+        if section is None:
+            return None
+        certificate = self.site.existing(section.certificate, (*path, "certificate"))
+        assert certificate is not None
+        return ServerTls(section.mode, certificate, self.site.reference(section.key, (*path, "key")), section.minimum)
+
+    # -- addresses
+
+    def addresses(self, listen: Iterable[Listen], numbers: list[int], admin: Admin, probes: Address | None) -> None:
+        taken: list[tuple[Address, str]] = []
+        for place, one in enumerate(listen):
+            path: Keys = ("listen", numbers[place], "address") if numbers else ("listen",)
+            if isinstance(one.address, Address):
+                self.take(one.address, f"listener '{one.name}'", path, taken)
+        if admin.address:
+            if not is_loopback(admin.address):
+                text = "the admin API beyond loopback needs TLS, which this version doesn't build; use 127.0.0.1"
+                self.site.wrong(("admin", "address"), text)
+            self.take(admin.address, "admin", ("admin", "address"), taken)
+        if probes:
+            self.take(probes, "probes", ("probes", "address"), taken)
+
+    def take(self, address: Address, who: str, path: Keys, taken: list[tuple[Address, str]]) -> None:
+        for other, owner in taken:
+            if address.port and _overlap(address, other):
+                self.site.wrong(path, f"{address} is taken by {owner} ({other}); choose another port")
+                break
+        taken.append((address, who))
+
+    # -- users
+
+    def user(self, name: str, entry: UserEntry) -> User:
+        path: Keys = ("users", name)
+        given = [key for key in ("password", "password_hash") if getattr(entry, key) is not None]
+        if len(given) != 1:
+            found = "found both" if given else "found none"
+            self.site.wrong(path, f"a user has one of password, password_hash; {found}")
+        for number, class_ in enumerate(entry.classes):
+            known = self.site.names("classes", also=("default",))
+            self.site.known((*path, "classes", number), "class", class_, known)
+        return User(
+            name,
+            self.site.reference(entry.password, (*path, "password")),
+            entry.password_hash or "",
+            entry.senders,
+            entry.recipients,
+            entry.classes,
+            tuple(self.limit((*path, "limits", n), limit) for n, limit in enumerate(entry.limits)),
+            frozenset(entry.honour),
+        )
+
+    def limit(self, path: Keys, entry: LimitEntry) -> Rate:
+        if entry.when_full != "reject":
+            text = f"`{entry.when_full}` is {NOT_BUILT.replace('remove it', 'write reject')}"
+            self.site.wrong((*path, "when_full"), text)
+        if not known_timezone(entry.timezone):
+            self.site.wrong(
+                (*path, "timezone"), f"no time zone '{entry.timezone}'; one is such as Europe/Berlin, or UTC"
+            )
+            return entry.rate
+        return replace(entry.rate, calendar=entry.window == "calendar", timezone=entry.timezone)
+
+    def logins(self, listen: Iterable[Listen], numbers: list[int], users: Mapping[str, User]) -> None:
+        asking = [place for place, one in enumerate(listen) if one.auth != "none"]
+        known = self.site.names("users")
+        for place in asking if not known else []:
+            self.site.wrong(("listen", numbers[place], "auth"), "clients are to log in, but there are no `users`")
+        if users and not asking:
+            self.site.warn(("users",), "no listener asks for a login; say `auth: required` there", on_key=True)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    if one.port != other.port or (":" in one.host) is not (":" in other.host):
+        return False
+    return one.host == other.host or {one.host, other.host} & {"0.0.0.0", "::"} != set()

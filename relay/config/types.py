@@ -1,0 +1,139 @@
+"""The annotated types of the shape: a parser each, and how the value is written, for docs/config.md and JSON Schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+
+from relay.config.values import (
+    describe,
+    given,
+    only_true,
+    parse_address_and_port,
+    parse_address_pattern,
+    parse_duration,
+    parse_header_name,
+    parse_host,
+    parse_hostname,
+    parse_listen_address,
+    parse_message_rate,
+    parse_name,
+    parse_network,
+    parse_password_hash,
+    parse_path,
+    parse_pattern,
+    parse_pin,
+    parse_recipient,
+    parse_reply_text,
+    parse_secret,
+    parse_size,
+    parse_size_bound,
+    parse_username,
+)
+from relay.policy.rate import Rate
+from relay.secrets import Reference
+from relay.settings import Activated, Address
+
+
+def _one_or_many(value: object) -> object:
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("an empty list; name at least one or remove the key")
+        return tuple(value)
+    if isinstance(value, dict):
+        raise ValueError("expected a value or a list of them, found a map")
+    return (given(value),)
+
+
+def _many(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    raise ValueError(f"expected a list, found {describe(value)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How a user writes a value, for docs/config.md."""
+
+    text: str
+
+
+class NotNull:
+    """Marks a key whose None means that it is not there: `null` cannot be written."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+class OrAlone:
+    """Marks a list that may be written as its only element; `alone` is that element's schema."""
+
+    def __init__(self, alone: dict[str, Any] | None = None) -> None:
+        self.alone = alone
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        return {"anyOf": [self.alone or schema["items"], schema]}
+
+
+def _text(pattern: str = "") -> WithJsonSchema:
+    return WithJsonSchema({"type": "string"} | ({"pattern": pattern} if pattern else {}))
+
+
+_REFERENCE = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": False,
+    "properties": {
+        "file": {"type": "string"},
+        "env": {"type": "string"},
+        "credential": {"type": "string"},
+        "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    },
+}
+_REFERENCE_OR_TEXT = {"anyOf": [{"type": "string"}, _REFERENCE]}
+
+T = TypeVar("T")
+Given = Annotated[T | None, BeforeValidator(given), NotNull()]
+ListOf = Annotated[tuple[T, ...], BeforeValidator(_many)]
+OneOrMany = Annotated[tuple[T, ...], BeforeValidator(_one_or_many), OrAlone()]
+
+Duration = Annotated[
+    float, PlainValidator(parse_duration), _text(r"^[0-9.]+ ?(ms|s|m|h|d|w)$"), Written("duration (`25s`, `5m`)")
+]
+Size = Annotated[int, PlainValidator(parse_size), _text(r"^[0-9.]+ ?[kKMGT]?i?B$"), Written("size (`25MB`, `256KiB`)")]
+HostPort = Annotated[
+    Address, PlainValidator(parse_address_and_port), _text(), Written("IP address:port, quoted if it begins with `[`")
+]
+Name = Annotated[str, AfterValidator(parse_name), Written("name")]
+Hostname = Annotated[str, AfterValidator(parse_hostname), Written("host name")]
+Secret = Annotated[Reference, PlainValidator(parse_secret), WithJsonSchema(_REFERENCE), Written("reference")]
+Host = Annotated[
+    Reference, PlainValidator(parse_host), WithJsonSchema(_REFERENCE_OR_TEXT), Written("host name, IP or reference")
+]
+Username = Annotated[
+    Reference, PlainValidator(parse_username), WithJsonSchema(_REFERENCE_OR_TEXT), Written("text or reference")
+]
+Pattern = Annotated[str, PlainValidator(parse_pattern), _text(), Written("glob")]
+AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), _text(), Written("glob")]
+Network = Annotated[str, PlainValidator(parse_network), _text(), Written("network (`10.0.0.0/8`)")]
+SizeBound = Annotated[
+    tuple[str, str, int], PlainValidator(parse_size_bound), _text("^[<>]=? ?[0-9]"), Written('bound (`">10MB"`)')
+]
+HeaderName = Annotated[str, AfterValidator(parse_header_name), Written("header")]
+Recipient = Annotated[str, PlainValidator(parse_recipient), _text(), Written("mail address")]
+Pin = Annotated[str, PlainValidator(parse_pin), _text(), Written("base64 of a SHA-256")]
+ReplyText = Annotated[str, PlainValidator(parse_reply_text), _text(), Written("text")]
+OnlyTrue = Annotated[bool, PlainValidator(only_true), WithJsonSchema({"const": True}), Written("`true`")]
+FilePath = Annotated[str, PlainValidator(parse_path), _text(), Written("path")]
+ListenAddress = Annotated[
+    Address | Activated, PlainValidator(parse_listen_address), _text(), Written("address:port, or systemd:NAME")
+]
+PasswordHash = Annotated[str, PlainValidator(parse_password_hash), _text(r"^\$argon2"), Written("argon2 hash")]
+AnyRate = Annotated[Rate, PlainValidator(Rate.parse), _text(), Written("rate (`100/min`, `5000/d`)")]
+MessageRate = Annotated[Rate, PlainValidator(parse_message_rate), _text(), Written("rate (`100/min`, `5000/d`)")]

@@ -1,0 +1,56 @@
+"""A listener's certificate, and its renewal: files that have changed are taken without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from cryptography import x509
+
+from relay import metrics
+from relay.certificate import VERSIONS, Stamps, load_into, stamps
+from relay.maillog import MailLog
+from relay.secrets import SecretError
+from relay.settings import ServerTls
+
+HANDSHAKE_TIMEOUT = 30.0  # seconds
+EXPIRES = metrics.Gauge(
+    "relay_listener_certificate_expires_seconds", "When a listener's certificate ends, epoch seconds", ["listener"]
+)
+
+
+class Certificate:
+    """The context in force. `refresh` keeps it where new files are no good."""
+
+    def __init__(self, name: str, tls: ServerTls, log: MailLog) -> None:
+        self._name, self._tls, self._log = name, tls, log
+        self._seen: Stamps = ()
+        self._complaint = ""
+        self.expires = 0.0
+        self.context: ssl.SSLContext | None = None
+
+    async def refresh(self) -> None:
+        """Load if a file is newer than what is in force. What is wrong is told once, and the old one stays."""
+        try:
+            seen = await asyncio.to_thread(stamps, self._tls.certificate, self._tls.key)
+            if seen == self._seen:
+                return
+            self._seen = seen
+            self.context, self.expires = await asyncio.to_thread(made, self._tls)
+        except (OSError, ssl.SSLError, SecretError, ValueError) as error:
+            if str(error) != self._complaint:
+                stays = "the old one stays in force" if self.context else "clients are told to try later"
+                self._log.error("certificate_refused", listener=self._name, error=str(error), hint=stays)
+            self._complaint = str(error)
+            return
+        self._complaint = ""
+        self._log.event("certificate_loaded", listener=self._name, expires=round(self.expires))
+
+
+def made(tls: ServerTls) -> tuple[ssl.SSLContext, float]:
+    """A context and when its certificate ends. Reads files. Raises OSError, ssl.SSLError, SecretError, ValueError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[tls.minimum]
+    load_into(context, tls.certificate, tls.key)
+    leaf = x509.load_pem_x509_certificates(tls.certificate.read_bytes())[0]
+    return context, leaf.not_valid_after_utc.timestamp()

@@ -1,0 +1,47 @@
+"""Client addresses and the networks that rules name. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_SITE = 64  # bits of an IPv6 address that are one client: it has all the others to itself
+
+
+@lru_cache(maxsize=4096)
+def in_networks(client: str, networks: tuple[str, ...]) -> bool:
+    address = parse(client)
+    return address is not None and any(address in _network(n) for n in networks)
+
+
+@lru_cache(maxsize=4096)
+def client_key(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 address lies in."""
+    address = parse(client)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, _SITE), strict=False))
+    return client if address is None else str(address)
+
+
+def is_loopback(client: str) -> bool:
+    """Also of a UNIX socket, which has no address."""
+    address = parse(client)
+    return not client or (address is not None and address.is_loopback)
+
+
+def parse(client: str) -> Address | None:
+    """An IPv4 address that comes in IPv6 clothes is an IPv4 address; None where it is no address at all."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return None  # a UNIX socket or nothing: no network holds it
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> Network:
+    return ipaddress.ip_network(text, strict=False)
