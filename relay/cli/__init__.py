@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import mail, queue, service
+from relay.cli import mail, queue, service, setup
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -27,7 +27,8 @@ def cli() -> None:
 for _command in (
     service.serve,
     service.check,
-    service.init,
+    setup.init,
+    setup.password,
     service.reload,
     service.status,
     service.explain,

@@ -1,4 +1,4 @@
-"""`relay serve`, `check`, `init`, `reload`, `status`, `explain`, `spool`."""
+"""`relay serve`, `check`, `reload`, `status`, `explain`, `spool`."""
 
 from __future__ import annotations
 
@@ -97,42 +97,6 @@ def _summary(config: Config) -> str:
     accounts, routes = len(config.accounts), len(config.routes.routes)
     capture = ", capture on: mail is kept on this machine" if config.routes.capture else ""
     return f"good: {show.plural(accounts, 'account')}, {show.plural(routes, 'route')}{capture}"
-
-
-@click.command()
-@click.option("--host", default="smtp.example.com", show_default=True, help="The upstream to hand mail to.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@click.argument("path", type=click.Path(path_type=Path), required=False)
-def init(path: Path | None, host: str, force: bool) -> None:
-    """Write a first configuration, every key commented. Default: where `relay serve` looks."""
-    from relay.config.load import ConfigError, load
-    from relay.config.template import text
-
-    file = path or _own_file()
-    if file.exists() and not force:
-        raise Failed(f"{file} is there already; --force writes over it", 73)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text().replace("smtp.example.com", host))
-        file.chmod(0o640)
-    except OSError as error:
-        raise Failed(f"{file}: {error.strerror}; say where: relay init PATH", 73) from None
-    click.echo(f"wrote {file}")
-    try:
-        load(file)
-    except ConfigError as error:
-        raise Failed(str(error), 78) from None
-    click.echo(f"next: edit `accounts`, then `relay check --config {file}` and `relay serve --config {file}`")
-
-
-def _own_file() -> Path:
-    """Where `serve` will look, and we may write: /etc/relay, else the user's own configuration folder."""
-    from relay.config.places import config_file, writable
-
-    file = config_file(os.environ)
-    if file.exists() or writable(file.parent):
-        return file
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "relay" / "relay.yaml"
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from relay.policy.networks import is_loopback
 from relay.settings import Activated, Listen
@@ -16,38 +16,48 @@ class ListenError(Exception):
     """An address that cannot be listened on; the text says what to do."""
 
 
-def inherited(env: Mapping[str, str]) -> dict[str, socket.socket]:
-    """The listening sockets by FileDescriptorName; none where they are meant for another process."""
+Sockets = Mapping[str, Sequence[socket.socket]]
+
+
+def inherited(env: Mapping[str, str]) -> Sockets:
+    """The listening sockets by FileDescriptorName, which several may share; none where they are meant for another process."""
     count = env.get("LISTEN_FDS", "")
     if env.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return {}
     names = env.get("LISTEN_FDNAMES", "").split(":")
-    found = {}
+    found: dict[str, list[socket.socket]] = {}
     for number in range(int(count)):
         name = names[number] if number < len(names) and names[number] else "unknown"
         os.set_inheritable(FIRST + number, False)
-        found[name] = socket.socket(fileno=FIRST + number)
+        found.setdefault(name, []).append(socket.socket(fileno=FIRST + number))
     return found
 
 
-def activated(listen: Listen, address: Activated, sockets: Mapping[str, socket.socket]) -> socket.socket:
-    """The socket of a listener; the rules for who may use it are those of the address that it really has."""
+def activated(listen: Listen, address: Activated, sockets: Sockets) -> Sequence[socket.socket]:
+    """The sockets of a listener; the rules for who may use it are those of the address that each really has."""
     found = sockets.get(address.descriptor)
-    if found is None:
-        there = f"there is {', '.join(sockets)}" if sockets else "there is none: enable relay.socket and start by it"
+    if not found:
+        there = f"there is {', '.join(sockets)}" if sockets else "there is none: start it by relay.socket"
         raise ListenError(f"listener {listen.name}: systemd handed over no socket named {address.descriptor}; {there}")
-    found.setblocking(False)
-    if found.type != socket.SOCK_STREAM:
+    for one in found:
+        _check(listen, address, one)
+    return found
+
+
+def _check(listen: Listen, address: Activated, one: socket.socket) -> None:
+    one.setblocking(False)
+    if one.type != socket.SOCK_STREAM:
         raise ListenError(f"listener {listen.name}: socket {address.descriptor} is no stream socket (ListenStream=)")
-    name = found.getsockname()
-    open_to_all = isinstance(name, tuple) and not is_loopback(name[0])
-    if open_to_all and (listen.auth != "required" and not listen.clients):
+    name = one.getsockname()
+    if not isinstance(name, tuple):
+        return  # a UNIX socket: its file says who may connect
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if is_loopback(name[0]) and not listen.proxy:
+        return
+    if listen.auth != "required" and not listen.clients:
         raise ListenError(
             f"listener {listen.name}: {name[0]} is not loopback, and it would relay for everybody; "
             "say `auth: required`, or `clients`"
         )
-    if open_to_all and listen.auth != "none" and listen.tls is None:
+    if listen.auth != "none" and listen.tls is None:
         raise ListenError(f"listener {listen.name}: logins would cross the network in clear; say `tls`")
-    if isinstance(name, tuple):
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return found

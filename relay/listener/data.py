@@ -54,11 +54,12 @@ class DataReader:
             text = text[2:]
         if not text.isascii():
             self.ascii = False
-        if b"\0" in text:
-            self.nul = True
-            text = text.replace(b"\0", b"")
         pairs = text.count(b"\r\n")
         if text.count(b"\n") != pairs or text.count(b"\r") != pairs:
             self.bare = True
             text = _ANY_END.sub(b"\r\n", text)
+        if b"\0" in text:
+            self.nul = True
+            # After the line ends: a CR and an LF on either side of it are two of them, wherever the data was cut.
+            text = text.replace(b"\0", b"")
         return text

@@ -8,13 +8,12 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from relay import clock, metrics
 from relay.intake import Intake
-from relay.listener.activation import ListenError, activated
+from relay.listener.activation import ListenError, Sockets, activated
 from relay.listener.guard import Guard
 from relay.listener.limits import Allowance
 from relay.listener.proxy import ProxyServer
@@ -52,7 +51,7 @@ class Door:
         self.greeting = f"220 {hostname} ESMTP relay\r\n".encode()
         self.certificate = Certificate(listen.name, listen.tls, log) if listen.tls else None
         self._clients: Counter[str] = Counter()
-        self._server: asyncio.Server | ProxyServer | None = None
+        self._servers: list[asyncio.Server | ProxyServer] = []
         self._empty = asyncio.Event()
         self._ehlo: dict[tuple[bool, bool], bytes] = {}
         self.advertise()
@@ -110,35 +109,35 @@ class Door:
 
     # -- open and close
 
-    async def open(self, inherited: Mapping[str, socket.socket] = MappingProxyType({})) -> bool:
+    async def open(self, inherited: Sockets = MappingProxyType({})) -> bool:
         """Listen; False where an optional address family is missing. Raises ListenError."""
-        from relay.listener.session import Session
-
         if self.certificate:
             await self.certificate.refresh()
             if self.certificate.context is None:
                 raise ListenError(
                     f"listener {self.listen.name} has no certificate that can be used: see the line before"
                 )
-        listening = self._bind(inherited)
-        if listening is None:
-            return False
+        address = self.listen.address
+        bound = activated(self.listen, address, inherited) if isinstance(address, Activated) else self._bind(address)
+        for listening in bound:
+            await self._serve(listening)
+        return bool(bound)
+
+    async def _serve(self, listening: socket.socket) -> None:
+        from relay.listener.session import Session
+
         if self.listen.proxy:
-            self._server = ProxyServer(self, listening)
+            self._servers.append(ProxyServer(self, listening))
         else:
             loop, unix = asyncio.get_running_loop(), listening.family == socket.AF_UNIX
             create = loop.create_unix_server if unix else loop.create_server
-            self._server = await create(lambda: Session(self), sock=listening, backlog=self.guard.backlog)
+            self._servers.append(await create(lambda: Session(self), sock=listening, backlog=self.guard.backlog))
         name = listening.getsockname()
         host, self.port = (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
         self.where = str(Address(host, self.port)) if self.port else host
         self.log.event("listening", listener=self.listen.name, address=host, port=self.port)
-        return True
 
-    def _bind(self, inherited: Mapping[str, socket.socket]) -> socket.socket | None:
-        address = self.listen.address
-        if isinstance(address, Activated):
-            return activated(self.listen, address, inherited)
+    def _bind(self, address: Address) -> list[socket.socket]:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         listening = None
         try:
@@ -155,11 +154,11 @@ class Door:
                 listening.close()
             if self.listen.optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 self.log.warning("listener_skipped", listener=self.listen.name, address=address, why=error.strerror)
-                return None
+                return []
             hint = "is another relay running? `relay serve --config` with another `listen.address` starts a second one"
             why = hint if error.errno == errno.EADDRINUSE else "choose another `listen.address`"
             raise ListenError(f"cannot listen on {address}: {error.strerror or error}; {why}") from None
-        return listening
+        return [listening]
 
     def admit(self, session: Wire) -> bytes:
         """Count a client in, or the 421 that turns it away."""
@@ -208,8 +207,8 @@ class Door:
     def stop(self) -> None:
         """No new clients; who is idle hears 421; who is inside DATA may finish."""
         self.stopping = "the relay is stopping"
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for session in list(self.sessions):
             if not session.unfinished:
                 session.close_with(421, "4.3.2", "shutting down")

@@ -38,7 +38,7 @@ def reference(wire: bytes) -> tuple[bytes, int] | None:
         return None
     lines = wire[:end].split(b"\r\n")
     plain = b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", plain.replace(b"\0", b"")), end + 3
+    return re.sub(rb"\r\n|\r|\n", b"\r\n", plain).replace(b"\0", b""), end + 3
 
 
 def read(wire: bytes, *cuts: int) -> tuple[bytes, int, DataReader]:
@@ -62,6 +62,7 @@ WIRE = st.lists(PIECES, max_size=14).map(b"".join)
 @example(b"..\r\n.\r\n", [1])
 @example(b"\r\n.\r\n.\r\n", [3])
 @example(b"a\r\n\0.\r\nb\r\n.\r\n", [4])
+@example(b"a\r\0\nb\r\n.\r\n", [3])
 def test_it_reads_what_the_reference_reads(wire: bytes, cuts: list[int]) -> None:
     clean, used, reader = read(wire, *cuts)
     expected = reference(wire)
@@ -78,6 +79,7 @@ def test_it_reads_what_the_reference_reads(wire: bytes, cuts: list[int]) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(WIRE)
+@example(b"\r\0\n")
 def test_a_cut_at_any_byte_changes_nothing(wire: bytes) -> None:
     wire += b"\r\n.\r\nQUIT\r\n"
     whole, used, reader = read(wire)
