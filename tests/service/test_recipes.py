@@ -1,0 +1,107 @@
+"""README's recipes do what they say: their configurations as they stand there, with only hosts, ports and folders put in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .support import ENV, ROOT, Recorder, Relay, run, until
+
+README = (ROOT / "README.md").read_text()
+MESSAGE = "From: {0}\r\nSubject: recipe\r\n\r\nhello\r\n"
+
+
+def recipe(name: str) -> str:
+    found = re.search(rf"```yaml\n# recipe: {name}\n(.*?)```", README, re.DOTALL)
+    assert found, name
+    return found[1]
+
+
+def installed(folder: Path, name: str, hosts: dict[str, int]) -> Path:
+    """The recipe as a file: upstream hosts become ports of this machine, and no login is sent there."""
+    text = recipe(name)
+    for host, port in hosts.items():
+        text, count = re.subn(
+            rf"host: {re.escape(host)}, username: [^,]+, password: {{[^}}]+}}", f"host: 127.0.0.1, port: {port}", text
+        )
+        assert count == 1, host
+    for secret in re.findall(r"file: (secrets/[a-z-]+)", recipe(name)):
+        (folder / secret).parent.mkdir(exist_ok=True)
+        (folder / secret).write_text(f"password of {Path(secret).name}\n")
+    text = text.replace("127.0.0.1:2525", "127.0.0.1:0")
+    if "listen:" not in text:
+        text = 'listen: [{name: local, address: "127.0.0.1:0"}]\n' + text
+    file = folder / "relay.yaml"
+    file.write_text(
+        f"{text}admin: {{socket: {folder}/admin.sock, address: null}}\n"
+        f"spool: {{path: {folder}/spool/spool.db, reserve: 1MB}}\n"
+    )
+    return file
+
+
+def relay(file: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", *arguments],
+        capture_output=True, text=True, timeout=60, env=ENV | {"RELAY_ENDPOINT": str(file.parent / "admin.sock")}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
+    with Recorder() as shop, Recorder() as crm:
+        file = installed(tmp_path, "two applications", {"smtp.shop.example": shop.port, "smtp.crm.example": crm.port})
+        with Relay(file) as running:
+            for user in ("shop", "crm"):
+                with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+                    with pytest.raises(smtplib.SMTPSenderRefused) as told:
+                        smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{user}.example"))
+                    assert told.value.smtp_code == 530
+                    smtp.login(user, f"password of {user}")
+                    smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{user}.example"))
+                    other = "crm" if user == "shop" else "shop"
+                    with pytest.raises(smtplib.SMTPSenderRefused) as told:
+                        smtp.sendmail(f"a@{other}.example", ["you@example.net"], "x")
+                    assert told.value.smtp_code == 553
+                    with pytest.raises(smtplib.SMTPDataError) as refused:
+                        smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{other}.example"))
+                    assert refused.value.smtp_code == 550
+            until(lambda: shop.messages and crm.messages, what="both have left")
+        assert [m.sender for m in shop.messages] == ["a@shop.example"]
+        assert [m.sender for m in crm.messages] == ["a@crm.example"]
+
+
+def test_staging_keeps_what_would_leave(tmp_path: Path) -> None:
+    with Recorder() as upstream:
+        file = installed(tmp_path, "staging", {"smtp.example.com": upstream.port})
+        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+            smtp.sendmail("a@b.example", ["me@example.com", "customer@else.example"], MESSAGE.format("a@b.example"))
+            until(lambda: upstream.messages, what="ours has left")
+            found = relay(file, "queue", "list", "--all", "--egress", "capture")
+            assert "customer@else.example" in found
+            assert "me@example.com" not in found
+        assert [m.recipients for m in upstream.messages] == [["me@example.com"]]
+
+
+def test_backup_and_restore(tmp_path: Path) -> None:
+    with Recorder() as upstream:
+        file = installed(tmp_path, "staging", {"smtp.example.com": 1})
+        with Relay(file) as running:
+            with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+                smtp.sendmail("a@b.example", ["me@example.com"], MESSAGE.format("a@b.example"))
+            relay(file, "spool", "backup", str(tmp_path / "copy"))
+            running.stop()
+            shutil.move(tmp_path / "spool", tmp_path / "damaged")
+            run("cp", "-a", tmp_path / "copy", tmp_path / "spool")
+            file.write_text(file.read_text().replace("port: 1}", f"port: {upstream.port}}}"))
+            running.start()
+            assert "restored from a backup" in relay(file, "queue", "list")
+            assert upstream.messages == []
+            relay(file, "queue", "release", "--error", "restored from a backup")
+            until(lambda: upstream.messages, what="it has left")
