@@ -9,23 +9,25 @@ from relay import clock
 from relay.admin.words import clock_time
 from relay.policy.classes import choose_class
 from relay.policy.gate import EgressView
-from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided
-from relay.settings import Config
+from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided, matches_any
+from relay.settings import Config, User
 from relay.submission import from_address
 
 
 def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str], EgressView | None]) -> dict[str, Any]:
     """Class, rules in order with what each lacks, the rule that takes it, and its egresses in order."""
-    class_ = choose_class(config.classes, asked_class, facts)
+    user = config.users.get(facts.user)
+    class_ = choose_class(config.classes, asked_class, facts, user.classes if user else ())
     facts = Facts(
         facts.sender, facts.recipient, facts.listener, facts.client, facts.user, facts.from_, class_.name, facts.tag,
         facts.size, facts.headers,
     )  # fmt: skip
     table = config.table
-    route = table.pick_for(facts)
+    no = _may_not(user, facts) if user else ""
+    route = None if no else table.pick_for(facts)
     chosen = None if isinstance(route, Undecided) else route
-    rules = []
-    for rule in table.routes:
+    rules = [{"name": f"user {user.name}", "origin": "users", "verdict": no or "may send this"}] if user else []
+    for rule in table.routes if not no else ():
         if rule.match.test(lambda q: q.ask(facts)):
             rules.append(_rule(rule, "matches"))
             break
@@ -40,7 +42,7 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
         "route": chosen.name if chosen else None,
         "origin": chosen.origin if chosen else None,
         "action": chosen.action.value if chosen else "reject",
-        "text": _text(chosen, facts),
+        "text": no or _text(chosen, facts),
         "rules": rules,
         "egresses": _egresses(config, chosen, facts, view),
         "retry": {
@@ -51,6 +53,17 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
     }
 
 
+def _may_not(user: User, facts: Facts) -> str:
+    """What a user would hear who may not send this; empty where he may."""
+    if not matches_any(user.senders, facts.sender):
+        return f"553 5.7.1 user {user.name} may not send as <{facts.sender}>"
+    if not matches_any(user.recipients, facts.recipient):
+        return f"550 5.7.1 user {user.name} may not send to <{facts.recipient}>"
+    if facts.from_ and not matches_any(user.senders, facts.from_):
+        return f"550 5.7.1 user {user.name} may not send as {facts.from_}"
+    return ""
+
+
 def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
     """The facts of a message that somebody only describes."""
     from_ = str(asked.get("from") or "")
@@ -58,13 +71,16 @@ def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
     given = asked.get("headers") or {}
     if not isinstance(given, Mapping):
         raise ValueError("headers wants an object")
+    user = str(asked.get("user") or "")
+    if user and user not in config.users:
+        raise ValueError(f"no user '{user}'; there is {', '.join(config.users) or 'none'}")
     headers = {str(k).lower(): (str(v),) for k, v in given.items()}
     return Facts(
         sender=str(asked.get("sender") or address),
         recipient=str(asked.get("to") or ""),
         listener=str(asked.get("listener") or config.listen[0].name),
         client=str(asked.get("client") or "127.0.0.1"),
-        user=str(asked.get("user") or ""),
+        user=user,
         from_=address,
         tag=str(asked.get("tag") or ""),
         size=int(asked.get("size") or 4096),

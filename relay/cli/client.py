@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,14 @@ def recipients(filters: Mapping[str, str], limit: int | None = None) -> Iterator
             left -= len(page["recipients"])
         if not after or left == 0:
             return
+
+
+def read_password(*, new: bool = False) -> str:
+    """From the terminal, unseen, or a line of standard input; never an argument, which every user of the machine could read."""
+    if sys.stdin.isatty():
+        found: str = click.prompt("password", hide_input=True, confirmation_prompt=new)
+    else:
+        found = sys.stdin.readline().rstrip("\r\n")
+    if not found:
+        raise Failed("no password was given: type it, or hand it in on standard input", 65)
+    return found

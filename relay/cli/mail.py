@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import smtplib
+import ssl
 import sys
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import click
 
 from relay.cli import client
-from relay.cli.client import Failed
+from relay.cli.client import Failed, read_password
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -34,6 +35,13 @@ def _address(text: str) -> tuple[str, int]:
     "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Send this .eml instead."
 )
 @click.option("--tag", help="X-Relay-Tag, to find it again.")
+@click.option("--user", help="Log in as; the password is asked for, or read from standard input.")
+@click.option("--tls", type=click.Choice(["none", "starttls", "implicit"]), default="none", show_default=True)
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PEM file of who vouches for the listener.",
+)
 @click.option("--server", help="The relay's listener; default: the first of the relay that runs, else 127.0.0.1:2525.")
 def send(
     sender: str,
@@ -43,9 +51,13 @@ def send(
     file: Path | None,
     tag: str | None,
     server: str | None,
+    user: str | None,
+    tls: str,
+    ca: Path | None,
 ) -> None:
     """Hand the relay a message over SMTP, as an application would."""
     server = server or _running()
+    password = read_password() if user else ""
     host, port = _address(server if _has_port(server) else f"{server}:2525")
     if file is not None:
         raw = file.read_bytes()
@@ -59,8 +71,10 @@ def send(
         message.set_content(body)
         raw = message.as_bytes()
     try:
-        with smtplib.SMTP(host, port, timeout=60) as smtp:
+        with _session(host, port, tls, ca) as smtp:
             smtp.ehlo()
+            if user:
+                smtp.login(user, password)
             options = ["SMTPUTF8"] if not all(a.isascii() for a in (sender, *recipients)) else []
             _expect(smtp.mail(sender, options))
             refused = []
@@ -73,6 +87,8 @@ def send(
                 sys.exit(_code(min(refused)))
             code, text = smtp.data(raw)
             _expect((code, text))
+    except smtplib.SMTPAuthenticationError as error:
+        raise Failed(f"the login was refused: {error.smtp_code} {_text(error.smtp_error)}", 77) from None
     except (OSError, smtplib.SMTPException) as error:
         if isinstance(error, ConnectionRefusedError):
             raise Failed(f"no relay listens on {server}; start it with `relay serve`", 69) from None
@@ -85,6 +101,20 @@ def send(
         sys.exit(_code(min(refused)))
 
 
+def _text(said: bytes | str) -> str:
+    return said if isinstance(said, str) else said.decode(errors="replace")
+
+
+def _session(host: str, port: int, tls: str, ca: Path | None) -> smtplib.SMTP:
+    context = ssl.create_default_context(cafile=ca) if tls != "none" else None
+    if tls == "implicit":
+        return smtplib.SMTP_SSL(host, port, timeout=60, context=context)
+    smtp = smtplib.SMTP(host, port, timeout=60)
+    if tls == "starttls":
+        smtp.starttls(context=context)
+    return smtp
+
+
 def _has_port(server: str) -> bool:
     return ":" in server.rpartition("]")[2]
 
@@ -93,6 +123,7 @@ def _running() -> str:
     """Where the relay that runs listens; else where it would by its configuration, else the usual place."""
     from relay.config.load import ConfigError, load
     from relay.config.places import config_file
+    from relay.settings import Address
 
     try:
         listen = client.ask("GET", "/v1/status")["listen"]
@@ -101,7 +132,8 @@ def _running() -> str:
     except Failed:
         pass  # it need not run here, nor by this user
     try:
-        return _dialled(str(load(config_file(os.environ)).listen[0].address))
+        addresses = [li.address for li in load(config_file(os.environ)).listen]
+        return next((_dialled(str(a)) for a in addresses if isinstance(a, Address)), "127.0.0.1:2525")
     except ConfigError:
         return "127.0.0.1:2525"
 

@@ -162,6 +162,7 @@ def _leaving(found: dict[str, Any]) -> str:
 )
 @click.option("--to", required=True, help="The recipient.")
 @click.option("--sender", help="MAIL FROM.")
+@click.option("--user", help="Who logged in.")
 @click.option("--class", "class_", help="X-Relay-Class.")
 @click.option("--tag", help="X-Relay-Tag.")
 @click.option("--listener", help="The listener it comes in by.")
@@ -226,7 +227,11 @@ def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
         config = load(path)
     except ConfigError as error:
         raise Failed(str(error), 78) from None
-    return explain_(config, facts_from(asked, config), str(asked.get("class") or ""), lambda _: None)
+    try:
+        facts = facts_from(asked, config)
+    except ValueError as error:
+        raise Failed(str(error), 65) from None
+    return explain_(config, facts, str(asked.get("class") or ""), lambda _: None)
 
 
 @click.group()

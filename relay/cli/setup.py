@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.client import Failed
+from relay.cli.client import Failed, read_password
 
 UNITS = Path("/etc/systemd/system")
 GROUP = "relay"
@@ -46,7 +46,7 @@ def init(path: Path | None, host: str, username: str | None, unit: Path | None, 
     for target in targets:
         if target.exists() and not force:
             raise Failed(f"{target} is there already; --force writes over it", 73)
-    password = _password() if username else ""
+    password = read_password(new=True) if username else ""
     _folder(file.parent, 0o755)
     _folder(secret.parent, 0o750)
     _write(file, _with_login(template.text().replace("smtp.example.com", host), username), 0o640)
@@ -149,16 +149,6 @@ def _own_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "relay" / "relay.yaml"
 
 
-def _password() -> str:
-    if sys.stdin.isatty():
-        found: str = click.prompt("password", hide_input=True, confirmation_prompt=True)
-    else:
-        found = sys.stdin.readline().rstrip("\r\n")
-    if not found:
-        raise Failed("no password was given: type it, or hand it in on standard input", 65)
-    return found
-
-
 @click.group()
 def password() -> None:
     """Passwords of the users that log in to the relay."""
@@ -169,4 +159,4 @@ def password_hash() -> None:
     """Ask for a password (or read it from standard input) and print its argon2 hash, for `users.NAME.password_hash`."""
     from relay.listener.auth import hasher_
 
-    click.echo(f'"{hasher_().hash(_password())}"')
+    click.echo(f'"{hasher_().hash(read_password(new=True))}"')

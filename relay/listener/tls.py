@@ -14,6 +14,7 @@ from relay.secrets import SecretError
 from relay.settings import ServerTls
 
 HANDSHAKE_TIMEOUT = 30.0  # seconds
+SHUTDOWN_TIMEOUT = 5.0  # for a client that does not answer close_notify
 EXPIRES = metrics.Gauge(
     "relay_listener_certificate_expires_seconds", "When a listener's certificate ends, epoch seconds", ["listener"]
 )

@@ -18,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 
 from relay import clock
 from relay.listener.command import MAX_LINE
-from relay.listener.tls import HANDSHAKE_TIMEOUT
+from relay.listener.tls import HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT
 
 if TYPE_CHECKING:
     from relay.listener.front import Door
@@ -284,7 +284,12 @@ class Wire(SMTP):
             if context is None:
                 raise ssl.SSLError("there is no certificate")
             made = await self.loop.start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
             self.door.log.warning("tls_failed", listener=self.door.listen.name, client=self.client, why=_words(error))

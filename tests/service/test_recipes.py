@@ -45,9 +45,10 @@ def installed(folder: Path, name: str, hosts: dict[str, int]) -> Path:
     return file
 
 
-def relay(file: Path, *arguments: str) -> str:
+def relay(file: Path, *arguments: str, said: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-m", "relay", *arguments],
+        input=said,
         capture_output=True, text=True, timeout=60, env=ENV | {"RELAY_ENDPOINT": str(file.parent / "admin.sock")}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,7 +61,7 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
         with Relay(file) as running:
             for user in ("shop", "crm"):
                 with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
-                    with pytest.raises(smtplib.SMTPSenderRefused) as told:
+                    with pytest.raises(smtplib.SMTPSenderRefused) as refusal:
                         smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{user}.example"))
                     assert told.value.smtp_code == 530
                     smtp.login(user, f"password of {user}")
@@ -73,7 +74,14 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
                         smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{other}.example"))
                     assert refused.value.smtp_code == 550
             until(lambda: shop.messages and crm.messages, what="both have left")
-        assert [m.sender for m in shop.messages] == ["a@shop.example"]
+            told = relay(file, "explain", "--user", "shop", "--from", "a@crm.example", "--to", "you@example.net")
+            assert "553 5.7.1 user shop may not send as <a@crm.example>" in told
+            told = relay(file, "explain", "--user", "shop", "--from", "a@shop.example", "--to", "you@example.net")
+            assert "may send this" in told and "shop-out" in told
+            one = ("send", "--user", "shop", "--from", "b@shop.example", "--to", "you@example.net")
+            assert "queued as" in relay(file, *one, said="password of shop\n")
+            until(lambda: len(shop.messages) == 2, what="the one by hand has left")
+        assert [m.sender for m in shop.messages] == ["a@shop.example", "b@shop.example"]
         assert [m.sender for m in crm.messages] == ["a@crm.example"]
 
 
