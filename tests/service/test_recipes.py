@@ -61,7 +61,7 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
         with Relay(file) as running:
             for user in ("shop", "crm"):
                 with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
-                    with pytest.raises(smtplib.SMTPSenderRefused) as refusal:
+                    with pytest.raises(smtplib.SMTPSenderRefused) as told:
                         smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{user}.example"))
                     assert told.value.smtp_code == 530
                     smtp.login(user, f"password of {user}")
@@ -74,10 +74,10 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
                         smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{other}.example"))
                     assert refused.value.smtp_code == 550
             until(lambda: shop.messages and crm.messages, what="both have left")
-            told = relay(file, "explain", "--user", "shop", "--from", "a@crm.example", "--to", "you@example.net")
-            assert "553 5.7.1 user shop may not send as <a@crm.example>" in told
-            told = relay(file, "explain", "--user", "shop", "--from", "a@shop.example", "--to", "you@example.net")
-            assert "may send this" in told and "shop-out" in told
+            said = relay(file, "explain", "--user", "shop", "--from", "a@crm.example", "--to", "you@example.net")
+            assert "553 5.7.1 user shop may not send as <a@crm.example>" in said
+            said = relay(file, "explain", "--user", "shop", "--from", "a@shop.example", "--to", "you@example.net")
+            assert "may send this" in said and "shop-out" in said
             one = ("send", "--user", "shop", "--from", "b@shop.example", "--to", "you@example.net")
             assert "queued as" in relay(file, *one, said="password of shop\n")
             until(lambda: len(shop.messages) == 2, what="the one by hand has left")
