@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from relay.listener.activation import inherited
 from relay.listener.front import Door, ListenError, watch
 from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
+from relay.notices import Reports
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
@@ -58,6 +60,10 @@ class App:
             self.spool = await SqliteSpool.open(config.spool.path, clock.now())
         except SpoolError as error:
             raise StartError(str(error)) from None
+        # First of all: what died in flight may be told to its sender.
+        self.spool.reporter = Reports(
+            lambda: self.runtime.config, self.spool.next_id, lambda: secrets.token_hex(16), self.log
+        )
         await self._recover()
         self._limits(config)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)

@@ -1,4 +1,4 @@
-"""The envelope: addresses as SMTP carries them, and the queue id. Pure.
+"""The envelope: addresses and parameters as SMTP carries them, and the queue id. Pure.
 
 Promises: an `Address` that exists is safe to put on a wire: no control character, no angle bracket, no space outside a
 quoted local part, within the lengths of RFC 5321 §4.5.3.1. The null reverse-path is the empty string.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+
+# What a message needs of its next hop, as bits.
+EIGHT_BIT, UTF8 = 1, 2
 
 # Crockford's base 32: no I, L, O, U, so that an id can be read over the telephone.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -68,6 +71,21 @@ def parse_address(text: str) -> str:
 def domain_of(address: str) -> str:
     """The part after the last @, in lower case; the empty string for the null reverse-path."""
     return address.rpartition("@")[2].lower()
+
+
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*")
+
+
+def xtext(text: str) -> str:
+    """Printable ASCII as xtext (RFC 3461 §4)."""
+    return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
+
+
+def unxtext(text: str) -> str:
+    """What xtext stands for, an octet a character. Raises ValueError."""
+    if not _XTEXT.fullmatch(text):
+        raise ValueError("not xtext: RFC 3461 section 4 writes + = and blanks as +2B +3D +20")
+    return re.sub(r"\+(..)", lambda found: chr(int(found[1], 16)), text)
 
 
 def queue_id(number: int) -> str:

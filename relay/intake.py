@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from relay import clock, metrics
-from relay.envelope import domain_of, queue_id
+from relay.envelope import EIGHT_BIT, UTF8, domain_of, queue_id
 from relay.incoming import Budget, Incoming
 from relay.maillog import INFO, WARNING, MailLog
 from relay.policy.classes import TrafficClass, choose_class
-from relay.policy.routing import Action, Answers, Facts, Route, Undecided, lane_facts, matches_any
+from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
 from relay.recipient import READY, State
+from relay.routed import begin, refusal
 from relay.settings import Config, Listen, User
-from relay.spool import NewMessage, NewRecipient, Place, Spool, SpoolError
+from relay.spool import NewMessage, NewRecipient, Notify, Place, Spool, SpoolError
 from relay.submission import BadMessage, Head, Options, authors, prefix, read_head, read_options
 
-EIGHT_BIT, UTF8 = 1, 2
 BREATH = 50  # recipients between two turns of the loop
 
 ENDED = metrics.Counter(
@@ -50,6 +50,9 @@ class Envelope:
     user: User | None = None  # who logged in
     recipients: list[str] = field(default_factory=list)
     allowances: tuple[Any, ...] = ()  # the listener's: what this message is counted against
+    ret: str = ""  # RFC 3461, as is `asked`: recipient -> (bits of Notify, ORCPT)
+    envid: str = ""
+    asked: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 class Intake:
@@ -58,6 +61,11 @@ class Intake:
     def __init__(self, spool: Spool, config: Callable[[], Config], log: MailLog) -> None:
         self.spool, self._config, self._log = spool, config, log
         self.budget = Budget()
+
+    @property
+    def reports(self) -> bool:
+        """Whether senders are told what became of their mail."""
+        return self._config().dsn.to != "none"
 
     def refuse_now(self) -> str:
         """Why no mail can be accepted at the moment; empty: it can."""
@@ -80,7 +88,7 @@ class Intake:
         route = table.pick_for(facts)
         if isinstance(route, Undecided):
             return None
-        return self._refusal(route, facts)
+        return refusal(table, route, facts)
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, ascii_only: bool) -> tuple[int, bool]:
         """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""
@@ -149,6 +157,8 @@ class Intake:
             recipients=recipients,
             idempotency_key=options.idempotency_key,
             send_at=options.send_at or 0.0,
+            envid=envelope.envid,
+            ret=envelope.ret,
         )
 
     @staticmethod
@@ -189,23 +199,16 @@ class Intake:
             ask = Answers(mine, ask)
             route = config.table.unless_captured(named, ask) if named else config.table.pick(ask)
             assert not isinstance(route, Undecided)  # every fact is known now
-            refusal = self._refusal(route, mine)
-            if refusal:
-                refusals.append(refusal)
-            if refusal and not original:
+            refused = refusal(config.table, route, mine)
+            if refused:
+                refusals.append(refused)
+            if refused and not original:
                 continue  # a copy that no route takes is not the sender's fault
-            if route and not refusal and original:
+            if route and not refused and original:
                 todo.extend((copy, False) for copy in route.copy)
-            state, why = _first_state(route, refusal)
-            made[address] = NewRecipient(
-                address=address,
-                facts=lane_facts(config.table, mine, ask, **overrides),
-                state=state,
-                due_at=start,
-                expires_at=start + class_.retry.give_up,
-                egress=route.action.value if route and state is State.DELIVERED else "",
-                why=why,
-            )
+            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, **overrides)
+            # Who sent the message knows nothing of a copy: no report may tell of it.
+            found.notify, found.orcpt = envelope.asked.get(address, (0, "")) if original else (int(Notify.NEVER), "")
         if all(r.state is State.FAILED for r in made.values()):
             raise refusals[0]
         return list(made.values())
@@ -218,6 +221,7 @@ class Intake:
         listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
         user = User(row["user"]) if row["user"] else None
         envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients), user=user)
+        envelope.asked = {r["recipient"]: (int(Notify.parse(r["notify"])), r["orcpt"]) for r in row["recipients"]}
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
         routed = await self._recipients(config, envelope, facts, class_, "", now)
@@ -243,6 +247,9 @@ class Intake:
             body_size=row["size"] - len(row["head"]),
             smtp=row["smtp"],
             recipients=routed,
+            envid=row["envid"],
+            ret=row["ret"],
+            report=row["report"],
         )
         try:
             await self.spool.accept(message)
@@ -252,16 +259,6 @@ class Intake:
             raise
         self._tell(envelope, message, number, True)
         return number
-
-    def _refusal(self, route: Route | None, facts: Facts) -> BadMessage | None:
-        if route is None:
-            return BadMessage(550, "5.7.1", "no route for a message from this sender to this recipient")
-        if route.action is Action.REJECT:
-            return BadMessage(550, "5.7.1", route.text)
-        table = self._config().table
-        if route.action is Action.VIA and not table.egresses(route, lambda q: q.ask(facts)):
-            return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as this sender")
-        return None
 
     def _tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:
         if not fresh:
@@ -335,19 +332,3 @@ def _with(facts: Facts, recipient: str, class_: str) -> Facts:
         facts.size,
         facts.headers,
     )
-
-
-def _first_state(route: Route | None, refusal: BadMessage | None) -> tuple[State, str]:
-    if refusal:
-        return State.FAILED, f"rejected: {refusal.text}"
-    assert route is not None
-    where = f"route {route.name} ({route.origin})" if route.origin else f"route {route.name}"
-    match route.action:
-        case Action.HOLD:
-            return State.HELD, f"held by {where}"
-        case Action.DISCARD:
-            return State.DELIVERED, f"discarded by {where}"
-        case Action.CAPTURE:
-            return State.DELIVERED, route.text
-        case _:
-            return State.QUEUED, ""

@@ -1,4 +1,4 @@
-"""A recipient's states and the one table of how it moves between them. Pure.
+"""A recipient's states, the one table of how it moves between them, and what its sender may be told. Pure.
 
 A message has no state: it is done when its recipients are. `docs/states.md` is generated from TRANSITIONS.
 """
@@ -26,6 +26,14 @@ class State(IntEnum):
 WAITING = (State.QUEUED, State.DEFERRED, State.HELD)
 READY = (State.QUEUED, State.DEFERRED)
 FINAL = (State.DELIVERED, State.FAILED)
+
+
+class News(StrEnum):
+    """What a sender may be told of a recipient: the actions of RFC 3464 §2.3.3 that a relay knows."""
+
+    FAILED = "failed"
+    DELAYED = "delayed"
+    RELAYED = "relayed"  # handed to a next hop that makes no promise to report
 
 
 class Verb(StrEnum):

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 _UNSAFE = re.compile(r"[^ -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+_CODE = re.compile(r"[2-5][0-9]{2}")
 MAX_TEXT = 500
 
 
@@ -66,6 +67,12 @@ class Reply:
         # Continuation lines repeat the enhanced code: RFC 2034 §4.
         enhanced = found[1]
         return cls(code, plain[found.end() :].replace(f" {enhanced} ", " "), enhanced)
+
+    @classmethod
+    def parse(cls, text: str) -> Reply:
+        """Of what `str` made."""
+        code, _, rest = text.partition(" ")
+        return cls.of(int(code), rest) if _CODE.fullmatch(code) else cls(0, clean(text))
 
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)

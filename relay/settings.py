@@ -125,6 +125,16 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True)
+class Dsn:
+    """Whom we tell what became of a message (RFC 3461)."""
+
+    to: str = "sender"  # or an address for all of them, or `none`
+    via: str = ""  # the account by which they leave; empty: `routes` decides
+    delay_after: float | None = 4 * 3600.0  # None: nobody is told of a delay
+    postmaster: str = ""  # who hears where a message without a sender failed; empty: nobody
+
+
+@dataclass(frozen=True, slots=True)
 class Admin:
     socket: Path
     address: Address | None
@@ -149,6 +159,7 @@ class Config:
     accounts: Mapping[str, Account] = field(default_factory=dict)
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
     users: Mapping[str, User] = field(default_factory=dict)
+    dsn: Dsn = Dsn()
     log: Log = Log()
     probes: Address | None = None
     stop_timeout: float = 25.0

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.policy.classes import InDoubt, TrafficClass
-from relay.recipient import State, Verb, move
+from relay.recipient import News, State, Verb, move
 from relay.reply import Reply, Result, Stage, remote_id
-from relay.spool import Change, Claim, Claimed, Event, Settlement
+from relay.spool import Change, Claim, Claimed, Event, Notify, Settlement, Tell
+
+NULL_SENDER_REFUSED = (
+    "this account takes no mail from the null sender, which reports have; name one that does in dsn.via, "
+    "or switch reports off with dsn: {to: none}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +28,57 @@ class Outcome:
     reply: Reply
     seconds: float = 0.0
     tried: tuple[tuple[str, str], ...] = ()  # (egress, why) of those that were tried before in the same attempt
+    rule: str = ""  # the route that ended it, for operators
+    passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
 
 
 def settle(
-    claim: Claim, outcomes: Sequence[tuple[Claimed, Outcome]], class_: TrafficClass, now: float, chance: float
+    claim: Claim,
+    outcomes: Sequence[tuple[Claimed, Outcome]],
+    class_: TrafficClass,
+    now: float,
+    chance: float,
+    delay_after: float | None = None,
 ) -> Settlement:
-    """`chance` in [0, 1) is the jitter of the retry: one for the message, so that its recipients travel together again."""
-    changes, events = [], []
+    """`chance` in [0, 1) is the jitter of the retry: one for the message, so that its recipients travel together again.
+
+    `delay_after`: senders hear of what has waited so long; None: they don't.
+    """
+    changes, events, tells = [], [], []
     for recipient, outcome in outcomes:
         change, kind, data = _one(claim, recipient, outcome, class_, now, chance)
         changes.append(change)
+        if news := _news(claim, recipient, outcome, change.state, now, delay_after):
+            tells.append(Tell(claim.message, recipient.n, news, now, bool(outcome.egress), kind == "expired"))
         if kind:
             for egress, why in outcome.tried:
                 events.append(Event(now, claim.message, recipient.n, "failed_over", egress, 0, {"why": why}))
             events.append(Event(now, claim.message, recipient.n, kind, outcome.egress, outcome.reply.code, data))
-    return Settlement(changes, events)
+            if kind == "failed" and claim.report and not claim.sender and outcome.stage is Stage.MAIL:
+                refused = {"why": NULL_SENDER_REFUSED}
+                events.append(
+                    Event(now, claim.message, recipient.n, "dsn_refused", outcome.egress, outcome.reply.code, refused)
+                )
+    return Settlement(changes, events, tells)
+
+
+def _news(
+    claim: Claim, r: Claimed, outcome: Outcome, state: State, now: float, delay_after: float | None
+) -> News | None:
+    """What the sender may have to be told. The reporter has the last word; this keeps what is certain off its way."""
+    match state:
+        case State.FAILED:
+            news = News.FAILED
+        case State.DELIVERED if r.notify and outcome.result is Result.DELIVERED and outcome.stage is Stage.DOT:
+            # RFC 3461 §5.2.1: a next hop that was asked to report does; §5.2.2: for any other we say where it went.
+            if outcome.passed_on:
+                return None
+            news = News.RELAYED
+        case State.DEFERRED if delay_after is not None and now >= claim.accepted_at + delay_after and claim.sender:
+            news = News.DELAYED
+        case _:
+            return None
+    return news if Notify(r.notify).wants(news) else None
 
 
 def _one(
@@ -77,6 +118,7 @@ def _verdict(
 ) -> tuple[Verb, str, str, bool]:
     """(verb, event kind, why, is it in doubt)."""
     said = f"{outcome.egress}: {outcome.reply}" if outcome.egress else str(outcome.reply)
+    said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
         case Result.DELIVERED:
             return Verb.ACCEPTED, "delivered", "", r.in_doubt

@@ -34,9 +34,13 @@ def write_config(
     extra: str = "",
     port: int = 0,
     spool: str = "",
+    dsn: str = "to: none",
     path: Path | None = None,
 ) -> Path:
-    """`accounts`: name -> what follows `host: 127.0.0.1, `; the default route names them all in order."""
+    """`accounts`: name -> what follows `host: 127.0.0.1, `; the default route names them all in order.
+
+    Nobody is sent a report unless `dsn` says otherwise: most tests count what they sent.
+    """
     made = "\n".join(f"  {name}: {{host: 127.0.0.1, {rest}}}" for name, rest in accounts.items())
     rules = routes or f"  - {{name: all, via: [{', '.join(accounts)}]}}"
     file = path or folder / "relay.yaml"
@@ -46,6 +50,7 @@ stop_timeout: 5s
 listen: [{{name: local, address: "127.0.0.1:{port}"}}]
 admin: {{socket: {folder}/admin.sock, address: null}}
 spool: {{path: {folder}/spool/spool.db, reserve: 1MB{spool}}}
+dsn: {{{dsn}}}
 accounts:
 {made}
 classes:

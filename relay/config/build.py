@@ -23,7 +23,7 @@ from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
-from relay.settings import Admin, Config, Log, Spool
+from relay.settings import Admin, Config, Dsn, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
 _EGRESSES = ("accounts", "direct", "pools")
@@ -64,6 +64,7 @@ class Builder:
         built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
+        dsn = self.dsn(file)
         self.unused(file, routes)
         return Config(
             source=self.source,
@@ -82,6 +83,7 @@ class Builder:
             accounts=built,
             classes={"default": DEFAULT_CLASS} | classes,
             users=users,
+            dsn=dsn,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
             stop_timeout=file.stop_timeout,
@@ -162,20 +164,36 @@ class Builder:
             f"{mark.file}:{mark.line}",
         )
 
-    def via(self, path: Keys, names: tuple[str, ...]) -> None:
+    def via(self, path: Keys, names: tuple[str, ...], *, alone: bool = False) -> None:
+        """`alone`: the key holds one name and no list."""
         known = self.site.names(*_EGRESSES)
         for number, name in enumerate(names):
+            where = path if alone else (*path, number)
             if name == "direct":
-                self.site.wrong((*path, number), f"`direct` is {NOT_BUILT.replace('remove it', 'name an account')}")
+                self.site.wrong(where, f"`direct` is {NOT_BUILT.replace('remove it', 'name an account')}")
             elif name in names[:number]:
-                self.site.wrong((*path, number), f"'{name}' is named twice; fail-over tries each once")
+                self.site.wrong(where, f"'{name}' is named twice; fail-over tries each once")
             elif known is not None and name not in known:
-                self.site.wrong((*path, number), no_such("account", name, known))
+                self.site.wrong(where, no_such("account", name, known))
+
+    # Reports
+
+    def dsn(self, file: File) -> Dsn:
+        via = file.dsn.via or ""
+        if via:
+            self.via(("dsn", "via"), (via,), alone=True)
+        account = file.accounts.get(via)
+        if account is not None and not Question("sender", account.senders).matches(""):
+            self.site.wrong(
+                ("dsn", "via"),
+                f"'{via}' may not send reports, which have the null sender; add \"\" to accounts.{via}.senders",
+            )
+        return Dsn(file.dsn.to, via, file.dsn.delay_after, file.dsn.postmaster or "")
 
     def unused(self, file: File, routes: Iterable[Route]) -> None:
         if self.report.problems:
             return  # a route that was left out may use it
-        used = {name for route in routes for name in route.via}
+        used = {name for route in routes for name in route.via} | {file.dsn.via}
         for name in file.accounts:
             if name not in used:
                 self.site.warn(("accounts", name), "no route uses this account", on_key=True)

@@ -35,6 +35,7 @@ from relay.config.types import (
     Pin,
     Recipient,
     ReplyText,
+    ReportTo,
     Secret,
     Size,
     SizeBound,
@@ -288,11 +289,24 @@ class CaptureSection(Section):
     allow: ListOf[AddressPattern] = Field((), description="Recipients who are dialled; all others are kept and shown.")
 
 
+class DsnSection(Section):
+    to: ReportTo = Field(
+        "sender", description="Who gets them: the sender of the message, one address for all, or nobody."
+    )
+    via: Given[Name] = Field(None, description="The account by which they leave; without: `routes` decides.")
+    delay_after: Duration | None = Field(
+        4 * 3600.0, description="Tell once that a message is still waiting after so long; `null`: never."
+    )
+    postmaster: Given[Recipient] = Field(
+        None, description="Who hears when a message without a sender fails, such as a report; without: nobody."
+    )
+
+
 class File(Section):
     """A whole configuration, includes merged."""
 
     planned = frozenset(
-        {"tenants", "direct", "pools", "destinations", "signing", "dsn", "dns", "breaker", "shaping"}
+        {"tenants", "direct", "pools", "destinations", "signing", "dns", "breaker", "shaping"}
         | {"suppression", "feedback", "webhooks", "alarms"}
     )
 
@@ -313,3 +327,6 @@ class File(Section):
     classes: dict[Name, ClassEntry] = Field({}, description="Traffic classes, by name; `default` is always there.")
     routes: ListOf[RouteEntry] = Field((), description="Which mail goes where; the first match wins. Required.")
     capture: Given[CaptureSection] = Field(None, description="For staging: nothing leaves but to whom it is allowed.")
+    dsn: DsnSection = Field(
+        DsnSection(), description="Reports to senders on what failed, waits long, or was handed on."
+    )

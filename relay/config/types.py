@@ -27,6 +27,7 @@ from relay.config.values import (
     parse_pin,
     parse_recipient,
     parse_reply_text,
+    parse_report_to,
     parse_secret,
     parse_size,
     parse_size_bound,
@@ -127,6 +128,7 @@ SizeBound = Annotated[
 ]
 HeaderName = Annotated[str, AfterValidator(parse_header_name), Written("header")]
 Recipient = Annotated[str, PlainValidator(parse_recipient), _text(), Written("mail address")]
+ReportTo = Annotated[str, PlainValidator(parse_report_to), _text(), Written("`sender`, `none`, or a mail address")]
 Pin = Annotated[str, PlainValidator(parse_pin), _text(), Written("base64 of a SHA-256")]
 ReplyText = Annotated[str, PlainValidator(parse_reply_text), _text(), Written("text")]
 OnlyTrue = Annotated[bool, PlainValidator(only_true), WithJsonSchema({"const": True}), Written("`true`")]

@@ -280,6 +280,19 @@ def parse_recipient(value: object) -> str:
         raise ValueError(f"expected a mail address, found {describe(value)}: {error}") from None
 
 
+def parse_report_to(value: object) -> str:
+    """`sender`, `none`, or an address."""
+    if value in ("sender", "none"):
+        return str(value)
+    wanted = "expected sender, none or a mail address"
+    if not isinstance(value, str):
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    try:
+        return parse_address(value)
+    except AddressError as error:
+        raise ValueError(f"{wanted}, found {describe(value)}: {error}") from None
+
+
 def parse_pin(value: object) -> str:
     wanted = "expected a pin: the base64 of the SHA-256 of the public key, 44 characters"
     if not isinstance(value, str):

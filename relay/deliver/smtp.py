@@ -22,10 +22,9 @@ from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 from relay.deliver.content import END, Content, slices, stuffed
+from relay.envelope import EIGHT_BIT, UTF8, xtext
 from relay.reply import Reply, Stage
 from relay.settings import Account
-
-EIGHT_BIT, UTF8 = 1, 2
 
 # Seconds; RFC 5321 §4.5.3.2. Connecting has no figure there: Postfix waits 30.
 TIMEOUTS = {
@@ -73,6 +72,9 @@ class Parcel:
     content: Content
     size: int
     needs: int  # EIGHT_BIT | UTF8
+    envid: str = ""  # RFC 3461, as are the next two
+    ret: str = ""
+    asked: tuple[tuple[str, str], ...] = ()  # (NOTIFY, ORCPT) of each recipient; empty: none said anything
 
 
 class Upstream:
@@ -82,6 +84,7 @@ class Upstream:
         self.account, self._client = account, client
         self.transactions = 0
         self.idle_since = 0.0
+        self.passes_on = False  # the transaction under way asks for reports, of an upstream that makes them
         self.stage = Stage.MAIL  # how far the transaction is; from DOT on it may have been delivered
         self._dirty = False  # a transaction ended in the middle: RSET before the next
         self._ended = False  # the final dot was handed to the transport
@@ -105,11 +108,13 @@ class Upstream:
         if self._dirty:
             await self._reset()
         self._dirty = True
+        self.passes_on = self._client.supports_extension("dsn")
         reply = await self._say(Stage.MAIL, b"MAIL", *self._mail_arguments(parcel))
         if not _positive(reply):
             raise Failure(Stage.MAIL, reply)
-        for recipient in parcel.recipients:
-            reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">")
+        for number, recipient in enumerate(parcel.recipients):
+            asked = _asked(*parcel.asked[number]) if self.passes_on and parcel.asked else []
+            reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">", *asked)
             if reply.code == 421:
                 raise Failure(Stage.RCPT, reply)
             # RFC 5321 §4.2.5: 250 and 251 take responsibility.
@@ -153,6 +158,12 @@ class Upstream:
             arguments.append(b"BODY=8BITMIME")
         if parcel.needs & UTF8:
             arguments.append(b"SMTPUTF8")
+        if self.passes_on:
+            # RFC 3461 §5.2.1: what was said is passed on, and nothing that was not.
+            if parcel.ret:
+                arguments.append(b"RET=" + parcel.ret.encode())
+            if parcel.envid:
+                arguments.append(b"ENVID=" + xtext(parcel.envid).encode())
         return arguments
 
     async def _reset(self) -> None:
@@ -236,6 +247,11 @@ class Upstream:
                     await protocol._drain_helper()
             if protocol._connection_lost:
                 raise ConnectionResetError("connection lost")
+
+
+def _asked(notify: str, orcpt: str) -> list[bytes]:
+    """The parameters of RCPT."""
+    return [f"{name}={value}".encode() for name, value in (("NOTIFY", notify), ("ORCPT", orcpt)) if value]
 
 
 def _positive(reply: Reply) -> bool:

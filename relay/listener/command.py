@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from relay.envelope import AddressError, parse_address
+from relay.envelope import AddressError, parse_address, unxtext
+from relay.spool import Notify
+
+MAX_ENVID = 100  # RFC 3461 §4.4
+MAX_ORCPT = 500  # §4.2
+_NOTIFY = {"NEVER": Notify.NEVER, "SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
+_ADDRESS_TYPE = re.compile(r"[A-Za-z0-9-]{1,40}")
 
 MAX_LINE = 4096  # RFC 5321 §4.5.3.1.4 asks for 512, extensions (RFC 6531, RFC 3461) for more
 
@@ -23,12 +30,22 @@ class Mail:
     size: int = 0
     eight_bit: bool = False
     smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
 
 
-def parse_mail(argument: str) -> Mail:
-    """`FROM:<reverse-path> [parameters]`, RFC 5321 §4.1.1.2. Raises BadCommand."""
+@dataclass(frozen=True, slots=True)
+class Rcpt:
+    address: str
+    notify: int = 0  # bits of Notify
+    orcpt: str = ""
+
+
+def parse_mail(argument: str, dsn: bool = True) -> Mail:
+    """`FROM:<reverse-path> [parameters]`, RFC 5321 §4.1.1.2. `dsn`: we offered RFC 3461. Raises BadCommand."""
     path, rest = _path(argument, "FROM", "MAIL FROM:<address>")
     size, eight_bit, smtputf8 = 0, False, False
+    ret = envid = ""
     for name, value in _parameters(rest):
         match name:
             case "SIZE":
@@ -44,22 +61,78 @@ def parse_mail(argument: str) -> Mail:
                 if value is not None:
                     raise BadCommand(501, "5.5.4", "SMTPUTF8 takes no value")
                 smtputf8 = True
+            case "RET" if dsn:
+                ret = (value or "").upper()
+                if ret not in ("FULL", "HDRS"):
+                    raise BadCommand(501, "5.5.4", "RET wants FULL or HDRS")
+            case "ENVID" if dsn:
+                envid = _envid(value or "")
             case _:
                 raise BadCommand(555, "5.5.4", f"MAIL parameter {_shown(name)} is not supported")
-    return Mail(_address(path, smtputf8, "sender") if path else "", size, eight_bit, smtputf8)
+    return Mail(_address(path, smtputf8, "sender") if path else "", size, eight_bit, smtputf8, ret, envid)
 
 
-def parse_rcpt(argument: str, smtputf8: bool) -> str:
-    """`TO:<forward-path> [parameters]`, RFC 5321 §4.1.1.3. Raises BadCommand."""
+def parse_rcpt(argument: str, smtputf8: bool, dsn: bool = True) -> Rcpt:
+    """`TO:<forward-path> [parameters]`, RFC 5321 §4.1.1.3. `dsn`: we offered RFC 3461. Raises BadCommand."""
     path, rest = _path(argument, "TO", "RCPT TO:<address>")
-    for name, _ in _parameters(rest):
-        raise BadCommand(555, "5.5.4", f"RCPT parameter {_shown(name)} is not supported")
+    notify, orcpt = 0, ""
+    for name, value in _parameters(rest):
+        match name:
+            case "NOTIFY" if dsn:
+                notify = _notify(value or "")
+            case "ORCPT" if dsn:
+                orcpt = _orcpt(value or "", smtputf8)
+            case _:
+                raise BadCommand(555, "5.5.4", f"RCPT parameter {_shown(name)} is not supported")
     if not path:
         raise BadCommand(501, "5.1.3", "RCPT wants an address: RCPT TO:<address>")
     if path.casefold() == "postmaster":
         # RFC 5321 §4.1.1.3 wants it taken without a domain; a relay has no mailbox of its own to put it in.
         raise BadCommand(550, "5.1.1", "this relay has no local mailboxes; give Postmaster a domain")
-    return _address(path, smtputf8, "recipient")
+    return Rcpt(_address(path, smtputf8, "recipient"), notify, orcpt)
+
+
+def _envid(value: str) -> str:
+    """ENVID, decoded: RFC 3461 §4.4."""
+    try:
+        text = unxtext(value)
+    except ValueError:
+        text = ""
+    if not (value and len(value) <= MAX_ENVID and text.isascii() and text.isprintable()):
+        raise BadCommand(
+            501, "5.5.4", f"ENVID wants 1 to {MAX_ENVID} characters of xtext that stand for printable ASCII"
+        )
+    return text
+
+
+def _notify(value: str) -> int:
+    """NOTIFY as bits: RFC 3461 §4.1."""
+    words = value.upper().split(",")
+    if any(word not in _NOTIFY for word in words):
+        raise BadCommand(501, "5.5.4", "NOTIFY wants NEVER, or some of SUCCESS,FAILURE,DELAY")
+    if "NEVER" in words and len(words) > 1:
+        raise BadCommand(501, "5.5.4", "NOTIFY=NEVER stands alone")
+    bits = 0
+    for word in words:
+        bits |= int(_NOTIFY[word])
+    return bits
+
+
+def _orcpt(value: str, smtputf8: bool) -> str:
+    """ORCPT, as ASCII whoever it is passed on to: RFC 3461 §4.2, RFC 6533 §3."""
+    kind, semicolon, address = value.partition(";")
+    if smtputf8 and kind.lower() == "utf-8" and address.isprintable():
+        address = "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in address)
+    try:
+        text = unxtext(address)
+    except ValueError:
+        text = ""
+    good = _ADDRESS_TYPE.fullmatch(kind) and semicolon and text.isascii() and text.isprintable()
+    if not (good and text and len(kind) + 1 + len(address) <= MAX_ORCPT):
+        raise BadCommand(
+            501, "5.5.4", f"ORCPT wants type;xtext, such as rfc822;a@example.com, up to {MAX_ORCPT} characters"
+        )
+    return f"{kind};{re.sub('[+]..', lambda found: found[0].upper(), address)}"
 
 
 def _path(argument: str, keyword: str, wanted: str) -> tuple[str, str]:

@@ -54,6 +54,7 @@ class Door:
         self._servers: list[asyncio.Server | ProxyServer] = []
         self._empty = asyncio.Event()
         self._ehlo: dict[tuple[bool, bool], bytes] = {}
+        self.dsn = False
         self.advertise()
 
     # -- what is offered
@@ -74,6 +75,10 @@ class Door:
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
         ]
+        # Who is told `dsn: {to: none}` would wait for a report in vain.
+        self.dsn = self.intake.reports
+        if self.dsn:
+            lines.append("DSN")
         if self.offers_starttls and not encrypted:
             lines.append("STARTTLS")
         if login:

@@ -107,7 +107,7 @@ class Session(Identity):
         if user is None and (auth == "required" or (auth == "optional" and not self.is_served())):
             # RFC 4954 §6
             raise BadCommand(530, "5.7.0", "log in first" if self._may_log_in() else "say STARTTLS and log in first")
-        mail = parse_mail(argument)
+        mail = parse_mail(argument, self.extended and self.door.dsn)
         if mail.size > self.door.intake.spool.max_message_size:
             raise BadCommand(552, "5.3.4", f"message is larger than {self.door.intake.spool.max_message_size} bytes")
         refusal = self.door.intake.refuse_now() or self.door.stopping
@@ -118,6 +118,7 @@ class Session(Identity):
             self.door.listen, self.client, self.helo, self._protocol(mail.smtputf8), mail.sender, mail.smtputf8, user
         )
         self._say_no(envelope, "", self.door.intake.refuse_sender(envelope))
+        envelope.ret, envelope.envid = mail.ret, mail.envid
         envelope.allowances = self.door.allowances(user, self.client)
         self._check_allowance(envelope, 1)
         self._mail = envelope
@@ -163,7 +164,8 @@ class Session(Identity):
         mail = self._mail
         if mail is None:
             raise BadCommand(503, "5.5.1", "say MAIL FROM first")
-        recipient = parse_rcpt(argument, mail.smtputf8)
+        rcpt = parse_rcpt(argument, mail.smtputf8, self.extended and self.door.dsn)
+        recipient = rcpt.address
         if len(mail.recipients) >= self.door.listen.max_recipients:
             # RFC 5321 §4.5.3.1.10
             raise BadCommand(452, "4.5.3", f"too many recipients, {self.door.listen.max_recipients} are allowed")
@@ -174,6 +176,7 @@ class Session(Identity):
         self._say_no(mail, recipient, self.door.intake.refuse_recipient(mail, recipient))
         self._check_allowance(mail, len(mail.recipients) + 1)
         mail.recipients.append(recipient)
+        mail.asked.setdefault(recipient, (rcpt.notify, rcpt.orcpt))
         self.reply(250, "2.1.5", "Ok")
 
     def _data(self, argument: str) -> None:

@@ -22,7 +22,7 @@ from relay.reply import Reply, Result, Scope, Stage, classify
 from relay.scheduler.record import Recorder
 from relay.settings import Config
 from relay.settle import Outcome
-from relay.spool import Claim, Claimed, Spool, SpoolError
+from relay.spool import Claim, Claimed, Notify, Spool, SpoolError
 
 STOPPED = "the relay was stopped before it was sent"
 
@@ -137,6 +137,9 @@ class Carriers:
                 content,
                 work.claim.size,
                 work.claim.smtp,
+                work.claim.envid,
+                work.claim.ret,
+                _asked(work.recipients),
             )
             session, answers = await self._deliver(egress, parcel, session, task)
         except Failure as failure:
@@ -160,7 +163,7 @@ class Carriers:
             egress.breaker.succeeded()
             if rested and not egress.breaker.is_open:
                 self.log.event("egress_back", egress=egress.name, after=rested)
-            self._answered(egress, work, answers, clock.monotonic() - started)
+            self._answered(egress, work, answers, clock.monotonic() - started, session.passes_on)
         self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if session is not None and not session.usable:
             self.at_work[task] = None
@@ -191,13 +194,14 @@ class Carriers:
     async def _body(self, claim: Claim) -> bytes | Path:
         return claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
 
-    def _answered(self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float) -> None:
-        outcomes = []
+    def _answered(
+        self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
+    ) -> None:
+        outcomes, tried = [], tuple(work.tried)
         for recipient, answer in zip(work.recipients, answers, strict=True):
             result = Result.DELIVERED if answer.accepted else classify(answer.stage, answer.reply.code).result
-            outcomes.append(
-                (recipient, Outcome(result, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried)))
-            )
+            outcome = Outcome(result, egress.name, answer.stage, answer.reply, seconds, tried, passed_on=passed_on)
+            outcomes.append((recipient, outcome))
         self.recorder.settle(work.claim, outcomes)
 
     def _apart(self, egress: Egress[Work], work: Work, session: Upstream | None, seconds: float) -> None:
@@ -303,3 +307,10 @@ class Carriers:
         """Sessions that were idle for too long."""
         await asyncio.gather(*(egress.sweep() for egress in [*self.egresses.values(), *self.retired]))
         self.retired = [e for e in self.retired if e.busy or e.sessions]
+
+
+def _asked(recipients: list[Claimed]) -> tuple[tuple[str, str], ...]:
+    """What each asked for by RFC 3461, for the next hop; most say nothing."""
+    if not any(r.notify or r.orcpt for r in recipients):
+        return ()
+    return tuple((Notify(r.notify).words, r.orcpt) for r in recipients)

@@ -52,7 +52,7 @@ class Housekeeper:
 
     async def tick(self) -> None:
         """The loop. Ends only by cancellation."""
-        expire_at = purge_at = 0.0
+        expire_at = purge_at = delays_at = 0.0
         while True:
             before = clock.monotonic()
             await asyncio.sleep(TICK)
@@ -66,6 +66,8 @@ class Housekeeper:
                 if now >= expire_at:
                     expire_at = now + EXPIRE_EVERY
                     await self._expire(now)
+                if now >= delays_at:
+                    delays_at = now + await self._tell_delays(now)
                 if now >= purge_at:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)
@@ -107,6 +109,14 @@ class Housekeeper:
             self.log.warning("expired", recipients=count)
             if not count:
                 return
+
+    async def _tell_delays(self, now: float) -> float:
+        """Senders hear of what only waits; what is tried and deferred is told as it settles. Returns when to look again."""
+        dsn = self.scheduler.config.dsn
+        if dsn.to == "none" or dsn.delay_after is None:
+            return EXPIRE_EVERY
+        await self.spool.tell_delays(now - dsn.delay_after, now)
+        return min(EXPIRE_EVERY, dsn.delay_after / 10)
 
     async def relane(self) -> None:
         """The loop: recipients of lanes that don't answer a new question are looked at again, in slices."""

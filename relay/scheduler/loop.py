@@ -156,9 +156,10 @@ class Scheduler:
             Action.CAPTURE: Result.DELIVERED,
         }[route.action]
         egress = route.action.value if result is Result.DELIVERED else ""
-        text = f"{route.text or route.action.value} (route {route.name} {route.origin})".strip()
-        reply = Reply(550 if result is Result.HARD else 0, text)
-        self.recorder.settle(claim, [(r, Outcome(result, egress, Stage.RESOLVE, reply)) for r in recipients])
+        text, rule = route.text or route.action.value, f"route {route.name} {route.origin}".strip()
+        reply = Reply(550, text, "5.7.1") if result is Result.HARD else Reply(0, f"{text} ({rule})")
+        outcome = Outcome(result, egress, Stage.RESOLVE, reply, rule=rule if result is Result.HARD else "")
+        self.recorder.settle(claim, [(r, outcome) for r in recipients])
 
 
 def _from_first(egresses: tuple[str, ...], first: str) -> tuple[str, ...]:

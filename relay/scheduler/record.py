@@ -42,10 +42,20 @@ class Recorder:
         if not outcomes:
             return
         try:
-            settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random())
+            delay_after = self.config.dsn.delay_after
+            settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random(), delay_after)
         except Exception as error:  # noqa: BLE001 - what is in flight must come to an end, else only a restart finds it
             self.log.error("settle_error", id=queue_id(claim.message), error=repr(error))
             settlement = settle(claim, outcomes, DEFAULT_CLASS, now, random.random())
+        for event in settlement.events:
+            if event.kind == "dsn_refused":
+                self.log.error(
+                    "dsn_refused",
+                    id=queue_id(claim.message),
+                    egress=event.egress,
+                    code=event.code,
+                    hint=event.data["why"],
+                )
         self._settled.append(settlement)
         self._have_settled.set()
         for change, (recipient, outcome) in zip(settlement.changes, outcomes, strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relay.policy.classes import InDoubt
-from relay.recipient import State, Verb
+from relay.recipient import News, State, Verb
 
 INLINE_LIMIT = 256 * 1024  # bytes; a larger body is a file: 100 × 10 MB in the table took small commits to seconds
 
@@ -47,6 +47,32 @@ class Notify(IntFlag):
     DELAY = 4
     NEVER = 8
     TOLD = 16
+
+    def wants(self, news: News) -> bool:
+        """Whether the sender is to be told. Where nothing was said: of failures, and of a delay once."""
+        if self & Notify.NEVER:
+            return False
+        asked = self & ~Notify.TOLD
+        match news:
+            case News.FAILED:
+                return not asked or Notify.FAILURE in asked
+            case News.DELAYED:
+                return Notify.TOLD not in self and (not asked or Notify.DELAY in asked)
+            case News.RELAYED:
+                return Notify.SUCCESS in asked
+
+    @property
+    def words(self) -> str:
+        """As NOTIFY has it: `SUCCESS,DELAY`; empty where nothing was said."""
+        return ",".join(str(bit.name) for bit in Notify if bit in self and bit is not Notify.TOLD)
+
+    @classmethod
+    def parse(cls, words: str) -> Notify:
+        """Of `words`."""
+        found = cls(0)
+        for word in filter(None, words.split(",")):
+            found |= cls[word]
+        return found
 
 
 class Place(IntEnum):
@@ -174,11 +200,80 @@ class Change:
 
 
 @dataclass(slots=True)
+class Tell:
+    """A recipient of whom its sender may have to be told, once the change to its row is written."""
+
+    message: int
+    n: int
+    news: News
+    at: float
+    tried: bool = False  # then
+    expired: bool = False  # given up, not refused
+
+
+@dataclass(slots=True)
 class Settlement:
     """What one delivery came to: made by settle, made durable by record."""
 
     changes: list[Change]
     events: list[Event]
+    tells: list[Tell] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class End:
+    """A recipient in a report: what its row says, and what `tell` adds."""
+
+    tell: Tell
+    address: str
+    notify: int
+    orcpt: str
+    egress: str
+    why: str
+    last_reply: str
+    in_doubt: bool
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Original:
+    """The message that a report is about."""
+
+    id: int
+    sender: str
+    accepted_at: float
+    send_at: float
+    size: int
+    smtp: int
+    head: bytes
+    envid: str
+    ret: str
+    report: int
+    body: bytes | None = None  # where `ret` asks for it and it is small
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of telling a sender: a new message, or `result` says why there is none."""
+
+    original: int
+    news: News
+    result: str  # made, double_bounce; unwanted, early, off, null_sender, dropped, no_route, error
+    message: NewMessage | None = None
+    why: str = ""  # for the story and the log
+    hint: str = ""  # what an operator could do
+
+
+class Reporter(Protocol):
+    """Who writes the reports. The spool asks in the transaction that makes the news, and tells it once that is durable."""
+
+    def make(self, original: Original, ends: Sequence[End], now: float) -> Report:
+        """On the spool's thread; never raises."""
+        ...
+
+    def tell(self, reports: Sequence[Report]) -> None:
+        """On the loop."""
+        ...
 
 
 @dataclass(slots=True)
@@ -221,6 +316,7 @@ class Spool(Protocol):
     """What the rooms ask of a spool: the hot path, and below it what operators and housekeeping ask."""
 
     counts: dict[State, int]
+    reporter: Reporter | None  # None: nobody is told anything
     refusal: str  # why no mail is accepted at the moment; empty: it is
     max_message_size: int
     keep: float
@@ -257,6 +353,7 @@ class Spool(Protocol):
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]: ...
     async def due(self, lane: int) -> float | None: ...
     async def oldest(self) -> float | None: ...
+    async def tell_delays(self, before: float, now: float) -> int: ...
     async def expired(self, now: float, limit: int = 1000) -> list[tuple[int, int]]: ...
     async def purge(self, before: float) -> int: ...
     async def check(self) -> list[str]: ...

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay.recipient import FINAL, State
-from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Settlement
+from relay.recipient import FINAL, News, State
+from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell
 from relay.spool.writer import Rows
 
 _MESSAGE = Rows("INSERT INTO message VALUES {}", 18)
@@ -58,20 +59,47 @@ class Lanes:
             self.by_facts = self.by_facts | ids
 
 
+@dataclass(slots=True)
+class Written:
+    """The reports of a transaction, to be announced on the loop once they are durable."""
+
+    reports: list[Report] = field(default_factory=list)
+    lanes: dict[str, int] = field(default_factory=dict)
+
+
+Write = Callable[[sqlite3.Connection, Sequence[Tell]], Written]  # reports.write
+
+
 def accept(
-    lanes: Lanes, connection: sqlite3.Connection, messages: Sequence[NewMessage]
-) -> list[tuple[int, bool, dict[str, int]]]:
-    """(id, is it new, lanes of its facts) for each. A known idempotency key answers with the first id and stores nothing."""
+    lanes: Lanes,
+    write: Write,
+    connection: sqlite3.Connection,
+    messages: Sequence[NewMessage],
+) -> list[tuple[int, bool, dict[str, int], Written]]:
+    """(id, is it new, lanes of its facts, the reports) for each. A known idempotency key answers with the first id."""
     first = _claim_keys(connection, messages)
     fresh = [m for m in messages if m.id not in first]
+    ids = store(lanes, connection, fresh) if fresh else lanes.by_facts
+    # Refused after DATA while others of the same message were accepted: its client was answered 250.
+    tells = [
+        Tell(m.id, n, News.FAILED, m.accepted_at)
+        for m in fresh
+        for n, r in enumerate(m.recipients)
+        if r.state is State.FAILED
+    ]
+    told = write(connection, tells)
+    return [(first.get(m.id, m.id), m.id not in first, ids, Written() if i else told) for i, m in enumerate(messages)]
+
+
+def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage]) -> dict[str, int]:
+    """New messages as rows; returns the lanes."""
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
     _MESSAGE.run(connection, [_message_row(m) for m in fresh])
     _CONTENT.run(connection, [(m.id, m.body) for m in fresh if _is_inline(m)])
     _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids)])
     _EVENT.run(connection, [row for m in fresh for row in _accept_events(m)])
-    if fresh:
-        _reserve_ids(connection, max(m.id for m in fresh))
-    return [(first.get(m.id, m.id), m.id not in first, ids) for m in messages]
+    _reserve_ids(connection, max(m.id for m in fresh))
+    return ids
 
 
 def _is_inline(m: NewMessage) -> bool:
@@ -237,17 +265,22 @@ def insert_events(connection: sqlite3.Connection, events: Sequence[Event]) -> No
 
 
 def record(
-    keep: Callable[[], str], connection: sqlite3.Connection, batches: Sequence[Sequence[Settlement]]
-) -> list[list[int]]:
-    """All settlements of all jobs; for each job the messages whose body file may go."""
-    changes: list[Change] = [c for batch in batches for s in batch for c in s.changes]
+    keep: Callable[[], str],
+    write: Write,
+    connection: sqlite3.Connection,
+    batches: Sequence[Sequence[Settlement]],
+) -> list[tuple[list[int], Written]]:
+    """All settlements of all jobs; for each job the messages whose body file may go, and the reports."""
+    settlements = [s for batch in batches for s in batch]
+    changes: list[Change] = [c for s in settlements for c in s.changes]
     _SETTLE.run(
         connection,
         [(c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note) for c in changes],
     )
-    insert_events(connection, [e for batch in batches for s in batch for e in s.events])
+    insert_events(connection, [e for s in settlements for e in s.events])
+    told = write(connection, [t for s in settlements for t in s.tells])
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
-    return [dropped, *([] for _ in batches[1:])]
+    return [(dropped, told), *(([], Written()) for _ in batches[1:])]
 
 
 def drop_bodies(connection: sqlite3.Connection, messages: set[int], keep: str) -> list[int]:

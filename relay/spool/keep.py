@@ -13,9 +13,9 @@ from typing import Any
 
 from relay.envelope import queue_id
 from relay.policy.classes import InDoubt
-from relay.recipient import FINAL, READY, WAITING, State, Verb, move, states_before
-from relay.spool import Event, Head, Place, SpoolError, hot
-from relay.spool.hot import Lanes
+from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, states_before
+from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
+from relay.spool.hot import Lanes, Write, Written
 
 SLICE = 200  # rows a transaction: 100,000 in one blocked for 2.6 s
 
@@ -47,10 +47,16 @@ def counts(connection: sqlite3.Connection) -> dict[State, int]:
     return {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
 
 
-def act(
-    lanes: Lanes, keep_bodies: str, connection: sqlite3.Connection, action: Action
-) -> tuple[list[tuple[State, State]], list[int], dict[str, int], list[Head]]:
-    """(state before and after of each that changed, body files to drop, lanes, lanes that now have something due)."""
+@dataclass(slots=True)
+class Acted:
+    changed: list[tuple[State, State]]  # before and after, of each that changed
+    files: list[int]  # messages whose body file may go
+    lanes: dict[str, int]
+    heads: list[Head]  # lanes that now have something due
+    told: Written
+
+
+def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connection, action: Action) -> Acted:
     ids = lanes.intern(connection, set(action.facts.values()))
     # What is in flight belongs to its delivery: `expire` looks at it when it settles.
     before_it = [s for s in states_before(action.verb) if s in WAITING]
@@ -59,7 +65,7 @@ def act(
         f"WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(before_it)})",
         [value for key in action.keys for value in key],
     ).fetchall()
-    changed, events, done, moved = [], [], set(), dict[int, float]()
+    changed, events, tells, done, moved = [], [], [], set(), dict[int, float]()
     for message, n, lane, number, due_at, text, send_at in rows:
         before = State(number)
         after = move(before, action.verb)
@@ -74,6 +80,8 @@ def act(
         )
         events.append(Event(action.now, message, n, _EVENT_OF[action.verb], data={"why": action.why}))
         changed.append((before, after))
+        if action.verb is Verb.EXPIRE:  # what an operator cancels he tells himself
+            tells.append(Tell(message, n, News.FAILED, action.now, expired=True))
         if after in FINAL:
             done.add(message)
     hot.insert_events(connection, events)
@@ -84,7 +92,13 @@ def act(
             "SELECT id, facts FROM lane WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(moved)),)
         )
     ]
-    return changed, hot.drop_bodies(connection, done, keep_bodies), ids, heads
+    told = write(connection, tells)
+    return Acted(changed, hot.drop_bodies(connection, done, keep_bodies), ids, heads, told)
+
+
+def tell_delays(write: Write, connection: sqlite3.Connection, work: tuple[Sequence[tuple[int, int]], float]) -> Written:
+    """Tells the senders of those that still wait."""
+    return write(connection, reports.waiting(connection, *work))
 
 
 def relane(
@@ -104,14 +118,16 @@ def relane(
     return ids, announced
 
 
-def recover(in_doubt: Mapping[str, InDoubt], now: float, connection: sqlite3.Connection) -> int:
+def recover(
+    in_doubt: Mapping[str, InDoubt], now: float, write: Write, connection: sqlite3.Connection
+) -> tuple[int, Written]:
     """Whatever an earlier run left ACTIVE may have been delivered: a doubt that is shown and settled by class."""
     rows = connection.execute(
         "SELECT r.message, r.n, r.note, r.attempts, m.class, r.expires_at FROM recipient r JOIN message m ON m.id = r.message "
         "WHERE r.state = ?",
         (int(State.ACTIVE),),
     ).fetchall()
-    events = []
+    events, tells = [], []
     for message, n, text, attempts, class_, _ in rows:
         rule = in_doubt.get(class_, InDoubt.RETRY)
         verb = {InDoubt.RETRY: Verb.RECOVER, InDoubt.HOLD: Verb.PARK, InDoubt.FAIL: Verb.HARD}[rule]
@@ -123,8 +139,10 @@ def recover(in_doubt: Mapping[str, InDoubt], now: float, connection: sqlite3.Con
             (int(after), now, attempts + 1, json.dumps(note), message, n),
         )
         events.append(Event(now, message, n, "in_doubt", data={"why": why, "state": after.label}))
+        if after is State.FAILED:
+            tells.append(Tell(message, n, News.FAILED, now))
     hot.insert_events(connection, events)
-    return len(rows)
+    return len(rows), write(connection, tells)
 
 
 def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list[int], list[State]]:

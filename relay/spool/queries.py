@@ -8,11 +8,12 @@ from typing import Any
 
 from relay.envelope import queue_id
 from relay.recipient import FINAL, State
-from relay.spool import Filter, Place, SpoolError
+from relay.spool import Filter, Notify, Place, SpoolError
 
 _COLUMNS = (
     "r.message, r.n, r.lane, r.state, r.priority, r.due_at, r.expires_at, r.attempts, r.in_doubt, r.address, r.egress, "
-    "r.note, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, m.accepted_at, m.size"
+    "r.note, r.notify, r.orcpt, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, m.accepted_at, "
+    "m.size, m.report"
 )
 _NAMES = [part.strip().split(".")[1] for part in _COLUMNS.split(",")]
 _FINAL = "(4, 5)"
@@ -38,6 +39,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "settled_at": note.get("settled_at"),
         **row,
         "in_doubt": bool(row["in_doubt"]),
+        "notify": Notify(row["notify"]).words,
         "from": row.pop("header_from"),
     }
 
@@ -174,6 +176,18 @@ def expired(connection: sqlite3.Connection, now: float, after: int, limit: int) 
     return connection.execute(
         "SELECT message, n FROM recipient WHERE message >= ? AND state IN (0, 1, 3) AND expires_at <= ? LIMIT ?",
         (after, now, limit),
+    ).fetchall()
+
+
+def untold(connection: sqlite3.Connection, before: float, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+    """Those that wait since before that time and whose sender is to hear of it and has not."""
+    silent = int(Notify.NEVER | Notify.TOLD)
+    return connection.execute(
+        "SELECT r.message, r.n FROM recipient r JOIN message m ON m.id = r.message "
+        f"WHERE (r.message, r.n) > (?, ?) AND r.state < 2 AND r.notify & {silent} = 0 "
+        f"AND (r.notify = 0 OR r.notify & {int(Notify.DELAY)}) "
+        "AND max(m.accepted_at, m.send_at) <= ? AND m.sender != '' ORDER BY r.message, r.n LIMIT ?",
+        (*after, before, limit),
     ).fetchall()
 
 

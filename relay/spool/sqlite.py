@@ -7,6 +7,7 @@ is read-only, and the command line never opens the file. `flock` on spool.lock i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,12 +25,14 @@ from relay.spool import (
     Head,
     NewMessage,
     Place,
+    Reporter,
     Settlement,
     SpoolFull,
     hot,
     keep,
     opening,
     queries,
+    reports,
 )
 from relay.spool.content import Content, Staged
 from relay.spool.writer import Connection, Writer, connect
@@ -53,15 +56,18 @@ class SqliteSpool:
         self.opened = opened
         self.run = opened.run
         self._writer, self._reader, self._lanes = writer, reader, opened.lanes
-        self._next_id = opened.next_id
+        self.reporter: Reporter | None = None
+        # Of reports on the writing thread, of what arrives on the loop: one count, whose `next` is atomic.
+        self._ids = itertools.count(opened.next_id + 1)
         self._changed: dict[int, Head] = {}
         self._wake = asyncio.Event()
         self._hot: OrderedDict[int, bytes] = OrderedDict()
         self._hot_bytes = 0
         self._oldest = 0  # no older message waits
-        self._accept = partial(hot.accept, self._lanes)
+        self._write = partial(reports.write, self._lanes, lambda: self.reporter)
+        self._accept = partial(hot.accept, self._lanes, self._write)
         self._claim = partial(hot.claim, self.run)
-        self._record = partial(hot.record, lambda: self.keep_bodies)
+        self._record = partial(hot.record, lambda: self.keep_bodies, self._write)
 
     @classmethod
     async def open(cls, path: Path, now: float) -> SqliteSpool:
@@ -96,8 +102,7 @@ class SqliteSpool:
     # -- the hot path
 
     def next_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
+        return next(self._ids)
 
     def stage(self, message: int) -> Staged:
         """Where a body above INLINE_LIMIT is written while it arrives."""
@@ -107,9 +112,15 @@ class SqliteSpool:
         """Durable when it returns: (id, is it new). Raises SpoolFull."""
         if self.refusal:
             raise SpoolFull(self.refusal)
-        number, fresh, lanes = await self._writer.submit(self._accept, message, ACCEPT)
-        if not fresh:
-            return number, False
+        number, fresh, lanes, told = await self._writer.submit(self._accept, message, ACCEPT)
+        if fresh:
+            self._arrived(message, lanes)
+        self._reported(told)
+        return number, fresh
+
+    def _arrived(self, message: NewMessage, lanes: dict[str, int]) -> None:
+        """A new message is durable: count and announce it."""
+        number = message.id
         self._lanes.learn(lanes)
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
         if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
@@ -119,7 +130,14 @@ class SqliteSpool:
             self._announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
         if self.queued >= self.max_queued:
             self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
-        return number, True
+
+    def _reported(self, told: hot.Written) -> None:
+        """Reports are durable: what is made is mail like other mail."""
+        for report in told.reports:
+            if report.message is not None:
+                self._arrived(report.message, told.lanes)
+        if told.reports and self.reporter is not None:
+            self.reporter.tell(told.reports)
 
     async def heads(self) -> list[Head]:
         """Every lane with when it is due next. Once at start; afterwards `wait` tells what changed."""
@@ -146,8 +164,9 @@ class SqliteSpool:
 
     async def record(self, settlements: Sequence[Settlement]) -> None:
         """One transaction for all of them."""
-        files = await self._writer.submit(self._record, settlements, RECORD)
+        files, told = await self._writer.submit(self._record, settlements, RECORD)
         self.content.drop(files)
+        self._reported(told)
         for settlement in settlements:
             for change in settlement.changes:
                 self.counts[State.ACTIVE] -= 1
@@ -159,7 +178,10 @@ class SqliteSpool:
 
     async def recover(self, in_doubt: Mapping[str, InDoubt], now: float) -> int:
         """What a dead process had in flight: deferred and in doubt, or as its class says. Returns how many."""
-        count: int = await self._writer.submit(_each(partial(keep.recover, dict(in_doubt), now)), None, ACT)
+        work = _each(partial(keep.recover, dict(in_doubt), now, self._write))
+        count: int
+        count, told = await self._writer.submit(work, None, ACT)
+        self._reported(told)
         await self.recount()
         return count
 
@@ -248,17 +270,28 @@ class SqliteSpool:
         count = 0
         for start in range(0, len(keys), keep.SLICE):
             work = keep.Action(keys[start : start + keep.SLICE], verb, now, why, dict(facts or {}))
-            changed, files, lanes, moved = await self._writer.submit(
-                _each_of(partial(keep.act, self._lanes, self.keep_bodies)), work, ACT
+            done = await self._writer.submit(
+                _each_of(partial(keep.act, self._lanes, self.keep_bodies, self._write)), work, ACT
             )
-            self._lanes.learn(lanes)
-            self.content.drop(files)
-            for before, after in changed:
+            self._lanes.learn(done.lanes)
+            self.content.drop(done.files)
+            for before, after in done.changed:
                 self.counts[before] -= 1
                 self.counts[after] += 1
-            for head in moved:
+            for head in done.heads:
                 self._announce(head.lane, head.facts, head.due_at)
-            count += len(changed)
+            self._reported(done.told)
+            count += len(done.changed)
+        return count
+
+    async def tell_delays(self, before: float, now: float) -> int:
+        """Tell senders once of what has waited since before that time, in slices; returns how many reports came of it."""
+        count, after = 0, (self._oldest, -1)
+        while keys := await self._reader.call(queries.untold, before, after, keep.SLICE):
+            told = await self._writer.submit(_each_of(partial(keep.tell_delays, self._write)), (keys, now), ACT)
+            self._reported(told)
+            count += sum(report.message is not None for report in told.reports)
+            after = keys[-1]
         return count
 
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def test_bad_mail(argument: str, code: int) -> None:
     [
         ("TO:<>", 501),
         ("TO:<postmaster>", 550),
-        ("TO:<a@b.c> ORCPT=rfc822;a@b.c", 555),
+        ("TO:<a@b.c> FOO=bar", 555),
         ("TO:<é@b.c>", 553),
         ("TO:x", 553),
     ],
@@ -89,9 +89,9 @@ def test_bad_rcpt(argument: str, code: int) -> None:
 
 
 def test_rcpt() -> None:
-    assert parse_rcpt("TO:<A@B.c>", False) == "A@b.c"
-    assert parse_rcpt("to: <é@ü.example> ", True) == "é@ü.example"
-    assert parse_rcpt("TO:<Postmaster@b.c>", False) == "Postmaster@b.c"
+    assert parse_rcpt("TO:<A@B.c>", False).address == "A@b.c"
+    assert parse_rcpt("to: <é@ü.example> ", True).address == "é@ü.example"
+    assert parse_rcpt("TO:<Postmaster@b.c>", False).address == "Postmaster@b.c"
 
 
 def answer(parse: Callable[[str], object], argument: str) -> BadCommand | None:

@@ -1,0 +1,64 @@
+"""One recipient under the rules: who may not pass, and how the others begin. Pure.
+
+Shared by what applications hand in (intake) and by what we write ourselves (notices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.policy.classes import TrafficClass
+from relay.policy.routing import Action, Facts, Question, Route, Table, lane_facts
+from relay.recipient import State
+from relay.spool import NewRecipient
+from relay.submission import BadMessage
+
+
+def refusal(table: Table, route: Route | None, facts: Facts) -> BadMessage | None:
+    """Why the rules refuse this recipient; None: they don't."""
+    if route is None:
+        return BadMessage(550, "5.7.1", "no route for a message from this sender to this recipient")
+    if route.action is Action.REJECT:
+        return BadMessage(550, "5.7.1", route.text)
+    if route.action is Action.VIA and not table.egresses(route, lambda q: q.ask(facts)):
+        return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as this sender")
+    return None
+
+
+def begin(
+    table: Table,
+    route: Route | None,
+    refused: BadMessage | None,
+    facts: Facts,
+    ask: Callable[[Question], bool | None],
+    class_: TrafficClass,
+    start: float,
+    **overrides: str | bool,
+) -> NewRecipient:
+    """The recipient as it is stored first. `ask` answers for `facts`; `overrides` are those of `lane_facts`."""
+    state, why = _first_state(route, refused)
+    return NewRecipient(
+        address=facts.recipient,
+        facts=lane_facts(table, facts, ask, **overrides),
+        state=state,
+        due_at=start,
+        expires_at=start + class_.retry.give_up,
+        egress=route.action.value if route and state is State.DELIVERED else "",
+        why=why,
+    )
+
+
+def _first_state(route: Route | None, refused: BadMessage | None) -> tuple[State, str]:
+    if refused:
+        return State.FAILED, f"rejected: {refused.text}"
+    assert route is not None
+    where = f"route {route.name} ({route.origin})" if route.origin else f"route {route.name}"
+    match route.action:
+        case Action.HOLD:
+            return State.HELD, f"held by {where}"
+        case Action.DISCARD:
+            return State.DELIVERED, f"discarded by {where}"
+        case Action.CAPTURE:
+            return State.DELIVERED, route.text
+        case _:
+            return State.QUEUED, ""
