@@ -98,7 +98,7 @@ def _envid(value: str) -> str:
         text = unxtext(value)
     except ValueError:
         text = ""
-    if not (value and len(value) <= MAX_ENVID and text.isascii() and text.isprintable()):
+    if not (text and len(value) <= MAX_ENVID and text.isascii() and text.isprintable()):
         raise BadCommand(
             501, "5.5.4", f"ENVID wants 1 to {MAX_ENVID} characters of xtext that stand for printable ASCII"
         )

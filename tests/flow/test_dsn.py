@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import email
 import email.message
 import email.policy
@@ -11,8 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import until
 from fakes import Transaction, Upstream
-from front import Client
-from rig import Rig, running, write_config
+from rig import running, write_config
 
 NO_SUCH = "550 5.1.1 no such user"
 SENT = b"Subject: the bill\r\nMessage-ID: <bill@shop.example>\r\n\r\nPay, please.\r\n"

@@ -25,7 +25,7 @@ async def test_what_ehlo_offers_and_helo_does_not(tmp_path: Path) -> None:
         code, text = await client.say("EHLO [127.0.0.1]")
         assert (code, text.split("\n")) == (
             250,
-            ["relay.test", "PIPELINING", "SIZE 1234567", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
+            ["relay.test", "PIPELINING", "SIZE 1234567", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"],
         )
         assert await client.say("HELO x") == (250, "relay.test")
 
@@ -59,12 +59,16 @@ async def test_what_ehlo_offers_and_helo_does_not(tmp_path: Path) -> None:
         ("EHLO x", "MAIL FROM:<a@b.example> SIZE=99999999999", "552 5.3.4"),
         ("EHLO x", "MAIL FROM:<a@b.example> SIZE=1 size=2", "501 5.5.4"),
         ("EHLO x", "MAIL FROM:<a@b.example> BODY=BINARYMIME", "501 5.5.4"),
-        ("EHLO x", "MAIL FROM:<a@b.example> RET=FULL", "555 5.5.4"),
+        ("HELO x", "MAIL FROM:<a@b.example> RET=FULL", "555 5.5.4"),
+        ("EHLO x", "MAIL FROM:<a@b.example> RET=ALL", "501 5.5.4"),
+        ("EHLO x", "MAIL FROM:<a@b.example> ENVID=a+b", "501 5.5.4"),
         ("EHLO x", "MAIL FROM:<ä@b.example>", "553 5.6.7"),
         ("EHLO x|MAIL FROM:<>", "RCPT TO:<ä@b.example>", "553 5.6.7"),
         ("EHLO x|MAIL FROM:<>", "RCPT TO:<>", "501 5.1.3"),
         ("EHLO x|MAIL FROM:<>", "RCPT TO:<Postmaster>", "550 5.1.1"),
-        ("EHLO x|MAIL FROM:<>", "RCPT TO:<a@b.example> NOTIFY=NEVER", "555 5.5.4"),
+        ("HELO x|MAIL FROM:<>", "RCPT TO:<a@b.example> NOTIFY=NEVER", "555 5.5.4"),
+        ("EHLO x|MAIL FROM:<>", "RCPT TO:<a@b.example> NOTIFY=NEVER,DELAY", "501 5.5.4"),
+        ("EHLO x|MAIL FROM:<>", "RCPT TO:<a@b.example> ORCPT=a@b.example", "501 5.5.4"),
         ("EHLO x|MAIL FROM:<>", "RCPT TO:<a@>", "553 5.1.3"),
     ],
 )

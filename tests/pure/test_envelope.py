@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.envelope import AddressError, domain_of, parse_address, parse_queue_id, queue_id
+from relay.envelope import AddressError, domain_of, parse_address, parse_queue_id, queue_id, unxtext, xtext
 
 
 def isemail(corpora: Path) -> list[tuple[str, str, str]]:
@@ -147,3 +147,16 @@ def test_queue_ids_sort_as_their_numbers(numbers: list[int]) -> None:
 def test_no_queue_ids(text: str) -> None:
     with pytest.raises(ValueError, match="no queue id"):
         parse_queue_id(text)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_xtext_comes_back(text: str) -> None:
+    coded = xtext(text)
+    assert unxtext(coded) == text
+    assert all("!" <= c <= "~" and c != "=" for c in coded)
+
+
+@pytest.mark.parametrize("text", ["a b", "a=b", "+", "+2", "+GG", "é", "a\r\n", "+2\n"])
+def test_not_xtext(text: str) -> None:
+    with pytest.raises(ValueError):
+        unxtext(text)

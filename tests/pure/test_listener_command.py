@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.listener.command import BadCommand, Mail, parse_mail, parse_rcpt
+from relay.listener.command import BadCommand, Mail, Rcpt, parse_mail, parse_rcpt
+from relay.spool import Notify
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,92 @@ def test_a_line_full_of_parameters_is_read_in_one_go() -> None:
     names = " ".join(f"P{i:x}" for i in range(700))
     with pytest.raises(BadCommand, match="P0 is not supported"):
         parse_mail(f"FROM:<a@b.c> {names}")
+
+
+# -- RFC 3461
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("RET=FULL", Mail("a@b.c", ret="FULL")),
+        ("ret=hdrs", Mail("a@b.c", ret="HDRS")),
+        ("ENVID=QQ314159", Mail("a@b.c", envid="QQ314159")),
+        ("ENVID=a+20b+3D+2Bc", Mail("a@b.c", envid="a b=+c")),
+        (f"ENVID={'x' * 100} RET=FULL SIZE=3", Mail("a@b.c", 3, ret="FULL", envid="x" * 100)),
+    ],
+)
+def test_mail_asks_for_reports(parameters: str, expected: Mail) -> None:
+    assert parse_mail(f"FROM:<a@b.c> {parameters}") == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("NOTIFY=NEVER", Rcpt("a@b.c", Notify.NEVER)),
+        ("notify=success,Delay", Rcpt("a@b.c", Notify.SUCCESS | Notify.DELAY)),
+        ("NOTIFY=FAILURE,FAILURE", Rcpt("a@b.c", Notify.FAILURE)),
+        ("ORCPT=rfc822;a@b.c", Rcpt("a@b.c", 0, "rfc822;a@b.c")),
+        ("ORCPT=rfc822;a+2bx@b.c NOTIFY=FAILURE", Rcpt("a@b.c", Notify.FAILURE, "rfc822;a+2Bx@b.c")),
+        ("ORCPT=utf-8;\\x{E9}@b.c", Rcpt("a@b.c", 0, "utf-8;\\x{E9}@b.c")),
+        ("ORCPT=utf-8;é@b.c", Rcpt("a@b.c", 0, "utf-8;\\x{E9}@b.c")),
+        (f"ORCPT=x;{'y' * 498}", Rcpt("a@b.c", 0, f"x;{'y' * 498}")),
+    ],
+)
+def test_rcpt_asks_for_reports(parameters: str, expected: Rcpt) -> None:
+    assert parse_rcpt(f"TO:<a@b.c> {parameters}", True) == expected
+
+
+@pytest.mark.parametrize("value", ["", "=", "=ALL", "=FULL,HDRS"])
+def test_bad_ret(value: str) -> None:
+    assert refusal(lambda: parse_mail(f"FROM:<a@b.c> RET{value}")) == 501
+
+
+@pytest.mark.parametrize(
+    "value", ["", "=", "=a+", "=a+2", "=a+0A", "=a+0D+0Ab", "=+E9", "=+7F", "=a=b", "=é", "=" + "x" * 101]
+)
+def test_bad_envid(value: str) -> None:
+    assert refusal(lambda: parse_mail(f"FROM:<a@b.c> SMTPUTF8 ENVID{value}")) == 501
+
+
+@pytest.mark.parametrize(
+    "value", ["", "=", "=NEVER,SUCCESS", "=SUCCESS,", "=,", "=ALWAYS", "=SUCCESS;DELAY", "=TOLD", "=16"]
+)
+def test_bad_notify(value: str) -> None:
+    assert refusal(lambda: parse_rcpt(f"TO:<a@b.c> NOTIFY{value}", False)) == 501
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "=", "=a@b.c", "=rfc822;", "=;a@b.c", "=rfc822;a+0D+0AX:1", "=rfc822;a+00", "=r f;a", "=rfc/822;a", "=rfc822;é@b.c",
+     "=rfc822;" + "x" * 500, "=utf-8;" + "é" * 90],
+)  # fmt: skip
+def test_bad_orcpt(value: str) -> None:
+    assert refusal(lambda: parse_rcpt(f"TO:<a@b.c> ORCPT{value}", True)) == 501
+
+
+@pytest.mark.parametrize("parameter", ["RET=FULL", "ENVID=x"])
+def test_mail_without_the_offer(parameter: str) -> None:
+    assert refusal(lambda: parse_mail(f"FROM:<a@b.c> {parameter}", dsn=False)) == 555
+
+
+@pytest.mark.parametrize("parameter", ["NOTIFY=NEVER", "ORCPT=rfc822;x"])
+def test_rcpt_without_the_offer(parameter: str) -> None:
+    assert refusal(lambda: parse_rcpt(f"TO:<a@b.c> {parameter}", False, dsn=False)) == 555
+
+
+@given(st.text(max_size=80))
+def test_what_is_taken_is_one_printable_ascii_line(text: str) -> None:
+    text = "".join(text.split())
+    try:
+        found = parse_mail(f"FROM:<a@b.c> ENVID={text}").envid + parse_rcpt(f"TO:<a@b.c> ORCPT=x;{text}", True).orcpt
+    except BadCommand:
+        return
+    assert found.isascii() and found.isprintable()
+
+
+def refusal(call: Callable[[], object]) -> int:
+    with pytest.raises(BadCommand) as told:
+        call()
+    assert told.value.enhanced == "5.5.4"
+    return told.value.code

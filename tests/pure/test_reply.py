@@ -93,3 +93,17 @@ def test_enhanced_codes() -> None:
     assert Reply.of(250, "3.1.1 no") == Reply(250, "3.1.1 no")
     assert str(Reply(550, "gone", "5.1.1")) == "550 5.1.1 gone"
     assert str(Reply(0, "connection lost")) == "connection lost"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(550, "no such user", "5.1.1"),
+        Reply(421, "closing"),
+        Reply(0, "timed out"),
+        Reply(0, "1234 things"),
+        Reply(250, ""),
+    ],
+)
+def test_what_was_written_is_read_back(reply: Reply) -> None:
+    assert Reply.parse(str(reply)) == reply
