@@ -18,7 +18,7 @@ from relay.listener.front import Door
 from relay.maillog import MailLog
 from relay.settings import Address, Listen
 from relay.spool.content import Content
-from relay.submission import BadMessage
+from relay.submission import BadMessage, decoded, read_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Keeper:
 
     def __init__(self, folder: Folder, arrived: Callable[[Kept], None], delay: float = 0.0) -> None:
         self.spool, self.budget, self._arrived, self._delay = folder, Budget(), arrived, delay
+
+    reports = False
 
     def refuse_now(self) -> str:
         return ""
@@ -114,14 +116,11 @@ class Sink:
 
 def subject(head: bytes) -> str:
     """The Subject as a person reads it, for showing."""
-    from email.header import decode_header, make_header
-    from email.parser import BytesHeaderParser
-
-    value = BytesHeaderParser().parsebytes(head[: 1 << 16])["Subject"] or ""
     try:
-        return str(make_header(decode_header(str(value))))[:100]
-    except (LookupError, ValueError):
-        return str(value)[:100]
+        fields = read_head(head).fields
+    except BadMessage:
+        return ""
+    return decoded(next((value for name, value in fields if name == b"subject"), b""))[:100]
 
 
 def read_kept(path: Path) -> bytes:

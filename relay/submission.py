@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from email.utils import formatdate, getaddresses, parsedate_to_datetime
 from functools import lru_cache
 
@@ -146,6 +148,15 @@ def _summary(kept: list[bytes], fields: list[tuple[bytes, bytes]], hops: int) ->
 def _text(value: bytes) -> str:
     unfolded = value.replace(b"\r\n", b"") if b"\r\n" in value else value
     return unfolded[: 4 * MAX_VALUE].decode("utf-8", "replace").strip()[:MAX_VALUE]
+
+
+def decoded(value: bytes) -> str:
+    """A Subject as people read it (RFC 2047); as it was written where it can't be read."""
+    text = value.replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+    try:
+        return str(make_header(decode_header(text)))
+    except (HeaderParseError, LookupError, ValueError):
+        return text
 
 
 def from_address(value: str) -> str:

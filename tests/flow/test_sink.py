@@ -41,6 +41,7 @@ async def test_what_arrives_is_kept(tmp_path: Path, size: int) -> None:
         (b"Subject: =?nonsense?q?x?=\r\n\r\n", "=?nonsense?q?x?="),
         (b"Subject: \xff\xfe\r\n\r\n", "\ufffd\ufffd"),
         (b"Subject: =?utf-8?b?!!!?=\r\n\r\n", None),
+        (b"Subject: =?utf-8?b?a?=\r\n\r\n", "=?utf-8?b?a?="),
         (b"no header", ""),
     ],
 )
