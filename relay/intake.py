@@ -206,7 +206,7 @@ class Intake:
                 continue  # a copy that no route takes is not the sender's fault
             if route and not refused and original:
                 todo.extend((copy, False) for copy in route.copy)
-            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, **overrides)
+            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, overrides)
             # Who sent the message knows nothing of a copy: no report may tell of it.
             found.notify, found.orcpt = envelope.asked.get(address, (0, "")) if original else (int(Notify.NEVER), "")
         if all(r.state is State.FAILED for r in made.values()):

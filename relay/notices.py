@@ -7,8 +7,6 @@ sent is counted, and said where an operator could do something about it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
 
 from relay import bounce, metrics
 from relay.envelope import UTF8, queue_id
@@ -20,7 +18,7 @@ from relay.reply import Reply
 from relay.routed import begin, refusal
 from relay.settings import Config, Dsn
 from relay.spool import End, NewMessage, Notify, Original, Report
-from relay.submission import BadMessage, Head, read_head
+from relay.submission import BadMessage, Head, decoded, read_head
 
 REPORT, REPORT_ON_REPORT = 1, 2
 
@@ -72,7 +70,7 @@ class Reports:
                 original.accepted_at,
                 original.head,
                 original.envid,
-                _decoded(fields.get(b"subject", b"")),
+                decoded(fields.get(b"subject", b"")),
                 fields.get(b"message-id", b"").decode("ascii", "replace").strip(),
                 bool(original.smtp & UTF8),
                 original.body if full else None,
@@ -169,7 +167,7 @@ def _route(config: Config, message: NewMessage, to: str, now: float) -> BadMessa
     if not refused:
         via = dsn.via if dsn.via in config.accounts else ""
         message.class_, message.priority = class_.name, int(class_.priority)
-        message.recipients = [begin(table, route, None, facts, ask, class_, now, via=via)]
+        message.recipients = [begin(table, route, None, facts, ask, class_, now, {"via": via})]
     return refused
 
 
@@ -198,12 +196,3 @@ def _head(text: bytes) -> Head | None:
         return read_head(text)
     except BadMessage:
         return None
-
-
-def _decoded(value: bytes) -> str:
-    """A Subject as people read it (RFC 2047)."""
-    text = value.decode("utf-8", "replace").strip()
-    try:
-        return str(make_header(decode_header(text)))
-    except (HeaderParseError, LookupError, ValueError):
-        return text

@@ -5,7 +5,7 @@ Shared by what applications hand in (intake) and by what we write ourselves (not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from relay.policy.classes import TrafficClass
 from relay.policy.routing import Action, Facts, Question, Route, Table, lane_facts
@@ -33,7 +33,7 @@ def begin(
     ask: Callable[[Question], bool | None],
     class_: TrafficClass,
     start: float,
-    **overrides: str | bool,
+    overrides: Mapping[str, str | bool],
 ) -> NewRecipient:
     """The recipient as it is stored first. `ask` answers for `facts`; `overrides` are those of `lane_facts`."""
     state, why = _first_state(route, refused)
