@@ -15,6 +15,7 @@ from relay.listener.front import Door
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass
 from relay.policy.routing import Action, Question, Route, Table
+from relay.secrets import Reference
 from relay.settings import Account, Address, Admin, Config, Listen, Spool, Tls
 from relay.spool import Filter
 from relay.spool.sqlite import SqliteSpool
@@ -147,7 +148,7 @@ def config(
     capture: Question | None = None,
     senders: tuple[str, ...] = ("*",),
 ) -> Config:
-    account = Account("up", "127.0.0.1", 25, Tls("none"), senders=senders)
+    account = Account("up", Reference("plain", "127.0.0.1"), 25, Tls("none"), senders=senders)
     return Config(
         source=None,
         hostname="relay.test",
