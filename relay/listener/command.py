@@ -57,6 +57,10 @@ def parse_mail(argument: str, dsn: bool = True) -> Mail:
                 if value is None or value.upper() not in ("7BIT", "8BITMIME"):
                     raise BadCommand(501, "5.5.4", "BODY wants 7BIT or 8BITMIME")
                 eight_bit = value.upper() == "8BITMIME"
+            case "AUTH":
+                # RFC 4954 §5: on whose behalf. It is taken, and believed of nobody: what leaves says nothing of it.
+                if value is None:
+                    raise BadCommand(501, "5.5.4", "AUTH wants a value: AUTH=<>")
             case "SMTPUTF8":
                 if value is not None:
                     raise BadCommand(501, "5.5.4", "SMTPUTF8 takes no value")
