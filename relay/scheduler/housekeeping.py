@@ -18,6 +18,7 @@ EXPIRE_EVERY = 30.0
 PURGE_EVERY = 300.0
 DRIFT_ALARM = 60.0  # seconds that the wall clock may leave our time before someone is told
 SLICE = 200
+DELAYS_A_TICK = 5  # slices
 
 OLDEST = metrics.Gauge("relay_queue_oldest_age_seconds", "Age of the oldest message that waits")
 LEAVING = metrics.Gauge(
@@ -36,6 +37,7 @@ class Housekeeper:
         self.lag = 0.0
         self._drifted = False
         self._refused = ""
+        self._untold: tuple[int, int] | None = None  # who heard of a delay last, where more are to
         self._wake = asyncio.Event()
         OLDEST.source = lambda: [((), self.oldest_age(clock.now()))]
         LEAVING.source = lambda: (
@@ -113,10 +115,13 @@ class Housekeeper:
     async def _tell_delays(self, now: float) -> float:
         """Senders hear of what only waits; what is tried and deferred is told as it settles. Returns when to look again."""
         dsn = self.scheduler.config.dsn
-        if dsn.to == "none" or dsn.delay_after is None:
+        if dsn.to == "none" or dsn.delay_after is None or not self.spool.queued:
             return EXPIRE_EVERY
-        await self.spool.tell_delays(now - dsn.delay_after, now)
-        return min(EXPIRE_EVERY, dsn.delay_after / 10)
+        for _ in range(DELAYS_A_TICK):  # after an outage of hours there may be a million: the rest of a tick must go on
+            self._untold = await self.spool.tell_delays(now - dsn.delay_after, now, self._untold)
+            if self._untold is None:
+                return min(EXPIRE_EVERY, dsn.delay_after / 10)
+        return 0.0
 
     async def relane(self) -> None:
         """The loop: recipients of lanes that don't answer a new question are looked at again, in slices."""

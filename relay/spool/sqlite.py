@@ -284,15 +284,18 @@ class SqliteSpool:
             count += len(done.changed)
         return count
 
-    async def tell_delays(self, before: float, now: float) -> int:
-        """Tell senders once of what has waited since before that time, in slices; returns how many reports came of it."""
-        count, after = 0, (self._oldest, -1)
-        while keys := await self._reader.call(queries.untold, before, after, keep.SLICE):
+    async def tell_delays(
+        self, before: float, now: float, after: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """Tell senders once of what has waited since before that time: a slice of them.
+
+        Returns what the next slice comes after; None: that was the last one.
+        """
+        keys = await self._aside(queries.untold, before, after or (self._oldest, -1), keep.SLICE)
+        if keys:
             told = await self._writer.submit(_each_of(partial(keep.tell_delays, self._write)), (keys, now), ACT)
             self._reported(told)
-            count += sum(report.message is not None for report in told.reports)
-            after = keys[-1]
-        return count
+        return keys[-1] if len(keys) == keep.SLICE else None
 
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]:
         """Waiting recipients of a lane with what their facts are made of, for routing them anew."""
