@@ -182,12 +182,15 @@ class Builder:
         via = file.dsn.via or ""
         if via:
             self.via(("dsn", "via"), (via,), alone=True)
-        account = file.accounts.get(via)
-        if account is not None and not Question("sender", account.senders).matches(""):
+        able = {name for name, account in file.accounts.items() if Question("sender", account.senders).matches("")}
+        if via in file.accounts and via not in able:
             self.site.wrong(
                 ("dsn", "via"),
                 f"'{via}' may not send reports, which have the null sender; add \"\" to accounts.{via}.senders",
             )
+        elif file.dsn.to != "none" and file.accounts and not able:
+            text = 'none may send reports, which have the null sender; add "" to the senders of one, or say dsn: {to: none}'
+            self.site.warn(("accounts",), text, on_key=True)
         return Dsn(file.dsn.to, via, file.dsn.delay_after, file.dsn.postmaster or "")
 
     def unused(self, file: File, routes: Iterable[Route]) -> None:

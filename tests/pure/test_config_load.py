@@ -17,7 +17,7 @@ from relay.policy.backoff import Retry
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority
 from relay.policy.routing import Action, Facts, Match, Question
 from relay.secrets import Reference
-from relay.settings import Account, Address, Config
+from relay.settings import Account, Address, Config, Dsn
 
 Loader = Callable[[str], Config]
 BASE = "accounts: {main: {host: 127.0.0.1}}\nroutes: [{via: main}]\n"
@@ -105,6 +105,40 @@ capture: {allow: ["*@example.com"]}
     assert bulk.retry == Retry(give_up=172800.0, attempts=10, schedule=(300.0, 7200.0))
     assert (fast.priority, fast.retry) == (Priority.IMMEDIATE, Retry(10.0, 1.5, 60.0, 3600.0))
     assert made.routes.capture == Question("recipient", ("*@example.com",))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("", Dsn("sender", "", 4 * 3600.0, "")),
+        ("dsn: {}", Dsn()),
+        ("dsn: {to: none}", Dsn(to="none")),
+        ("dsn: {to: Ops@Example.com, delay_after: 90m}", Dsn(to="Ops@example.com", delay_after=5400.0)),
+        ("dsn: {delay_after: null}", Dsn(delay_after=None)),
+        ("dsn: {via: main, postmaster: pm@example.com}", Dsn(via="main", postmaster="pm@example.com")),
+    ],
+)
+def test_dsn(config: Loader, said: str, meant: Dsn) -> None:
+    assert config(f"{BASE}\n{said}\n").dsn == meant
+
+
+@pytest.mark.parametrize(
+    ("senders", "dsn", "told"),
+    [
+        ('["*@a.example"]', "{}", True),
+        ('["*@a.example"]', "{to: none}", False),
+        ('["*@a.example", ""]', "{}", False),
+        ('["*"]', "{}", False),
+    ],
+)
+def test_nobody_may_send_reports(config: Loader, senders: str, dsn: str, told: bool) -> None:
+    text = f"accounts: {{main: {{host: 127.0.0.1, senders: {senders}}}}}\nroutes: [{{via: main}}]\ndsn: {dsn}\n"
+    assert ["null sender" in w for w in config(text).warnings] == [True] * told
+
+
+def test_an_account_for_reports_alone_is_used(config: Loader) -> None:
+    text = "accounts: {main: {host: 127.0.0.1}, other: {host: 127.0.0.1}}\nroutes: [{via: main}]\ndsn: {via: other}\n"
+    assert config(text).warnings == ()
 
 
 def test_match(config: Loader) -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from relay.policy.backoff import Retry
 from relay.policy.classes import InDoubt, TrafficClass
-from relay.recipient import State
+from relay.recipient import News, State
 from relay.reply import Reply, Result, Stage
 from relay.settle import Outcome, settle
-from relay.spool import Change, Claim, Claimed, Event, Settlement
+from relay.spool import Change, Claim, Claimed, Event, Notify, Settlement, Tell
 
 NOW = 1_000_000.0
 CLASS = TrafficClass("default", retry=Retry(first=60, factor=2, cap=3600))
@@ -142,3 +142,86 @@ def test_every_recipient_is_settled_once_and_together(
         if change.state is State.DEFERRED:
             assert NOW < change.due_at <= max(r.expires_at, NOW + 1)
         json.loads(change.note)
+
+
+# -- what senders may have to be told
+
+
+def tells(
+    outcome_: Outcome, notify: int = 0, sender: str = "app@example.com", report: int = 0, age: float = 5.0
+) -> list[Tell]:
+    r = recipient()
+    r.notify = notify
+    claim = Claim(42, sender, "default", "", "", NOW - age, 100, 0, b"", 0, [r], report=report)
+    return settle(claim, [(r, outcome_)], CLASS, NOW, 0.5, 3600.0).tells
+
+
+def test_a_failure_is_news() -> None:
+    (tell,) = tells(outcome(Result.HARD, Reply(550, "no"), Stage.RCPT))
+    assert tell == Tell(42, 0, News.FAILED, NOW, tried=True)
+    assert tells(outcome(Result.HARD, Reply(550, "no")), Notify.NEVER) == []
+    assert tells(outcome(Result.HARD, Reply(550, "no")), Notify.SUCCESS) == []
+
+
+def test_what_expires_is_told_as_such() -> None:
+    r = recipient(expires=NOW)
+    claim = Claim(42, "app@example.com", "default", "", "", NOW - 5, 100, 0, b"", 0, [r])
+    (tell,) = settle(claim, [(r, outcome(Result.SOFT))], CLASS, NOW, 0.5).tells
+    assert (tell.news, tell.expired) == (News.FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("notify", "passed_on", "stage", "told"),
+    [
+        (Notify.SUCCESS, False, Stage.DOT, True),
+        (Notify.SUCCESS, True, Stage.DOT, False),
+        (Notify.FAILURE, False, Stage.DOT, False),
+        (0, False, Stage.DOT, False),
+        (Notify.SUCCESS, False, Stage.RESOLVE, False),  # `discard` and `capture`: it went nowhere
+    ],
+)
+def test_a_success_is_news_where_nobody_else_tells(notify: int, passed_on: bool, stage: Stage, told: bool) -> None:
+    found = tells(outcome(Result.DELIVERED, OK, stage, passed_on=passed_on), notify)
+    assert [t.news for t in found] == [News.RELAYED] * told
+
+
+@pytest.mark.parametrize(
+    ("age", "notify", "sender", "told"),
+    [
+        (3599.0, 0, "a@b.c", False),
+        (3600.0, 0, "a@b.c", True),
+        (3600.0, Notify.TOLD, "a@b.c", False),
+        (3600.0, Notify.FAILURE, "a@b.c", False),
+        (3600.0, Notify.DELAY, "a@b.c", True),
+        (3600.0, 0, "", False),
+    ],
+)
+def test_a_delay_is_news_once_it_is_long(age: float, notify: int, sender: str, told: bool) -> None:
+    found = tells(outcome(Result.SOFT), notify, sender, age=age)
+    assert [t.news for t in found] == [News.DELAYED] * told
+
+
+@pytest.mark.parametrize("result", [Result.RETURNED, Result.HELD])
+def test_what_was_not_tried_is_no_news(result: Result) -> None:
+    assert tells(outcome(result), age=9000.0) == []
+
+
+def test_a_report_refused_at_mail_says_what_to_do() -> None:
+    r, no = recipient(), Reply(550, "null sender", "5.7.1")
+    for sender, report, stage, told in (
+        ("", 1, Stage.MAIL, True),
+        ("", 1, Stage.RCPT, False),
+        ("", 0, Stage.MAIL, False),
+        ("a@b.c", 0, Stage.MAIL, False),
+    ):
+        claim = Claim(42, sender, "default", "", "", NOW - 5, 100, 0, b"", 0, [r], report=report)
+        kinds = [e.kind for e in settle(claim, [(r, outcome(Result.HARD, no, stage))], CLASS, NOW, 0.5).events]
+        assert kinds == ["failed", "dsn_refused"][: 1 + told]
+
+
+def test_a_rule_is_named_to_the_operator_alone() -> None:
+    change, _, note = settled(
+        outcome(Result.HARD, Reply(550, "use the API", "5.7.1"), Stage.RESOLVE, rule="route old x:9")
+    )
+    assert note["last_reply"] == "550 5.7.1 use the API"
+    assert str(note["why"]).endswith("use the API (route old x:9)") and change.state is State.FAILED
