@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import secrets
 import signal
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from relay.listener.front import Door, ListenError, watch
 from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
+from relay.policy import poison
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
@@ -93,9 +95,13 @@ class App:
             )
         if opened.migrated_from:
             self.log.event("spool_migrated", from_schema=opened.migrated_from)
-        doubtful = await self.spool.recover({n: c.in_doubt for n, c in config.classes.items()}, clock.now())
+        rules = {n: c.in_doubt for n, c in config.classes.items()}
+        doubtful, held = await self.spool.recover(rules, clock.now(), random.random())
         if doubtful:
             self.log.warning("recovered", in_doubt=doubtful, hint="they were in flight when the relay died")
+        for message in held:
+            why = f"in flight at {poison.MOST} crashes in a row"
+            self.log.error("held", id=queue_id(message), why=why, hint=poison.WHAT_TO_DO)
         for message in await self.spool.sweep():
             self.log.error("body_missing", id=queue_id(message), hint="its body file is gone; restore it from a backup")
 

@@ -66,7 +66,7 @@ TRANSITIONS: dict[tuple[State, Verb], State] = {
     (State.ACTIVE, Verb.HARD): State.FAILED,
     (State.ACTIVE, Verb.SOFT): State.DEFERRED,
     (State.ACTIVE, Verb.RECOVER): State.DEFERRED,
-    (State.ACTIVE, Verb.PARK): State.HELD,  # in doubt with `in_doubt: hold`, or a `hold` route since a reload
+    (State.ACTIVE, Verb.PARK): State.HELD,  # in doubt with `in_doubt: hold`, a `hold` route since a reload, or poison
     (State.ACTIVE, Verb.EXPIRE): State.FAILED,  # looked at when it settles
     (State.ACTIVE, Verb.RETURN): State.QUEUED,  # nothing was said upstream: no attempt is counted
     (State.QUEUED, Verb.HOLD): State.HELD,

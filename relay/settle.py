@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from relay.policy import poison
 from relay.policy.classes import InDoubt, TrafficClass
 from relay.recipient import News, State, Verb, move
 from relay.reply import Reply, Result, Stage, remote_id
@@ -30,6 +31,7 @@ class Outcome:
     tried: tuple[tuple[str, str], ...] = ()  # (egress, why) of those that were tried before in the same attempt
     rule: str = ""  # the route that ended it, for operators
     passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
+    crashed: bool = False  # our own code failed over it
 
 
 def settle(
@@ -85,15 +87,17 @@ def _one(
     claim: Claim, r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, chance: float
 ) -> tuple[Change, str, Mapping[str, Any]]:
     if outcome.result is Result.RETURNED:
-        change = _change(
-            claim, r, move(State.ACTIVE, Verb.RETURN), now, r.attempts, r.in_doubt, "", {"why": str(outcome.reply)}
-        )
-        return change, "", {}
+        state, back = move(State.ACTIVE, Verb.RETURN), {"why": str(outcome.reply)}
+        # Nothing was learnt about it: neither that it is poison nor that it is not.
+        return _change(claim, r, state, now, r.attempts, r.in_doubt, "", back, r.crashes), "", {}
     if outcome.result is Result.HELD:
         held = {"why": outcome.reply.text}
         return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
     attempts = r.attempts + 1
+    crashes = r.crashes + 1 if outcome.crashed else 0
     verb, kind, why, doubt = _verdict(r, outcome, class_, now, attempts)
+    if crashes >= poison.MOST and verb is Verb.SOFT:
+        verb, kind, why = Verb.PARK, "held", poison.why_held(outcome.reply.text)
     state = move(State.ACTIVE, verb)
     due_at = now
     if state is State.DEFERRED:
@@ -110,7 +114,7 @@ def _one(
     data |= {"stage": outcome.stage.value, "seconds": round(outcome.seconds, 3), "attempt": attempts}
     if state is State.DEFERRED:
         data["due_at"] = due_at
-    return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note), kind, data
+    return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note, crashes), kind, data
 
 
 def _verdict(
@@ -151,5 +155,6 @@ def _change(
     doubt: bool,
     egress: str,
     note: Mapping[str, Any],
+    crashes: int = 0,
 ) -> Change:
-    return Change(claim.message, r.n, r.lane, state, due_at, attempts, doubt, egress, json.dumps(note))
+    return Change(claim.message, r.n, r.lane, state, due_at, attempts, doubt, egress, json.dumps(note), crashes)

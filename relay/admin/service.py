@@ -161,7 +161,7 @@ class Service:
         elif row["state"] == "active":
             _, _, egresses = self.outlook.forecast(lane, now)
             row["why"], row["next_at"] = f"it is being delivered{f' via {egresses[0]}' if egresses else ''}", now
-        elif row["state"] == "held":
+        elif row["state"] == "held" and "relay queue release" not in row["why"]:
             row["why"] = f"{row['why'] or 'held'}; `relay queue release {row['queue_id']}` lets it go"
         del row["message"]
         return row

@@ -281,7 +281,8 @@ class Carriers:
             self.put_back(work, STOPPED)
 
     def _defer(self, work: Work, egress: str, stage: Stage, reply: Reply, started: float) -> None:
-        outcome = Outcome(Result.SOFT, egress, stage, reply, clock.monotonic() - started)
+        """After trouble of our own: too often in a row, and it is held (policy.poison)."""
+        outcome = Outcome(Result.SOFT, egress, stage, reply, clock.monotonic() - started, crashed=True)
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
     async def stop(self, timeout: float) -> None:

@@ -11,7 +11,8 @@ import random
 
 from relay import clock, metrics
 from relay.envelope import domain_of, queue_id
-from relay.maillog import MailLog
+from relay.maillog import ERROR, INFO, WARNING, MailLog
+from relay.policy import poison
 from relay.policy.classes import DEFAULT_CLASS, TrafficClass
 from relay.recipient import State
 from relay.reply import Result
@@ -70,7 +71,7 @@ class Recorder:
         DELIVERIES.inc(1, outcome.egress, kind)
         self.log.event(
             kind,
-            6 if state is State.DELIVERED else 4,
+            INFO if state is State.DELIVERED else ERROR if outcome.crashed and state is State.HELD else WARNING,
             id=queue_id(claim.message),
             sender=claim.sender,
             recipient=r.address,
@@ -83,6 +84,7 @@ class Recorder:
             seconds=outcome.seconds,
             tag=claim.tag,
             class_=claim.class_,
+            hint=poison.WHAT_TO_DO if outcome.crashed and state is State.HELD else None,
         )
 
     async def run(self) -> None:

@@ -25,10 +25,10 @@ _RECIPIENT = Rows(
 )
 _EVENT = Rows("INSERT INTO event (at, message, n, kind, egress, code, data) VALUES {}", 7)
 _SETTLE = Rows(
-    "WITH v(m, i, state, due, attempts, doubt, egress, note) AS (VALUES {}) "
+    "WITH v(m, i, state, due, attempts, doubt, egress, note, crashes) AS (VALUES {}) "
     "UPDATE recipient SET state = v.state, due_at = v.due, attempts = v.attempts, in_doubt = v.doubt, "
-    "egress = v.egress, note = v.note FROM v WHERE message = v.m AND n = v.i",
-    8,
+    "egress = v.egress, note = v.note, crashes = v.crashes FROM v WHERE message = v.m AND n = v.i",
+    9,
 )
 _ID_BLOCK = 1 << 16
 
@@ -275,7 +275,10 @@ def record(
     changes: list[Change] = [c for s in settlements for c in s.changes]
     _SETTLE.run(
         connection,
-        [(c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note) for c in changes],
+        [
+            (c.message, c.n, int(c.state), c.due_at, c.attempts, int(c.in_doubt), c.egress, c.note, c.crashes)
+            for c in changes
+        ],
     )
     insert_events(connection, [e for s in settlements for e in s.events])
     told = write(connection, [t for s in settlements for t in s.tells])

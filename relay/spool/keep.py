@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.envelope import queue_id
+from relay.policy import poison
 from relay.policy.classes import InDoubt
 from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, states_before
 from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
@@ -75,8 +76,9 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
             due_at = max(action.now, send_at)  # what is to be sent later is not sent sooner by the way
             moved[lane_after] = min(due_at, moved.get(lane_after, due_at))
         connection.execute(
-            "UPDATE recipient SET state = ?, lane = ?, due_at = ?, note = ? WHERE message = ? AND n = ?",
-            (int(after), lane_after, due_at, json.dumps(note), message, n),
+            "UPDATE recipient SET state = ?, lane = ?, due_at = ?, note = ?, crashes = crashes * ? WHERE message = ? AND n = ?",
+            # Who releases it has looked at it: it starts anew.
+            (int(after), lane_after, due_at, json.dumps(note), action.verb is not Verb.RELEASE, message, n),
         )
         events.append(Event(action.now, message, n, _EVENT_OF[action.verb], data={"why": action.why}))
         changed.append((before, after))
@@ -119,30 +121,43 @@ def relane(
 
 
 def recover(
-    in_doubt: Mapping[str, InDoubt], now: float, write: Write, connection: sqlite3.Connection
-) -> tuple[int, Written]:
-    """Whatever an earlier run left ACTIVE may have been delivered: a doubt that is shown and settled by class."""
+    in_doubt: Mapping[str, InDoubt], now: float, chance: float, write: Write, connection: sqlite3.Connection
+) -> tuple[int, list[int], Written]:
+    """Whatever an earlier run left ACTIVE may have been delivered: a doubt that is shown and settled by class.
+
+    (how many there were, messages that are held because this happened too often, the reports of those that failed).
+    """
     rows = connection.execute(
-        "SELECT r.message, r.n, r.note, r.attempts, m.class, r.expires_at FROM recipient r JOIN message m ON m.id = r.message "
-        "WHERE r.state = ?",
+        "SELECT r.message, r.n, r.note, r.attempts, r.crashes + 1, m.class FROM recipient r "
+        "JOIN message m ON m.id = r.message WHERE r.state = ?",
         (int(State.ACTIVE),),
     ).fetchall()
-    events, tells = [], []
-    for message, n, text, attempts, class_, _ in rows:
+    events: list[Event] = []
+    tells: list[Tell] = []
+    held: dict[int, None] = {}
+    for message, n, text, attempts, crashes, class_ in rows:
         rule = in_doubt.get(class_, InDoubt.RETRY)
         verb = {InDoubt.RETRY: Verb.RECOVER, InDoubt.HOLD: Verb.PARK, InDoubt.FAIL: Verb.HARD}[rule]
-        after = move(State.ACTIVE, verb)
         why = "in doubt: the relay stopped while it was in flight, so it may have been delivered"
+        if verb is Verb.RECOVER and crashes >= poison.MOST:
+            verb, why = (
+                Verb.PARK,
+                poison.why_held("the relay died while it was in flight, so it may have been delivered"),
+            )
+            held[message] = None
+        after = move(State.ACTIVE, verb)
         note = json.loads(text) | {"why": why} | ({"settled_at": now} if after in FINAL else {})
+        due_at = poison.due_after(crashes, now, message, chance)
         connection.execute(
-            "UPDATE recipient SET state = ?, due_at = ?, attempts = ?, in_doubt = 1, note = ? WHERE message = ? AND n = ?",
-            (int(after), now, attempts + 1, json.dumps(note), message, n),
+            "UPDATE recipient SET state = ?, due_at = ?, attempts = ?, in_doubt = 1, crashes = ?, note = ? "
+            "WHERE message = ? AND n = ?",
+            (int(after), due_at, attempts + 1, crashes, json.dumps(note), message, n),
         )
         events.append(Event(now, message, n, "in_doubt", data={"why": why, "state": after.label}))
         if after is State.FAILED:
             tells.append(Tell(message, n, News.FAILED, now))
     hot.insert_events(connection, events)
-    return len(rows), write(connection, tells)
+    return len(rows), list(held), write(connection, tells)
 
 
 def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list[int], list[State]]:

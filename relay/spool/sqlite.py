@@ -176,14 +176,16 @@ class SqliteSpool:
                 elif change.state in READY:
                     self._announce(change.lane, "", change.due_at)
 
-    async def recover(self, in_doubt: Mapping[str, InDoubt], now: float) -> int:
-        """What a dead process had in flight: deferred and in doubt, or as its class says. Returns how many."""
-        work = _each(partial(keep.recover, dict(in_doubt), now, self._write))
-        count: int
-        count, told = await self._writer.submit(work, None, ACT)
+    async def recover(self, in_doubt: Mapping[str, InDoubt], now: float, chance: float) -> tuple[int, list[int]]:
+        """What a dead process had in flight: deferred and in doubt, held where that happened too often, or as its class says.
+
+        Returns how many they were, and the messages that are held as poison.
+        """
+        work = _each(partial(keep.recover, dict(in_doubt), now, chance, self._write))
+        count, held, told = await self._writer.submit(work, None, ACT)
         self._reported(told)
         await self.recount()
-        return count
+        return count, held
 
     async def wait(self, timeout: float | None) -> list[Head]:
         """The lanes that got something since the last call; waits up to `timeout` seconds for one."""

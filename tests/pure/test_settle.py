@@ -114,6 +114,29 @@ def test_attempts_that_are_used_up() -> None:
     assert str(note["why"]).startswith("expired after 3 attempts; the last one: ses: 451")
 
 
+def test_trouble_of_our_own_three_times_in_a_row_holds_it() -> None:
+    trouble = outcome(Result.SOFT, Reply(0, "internal trouble: KeyError"), crashed=True)
+    for before in (0, 1):
+        r = recipient()
+        r.crashes = before
+        change, (event,), _ = settled(trouble, r)
+        assert (change.state, change.crashes, event.kind) == (State.DEFERRED, before + 1, "deferred")
+    r.crashes = 2
+    change, (event,), note = settled(trouble, r)
+    assert (change.state, change.crashes, event.kind) == (State.HELD, 3, "held")
+    assert "internal trouble: KeyError" in str(note["why"])
+    assert "relay queue release" in str(note["why"])
+
+
+def test_any_ordinary_end_counts_anew_and_being_given_back_does_not() -> None:
+    r = recipient()
+    r.crashes = 2
+    for result in Result:
+        assert settled(outcome(result), r)[0].crashes == (2 if result is Result.RETURNED else 0)
+    r.expires_at = NOW
+    assert settled(outcome(Result.SOFT, crashed=True), r)[0].state is State.FAILED  # its time is over all the same
+
+
 def test_what_was_tried_before_is_told() -> None:
     _, events, _ = settled(outcome(Result.DELIVERED, OK, tried=(("a", "421 busy"), ("b", "refused"))))
     assert [(e.kind, e.egress, e.data.get("why")) for e in events] == [

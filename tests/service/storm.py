@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import sys
@@ -88,7 +89,7 @@ class Storm:
         self._sending = True
         self._go = asyncio.Event()  # the relay runs, and is not behind
         self._arrived: set[int] = set()
-        self.accepted = self.damaged = 0
+        self.accepted = self.damaged = self.held = 0
         self.started = 0.0
 
     async def run(self) -> None:
@@ -155,8 +156,17 @@ class Storm:
         while time.monotonic() < since + (60 if wanted - self._arrived else 6):
             if len(self.arrivals) != seen:
                 seen, since = len(self.arrivals), time.monotonic()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
+            if wanted - self._arrived and time.monotonic() > since + 2:
+                self.held += await self._release()
         self._progress(last=True)
+
+    async def _release(self) -> int:
+        """What was in flight at three kills in a row is held as poison: an operator's word lets it go."""
+        held = int(json.loads(await asyncio.to_thread(self.relay.cli, "status", "--json"))["held"])
+        if held:
+            await asyncio.to_thread(self.relay.cli, "queue", "release", "--error", "3 times in a row")
+        return held
 
     def _progress(self, *, last: bool = False) -> None:
         if not self.show:
@@ -252,6 +262,7 @@ class Storm:
             in_flight=sum(1 for k in self.kills for a in self.arrivals if a.in_flight(k.at)),
             both=sum(1 for k in self.kills if k.awaiting_250 and k.awaiting_dot),
             damaged=self.damaged,
+            held=self.held,
             unknown=len(set(copies) - set(self.mails)),
             refused=sorted({m.refused for m in self.mails.values() if m.refused}),
             unanswered=sum(1 for m in self.mails.values() if m.dot_at and not m.accepted_at and not m.refused),
@@ -275,6 +286,7 @@ class Result:
     in_flight: int
     both: int
     damaged: int
+    held: int
     unknown: int
     refused: list[str]
     unanswered: int
@@ -293,6 +305,7 @@ class Result:
             ("duplicates of what was never in flight at a kill", self.unexplained),
             ("kills with a DATA and a delivery both awaiting their reply", self.both),
             ("submissions cut before their 250", self.unanswered),
+            ("held as poison, in flight at three kills in a row; released", self.held),
             ("latest kill after an answer that was sent again", f"{self.latest * 1000:.0f} ms"),
             ("seconds", f"{self.seconds:.0f}"),
         )

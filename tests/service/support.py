@@ -173,6 +173,11 @@ class Relay:
         self.process.terminate()
         return self.process.wait(timeout)
 
+    def cli(self, *arguments: str, timeout: float = 60.0) -> str:
+        """`relay …` against this relay; its standard output."""
+        env = self.env | {"PYTHONPATH": str(ROOT), "RELAY_ENDPOINT": f"{self.config.parent}/admin.sock"}
+        return run(sys.executable, "-m", "relay", *arguments, env=env, timeout=timeout).stdout
+
     def clean(self) -> None:
         """No traceback and no line of level error in the log: the process had nothing to complain of."""
         text = self.log()

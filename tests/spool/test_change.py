@@ -233,8 +233,8 @@ async def test_what_was_in_flight_at_a_crash_is_in_doubt(spools: Spools, rule: I
     await spools.close(spool)  # nothing was recorded
 
     spool = await spools.open()
-    assert await spool.recover({"orders": rule} if rule else {}, NOW + 7) == 1
-    assert await spool.recover({}, NOW + 7) == 0
+    assert await spool.recover({"orders": rule} if rule else {}, NOW + 7, 0.5) == (1, [])
+    assert await spool.recover({}, NOW + 7, 0.5) == (0, [])
     doubtful, other = await rows(spool)
     assert (doubtful["message"], doubtful["state"], doubtful["in_doubt"], doubtful["attempts"]) == (
         number,
@@ -251,6 +251,76 @@ async def test_what_was_in_flight_at_a_crash_is_in_doubt(spools: Spools, rule: I
     if state == "deferred":
         ((again,),) = [c.recipients for c in await claim(spool, now=NOW + 7)]
         assert (again.in_doubt, again.attempts) == (True, 1)
+
+
+async def _crash(spools: Spools, now: float, **rules: InDoubt) -> tuple[SqliteSpool, tuple[int, list[int]]]:
+    """The spool after a process died with all that was due in flight."""
+    spool = await spools.open()
+    await claim(spool, now=now)
+    await spools.close(spool)
+    spool = await spools.open()
+    return spool, await spool.recover(rules, now, 0.5)
+
+
+async def test_what_was_in_flight_at_three_crashes_in_a_row_is_held(spools: Spools) -> None:
+    spool = await spools.open()
+    number = await put(spool, "a@example.net", "b@example.net")
+    await spools.close(spool)
+    now = NOW
+    for crashes in (1, 2):
+        spool, told = await _crash(spools, now)
+        assert told == (2, [])
+        found = await rows(spool)
+        assert [r["state"] for r in found] == ["deferred"] * 2
+        # At once after the first; then at a moment of its own, the same for all recipients of a message.
+        (due,) = {r["due_at"] for r in found}
+        assert due == now if crashes == 1 else now <= due < now + 10
+        await spools.close(spool)
+        now = due
+    spool, told = await _crash(spools, now)
+    assert told == (2, [number])
+    for row in await rows(spool):
+        assert (row["state"], row["in_doubt"]) == ("held", True)
+        assert "3 times in a row" in row["why"]
+        assert "relay queue release" in row["why"]
+    found = await spool.message(number)
+    assert found is not None
+    assert [e["state"] for e in found["events"] if e["kind"] == "in_doubt"] == ["deferred"] * 4 + ["held"] * 2
+    await assert_counts(spool)
+    # Released it starts anew: one more crash does not hold it.
+    assert await spool.change(keys(await rows(spool)), Verb.RELEASE, now, "looked at") == 2
+    await spools.close(spool)
+    spool, told = await _crash(spools, now)
+    assert told == (2, [])
+    assert await states(spool) == ["deferred"] * 2
+
+
+async def test_an_ordinary_end_clears_the_innocent(spools: Spools) -> None:
+    spool = await spools.open()
+    await put(spool)
+    await spools.close(spool)
+    for _ in range(2):
+        spool, _ = await _crash(spools, NOW + 30)
+        await spools.close(spool)
+    spool = await spools.open()
+    claims = await claim(spool, now=NOW + 60)
+    assert [r.crashes for c in claims for r in c.recipients] == [2]
+    await spool.record(settled(claims, State.DEFERRED, due=NOW + 60))
+    await spools.close(spool)
+    spool, told = await _crash(spools, NOW + 60)
+    assert told == (1, [])
+    ((again,),) = [c.recipients for c in await claim(spool, now=NOW + 60)]
+    assert again.crashes == 1
+
+
+@pytest.mark.parametrize(("rule", "state"), [(InDoubt.HOLD, "held"), (InDoubt.FAIL, "failed")])
+async def test_the_rule_of_a_class_goes_before_that_for_poison(spools: Spools, rule: InDoubt, state: str) -> None:
+    spool = await spools.open()
+    await put(spool)
+    await spools.close(spool)
+    spool, told = await _crash(spools, NOW, default=rule)
+    assert told == (1, [])
+    assert await states(spool) == [state]
 
 
 async def test_purge_forgets_only_what_was_done_before_that_time(spools: Spools) -> None:

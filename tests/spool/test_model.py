@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from making import NOW, assert_counts, claim, keys, lane, message, rows, settled
 
+from relay.policy import poison
 from relay.recipient import TRANSITIONS, WAITING, State, Verb
 from relay.spool import Claim
 from relay.spool.sqlite import SqliteSpool
@@ -32,6 +33,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.model: dict[tuple[int, int], list[Any]] = {}
         self.flying: list[Claim] = []
         self.by_key: dict[str, int] = {}
+        self.crashes: Counter[tuple[int, int]] = Counter()
         self.spool: SqliteSpool = self.run(self._open())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -89,6 +91,8 @@ class SpoolMachine(RuleBasedStateMachine):
         for c in done:
             for r in c.recipients:
                 self.model[c.message, r.n][:2] = [state, self.now + 20]
+                assert r.crashes == self.crashes[c.message, r.n]
+                self.crashes[c.message, r.n] = 0
 
     @rule(
         verb=st.sampled_from([Verb.HOLD, Verb.RELEASE, Verb.RETRY, Verb.CANCEL, Verb.EXPIRE]), every=st.integers(1, 3)
@@ -102,6 +106,8 @@ class SpoolMachine(RuleBasedStateMachine):
                 expected += 1
                 after = TRANSITIONS[state, verb]
                 self.model[key][0] = after
+                if verb is Verb.RELEASE:
+                    self.crashes[key] = 0
                 if after in (State.QUEUED, State.DEFERRED):
                     self.model[key][1] = self.now
         assert self.run(self.spool.change(wanted, verb, self.now, "a reason")) == expected
@@ -133,9 +139,15 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.spool.close())
         self.spool = self.run(self._open())
         active = [k for k, v in self.model.items() if v[0] is State.ACTIVE]
-        assert self.run(self.spool.recover({}, self.now)) == len(active)
+        poisoned = []
         for key in active:
-            self.model[key][:2] = [State.DEFERRED, self.now]
+            crashes = self.crashes[key] = self.crashes[key] + 1
+            self.model[key][:2] = [State.DEFERRED, poison.due_after(crashes, self.now, key[0], 0.5)]
+            if crashes >= poison.MOST:
+                poisoned.append(key)
+                self.model[key][0] = State.HELD
+        found = self.run(self.spool.recover({}, self.now, 0.5))
+        assert (found[0], sorted(found[1])) == (len(active), sorted({message for message, _ in poisoned}))
         self.flying = []
 
     @invariant()
