@@ -26,7 +26,7 @@ from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, w
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
 from relay.settings import Config
-from relay.spool import SpoolError
+from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
@@ -92,6 +92,10 @@ class App:
                 "restored_backup",
                 held=opened.restored,
                 hint="compare with what was sent since, then relay queue release --error 'restored from a backup'",
+            )
+        if opened.gap:
+            self.log.warning(
+                "clock_gap", seconds=opened.gap, recipients=opened.moved, meaning=downtime.told(opened.gap)
             )
         if opened.migrated_from:
             self.log.event("spool_migrated", from_schema=opened.migrated_from)
@@ -226,6 +230,10 @@ class App:
         await self.supervisor.stop()
         await self.scheduler.recorder.finish()
         await self.admin.close()
+        try:
+            await self.spool.probe(clock.now())
+        except SpoolError as error:
+            self.log.error("spool_refused", error=str(error))
         await self.spool.close()
         self.log.event("stopped")
         self.log.flush()

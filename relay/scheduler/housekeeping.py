@@ -11,6 +11,7 @@ from relay.recipient import Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
 from relay.spool import Spool, SpoolError
+from relay.spool.downtime import PULSE
 from relay.submission import BadMessage, read_head
 
 TICK = 1.0
@@ -38,6 +39,7 @@ class Housekeeper:
         self._drifted = False
         self._refused = ""
         self._untold: tuple[int, int] | None = None  # who heard of a delay last, where more are to
+        self._probed = clock.monotonic()
         self._wake = asyncio.Event()
         OLDEST.source = lambda: [((), self.oldest_age(clock.now()))]
         LEAVING.source = lambda: (
@@ -81,9 +83,11 @@ class Housekeeper:
 
     async def _room(self) -> None:
         """Refuse or accept by free space and queue; a disk that refused is asked again."""
-        if self.spool.refusal or clock.monotonic() - self.spool.alive_at > TICK:
+        now = clock.monotonic()
+        if self.spool.refusal or now - self.spool.alive_at > TICK or now - self._probed > PULSE:
+            self._probed = now
             try:
-                await self.spool.probe()
+                await self.spool.probe(clock.now())
             except SpoolError as error:
                 self.log.error("spool_refused", error=str(error))
         self.spool.check_room()

@@ -39,9 +39,9 @@ class Action:
     facts: Mapping[int, str]  # lane -> the facts of the lane that its recipients move to
 
 
-def touch(connection: sqlite3.Connection) -> None:
-    """A write that changes nothing: so that a sick disk says so."""
-    connection.execute("UPDATE meta SET value = value WHERE key = 'run'")
+def touch(now: float, connection: sqlite3.Connection) -> None:
+    """The relay is alive at `now` (spool.downtime); and a write, so that a sick disk says so."""
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'alive_at'", (now,))
 
 
 def counts(connection: sqlite3.Connection) -> dict[State, int]:

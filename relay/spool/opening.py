@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from relay.recipient import State
-from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, hot
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
 MINIMUM_SQLITE = (3, 35, 0)  # RETURNING
@@ -28,6 +28,8 @@ class Opened:
     counts: dict[State, int]
     migrated_from: int
     restored: int  # recipients that were held because this is a restored backup
+    gap: float  # seconds by which times were moved (spool.downtime)
+    moved: int  # recipients whose times those were
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -108,12 +110,14 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     restored = _hold_all(connection, now) if meta.get("restored") else 0
     connection.executemany(
         "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [("next_id", next_id), ("run", run), ("restored", 0)],
+        [("next_id", next_id), ("run", run), ("restored", 0), ("alive_at", now)],
     )
+    gap = downtime.gap(meta.get("alive_at"), now)
+    moved = downtime.close(connection, gap, now) if gap else 0
     hot._reserve_ids(connection, next_id)
     connection.execute("COMMIT")
     counts = {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
-    return Opened(run, next_id, hot.Lanes(connection), counts, before, restored)
+    return Opened(run, next_id, hot.Lanes(connection), counts, before, restored, gap, moved)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

@@ -94,6 +94,7 @@ class SqliteSpool:
     _lock: int
 
     async def close(self) -> None:
+        """Whoever closes it calls `probe` before, so that the next start knows until when we ran."""
         await self._writer.close()
         await self._reader.close()
         self.content.close()
@@ -216,9 +217,9 @@ class SqliteSpool:
     def lanes(self) -> dict[str, int]:
         return self._lanes.by_facts
 
-    async def probe(self) -> None:
-        """One empty transaction: raises what the disk says, and is the pulse of the writing thread."""
-        await self._writer.submit(_each(keep.touch), None, ACT)
+    async def probe(self, now: float) -> None:
+        """One small transaction: raises what the disk says, is the pulse of the writing thread, and remembers that we live."""
+        await self._writer.submit(_each(partial(keep.touch, now)), None, ACT)
 
     def check_room(self) -> None:
         """Sets `refusal`: below the reserve, too many queued, or a disk that refused its last write."""

@@ -232,7 +232,7 @@ async def test_deliveries_read_while_a_backup_and_a_check_run(spools: Spools) ->
 async def test_a_probe_is_a_transaction_and_the_pulse_of_the_writing_thread(spools: Spools) -> None:
     spool = await spools.open()
     before = spool.alive_at
-    await spool.probe()
+    await spool.probe(NOW)
     assert spool.alive_at > before
 
 
