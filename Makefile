@@ -74,8 +74,10 @@ bench: install programs ## Throughput side by side with Postfix, under 3 minutes
 	@$(BIN)/python benchmarks/bench.py
 
 .PHONY: storm
-storm: install ## kill -9 under load, some minutes; STORM_KILLS=50 STORM_MAILS=20000
-	@STORM_KILLS=$${STORM_KILLS:-50} STORM_MAILS=$${STORM_MAILS:-20000} STORM_SHOW=1 $(BIN)/pytest -s tests/service/test_kill.py -k nothing_is_lost
+storm: install ## kill -9, restarts, power cuts, flipped bytes, under load, some 20 minutes; STORM_KILLS=50 STORM_CUTS=200
+	@STORM_KILLS=$${STORM_KILLS:-50} STORM_MAILS=$${STORM_MAILS:-20000} STORM_CUTS=$${STORM_CUTS:-200} \
+		STORM_STOPS=$${STORM_STOPS:-20} STORM_FLIPS=$${STORM_FLIPS:-500} STORM_SHOW=1 \
+		$(BIN)/pytest -s -m storm tests/service tests/faults
 
 .PHONY: dist
 dist: install ## Wheel and source archive in dist/

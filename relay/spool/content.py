@@ -16,6 +16,25 @@ from pathlib import Path
 from relay.envelope import parse_queue_id, queue_id
 
 
+def sync(path: Path) -> None:
+    """A folder's names are on disk when it returns, or a file's content."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> bool:
+    """0700, with those above it, and on disk: after a power cut a file is not there whose folder is not. False: it was there."""
+    if folder.is_dir():
+        return False
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700)
+    sync(folder.parent)
+    return True
+
+
 class Content:
     """The folder of large bodies."""
 
@@ -24,7 +43,7 @@ class Content:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="content")
 
     def open(self) -> None:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self.folder)
         self.folder.chmod(0o700)  # a restored one may be open to others
 
     def path(self, message: int) -> Path:
@@ -110,11 +129,7 @@ class Staged:
             os.fdatasync(self._file)
             os.close(self._file)
             self._file = None
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self.path.parent)
 
     def _abandon(self) -> None:
         with self._lock:

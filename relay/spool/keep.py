@@ -16,6 +16,7 @@ from relay.policy import poison
 from relay.policy.classes import InDoubt
 from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, states_before
 from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
+from relay.spool.content import sync
 from relay.spool.hot import Lanes, Write, Written
 
 SLICE = 200  # rows a transaction: 100,000 in one blocked for 2.6 s
@@ -211,17 +212,9 @@ def backup(connection: sqlite3.Connection, folder: Path, content: Path) -> dict[
             copied += 1
         except FileNotFoundError:
             continue
-    _sync(folder)
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        sync(path)
     return {"folder": str(folder), "bytes": copy.stat().st_size, "waiting_recipients": recipients, "body_files": copied}
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _list(states: Sequence[State]) -> str:

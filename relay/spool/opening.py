@@ -15,6 +15,7 @@ from pathlib import Path
 
 from relay.recipient import State
 from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot
+from relay.spool.content import make_folder
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
 MINIMUM_SQLITE = (3, 35, 0)  # RETURNING
@@ -72,15 +73,12 @@ def prepare(path: Path) -> int:
 
 def _make_folder(folder: Path) -> None:
     """0700 where it is ours alone. What others put there stays reachable: `spool.path: /var/lib/spool.db` must not close /var/lib."""
-    try:
-        folder.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        if folder.stat().st_mode & stat.S_IWOTH:
-            raise SpoolError(
-                f"spool folder {folder} is writable by everybody; give the spool a folder of its own"
-            ) from None
-        if not any(folder.iterdir()):
-            folder.chmod(0o700)
+    if make_folder(folder):
+        return
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise SpoolError(f"spool folder {folder} is writable by everybody; give the spool a folder of its own")
+    if not any(folder.iterdir()):
+        folder.chmod(0o700)
 
 
 def explained(path: Path, error: BaseException) -> BaseException:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .support import Relay, config_text, free_port
+from .support import ENV, Relay, config_text, free_port
 
 DELAYS = (0.05, 0.5)  # seconds that the upstream takes to answer the final dot
 # The upstream has answered, the relay has not yet recorded it: who is killed now sends again. No other reply counts.
@@ -80,6 +80,10 @@ class Storm:
     seed: int
     show: bool = False
     gentle: bool = False  # SIGTERM instead of kill -9: each must end with 0
+    large: float = LARGE
+    spool: Path | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    dead: Callable[[], None] = lambda: None  # called while it is dead, before it is started again
     mails: dict[int, Mail] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
@@ -97,9 +101,11 @@ class Storm:
         port = server.sockets[0].getsockname()[1]
         file = self.folder / "relay.yaml"
         extra = f", connections: {CONNECTIONS}"
-        file.write_text(config_text(self.folder, port, port=free_port(), account=extra, extra=CLASSES))
+        file.write_text(
+            config_text(self.folder, port, port=free_port(), account=extra, extra=CLASSES, spool=self.spool)
+        )
         self.started = time.monotonic()
-        with Relay(file) as relay:
+        with Relay(file, env=ENV | self.env) as relay:
             self.relay = relay
             self._go.set()
             senders = [asyncio.create_task(self._send(relay.port)) for _ in range(SENDERS)]
@@ -130,6 +136,7 @@ class Storm:
             code = await asyncio.to_thread(relay.process.wait, 30)
             assert code == (0 if self.gentle else -signal.SIGKILL), relay.log()[-3000:]
             self._progress()
+            await asyncio.to_thread(self.dead)
             await asyncio.to_thread(relay.start)
         self._go.set()
         await self._until(lambda: self.accepted >= self.mails_wanted)
@@ -214,7 +221,7 @@ class Storm:
                 await say(b"MAIL FROM:<storm@example.com>\r\n", b"250")
                 await say(b"RCPT TO:<user@example.com>\r\n", b"250")
                 await say(b"DATA\r\n", b"354")
-                large = self.random.random() < LARGE
+                large = self.random.random() < self.large
                 body = b"x" * 70 + b"\r\n"
                 body = (
                     body * (self.random.randrange(4000, 6000) if large else self.random.randrange(1, 40)) + b"end\r\n"

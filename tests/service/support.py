@@ -88,7 +88,9 @@ def run(
 # -- the relay
 
 
-def config_text(folder: Path, upstream: int, *, port: int = 0, account: str = "", extra: str = "") -> str:
+def config_text(
+    folder: Path, upstream: int, *, port: int = 0, account: str = "", extra: str = "", spool: Path | None = None
+) -> str:
     """A configuration as an operator would write it, in front of an upstream on loopback."""
     return f"""\
 hostname: relay.test
@@ -96,7 +98,7 @@ stop_timeout: 10s
 listen:
   - {{name: local, address: "127.0.0.1:{port}"}}
 admin: {{socket: {folder}/admin.sock, address: null}}
-spool: {{path: {folder}/spool/spool.db, reserve: 1MB}}
+spool: {{path: {spool or folder / "spool"}/spool.db, reserve: 1MB}}
 accounts:
   main: {{host: 127.0.0.1, port: {upstream}, tls: none{account}}}
 routes:
@@ -175,7 +177,7 @@ class Relay:
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> str:
         """`relay …` against this relay; its standard output."""
-        env = self.env | {"PYTHONPATH": str(ROOT), "RELAY_ENDPOINT": f"{self.config.parent}/admin.sock"}
+        env = ENV | {"PYTHONPATH": str(ROOT), "RELAY_ENDPOINT": f"{self.config.parent}/admin.sock"}
         return run(sys.executable, "-m", "relay", *arguments, env=env, timeout=timeout).stdout
 
     def clean(self) -> None:
