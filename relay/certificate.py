@@ -18,14 +18,19 @@ def load_into(context: ssl.SSLContext, certificate: Path, key: Reference | None)
     Reads files: call it off the loop. Raises OSError, ssl.SSLError, SecretError.
     """
     if key is None:
-        context.load_cert_chain(str(certificate))
+        context.load_cert_chain(str(certificate), password=_no_passphrase)
         return
     memory = os.memfd_create("key", os.MFD_CLOEXEC)
     try:
         os.write(memory, key.resolve().encode())
-        context.load_cert_chain(str(certificate), keyfile=f"/proc/self/fd/{memory}")
+        context.load_cert_chain(str(certificate), keyfile=f"/proc/self/fd/{memory}", password=_no_passphrase)
     finally:
         os.close(memory)
+
+
+def _no_passphrase() -> str:
+    """Without this OpenSSL asks on the terminal, and waits."""
+    raise ValueError("the key has a passphrase; `openssl pkey` writes it without one")
 
 
 def stamps(*files: Path | Reference | None) -> Stamps:

@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from relay.spool.sqlite import SqliteSpool
 
@@ -45,6 +46,12 @@ def corpora() -> Path:
     if not _CORPORA.is_dir():
         pytest.skip(f"no corpora at {_CORPORA}: set RELAY_CORPORA to the folder that holds them")
     return _CORPORA
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The product runs on uvloop where there is one: a module that says BOTH_LOOPS runs on either."""
+    both = getattr(getattr(item, "module", None), "BOTH_LOOPS", False)
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 class Spools:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,12 @@ from relay import clock
 from relay.envelope import parse_queue_id
 from relay.intake import Intake
 from relay.listener.front import Door
+from relay.listener.guard import Guard
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass
 from relay.policy.routing import Action, Question, Route, Table
 from relay.secrets import Reference
-from relay.settings import Account, Address, Admin, Config, Listen, Spool, Tls
+from relay.settings import Account, Address, Admin, Config, Listen, Spool, Tls, User
 from relay.spool import Filter
 from relay.spool.sqlite import SqliteSpool
 
@@ -32,7 +36,13 @@ class Front:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.log.listeners.append(lambda kind, fields: self.events.append((kind, fields)))
         self.intake = Intake(spool, lambda: self.config, self.log)
-        self.doors = [Door(li, self.intake, self.log, config.hostname) for li in config.listen]
+        self.guard = Guard(self.log, lambda: self.config.users)
+        self.doors = [Door(li, self.intake, self.log, config.hostname, self.guard) for li in config.listen]
+
+    def reload(self, **changes: Any) -> None:
+        """Another configuration, as `relay.app` takes one."""
+        self.config = replace(self.config, **changes)
+        self.guard.logins.forget()
 
     @property
     def door(self) -> Door:
@@ -41,10 +51,27 @@ class Front:
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [fields for k, fields in self.events if k == kind]
 
-    async def client(self, door: int = 0, *, greet: bool = True) -> Client:
+    async def client(
+        self,
+        door: int = 0,
+        *,
+        greet: bool = True,
+        tls: ssl.SSLContext | None = None,
+        source: str = "",
+        first: bytes = b"",
+    ) -> Client:
+        """`source`: the address it comes from, one of 127.0.0.0/8. `first`: what it says before all, in clear."""
         found = self.doors[door]
-        reader, writer = await asyncio.open_connection(found.listen.address.host, found.port)
+        local = (source, 0) if source else None
+        host = found.listen.address.host
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1" if host == "0.0.0.0" else host, found.port, local_addr=local
+        )
         made = Client(reader, writer)
+        if first:
+            await made.raw(first)
+        if tls:
+            await made.secure(tls)
         if greet:
             assert (await made.reply())[0] == 220
             assert (await made.say("EHLO client.example"))[0] == 250
@@ -58,8 +85,8 @@ class Front:
             return parse_queue_id(text.rsplit(" ", 1)[1])
 
     @contextlib.asynccontextmanager
-    async def session(self, door: int = 0, *, greet: bool = True) -> AsyncIterator[Client]:
-        made = await self.client(door, greet=greet)
+    async def session(self, door: int = 0, *, greet: bool = True, **more: Any) -> AsyncIterator[Client]:
+        made = await self.client(door, greet=greet, **more)
         try:
             yield made
         finally:
@@ -77,8 +104,9 @@ class Front:
         return [row async for row in self.spool.find(Filter())]
 
     def nothing_left(self) -> bool:
-        """No session, no byte of the budget, no file that is not a row's."""
-        return not (any(d.sessions for d in self.doors) or self.intake.budget.used or self.spool.content.ids())
+        """No session, no client counted, no byte of the budget, no file that is not a row's."""
+        counted = self.guard.inside or any(d.sessions or d._clients for d in self.doors)
+        return not (counted or self.intake.budget.used or self.spool.content.ids())
 
 
 class Client:
@@ -113,6 +141,20 @@ class Client:
         await self.raw(line.encode() + b"\r\n")
         return await self.reply()
 
+    async def secure(self, context: ssl.SSLContext) -> None:
+        """The handshake alone."""
+        async with asyncio.timeout(15):
+            await self.writer.start_tls(context, server_hostname="127.0.0.1")
+
+    async def start_tls(self, context: ssl.SSLContext) -> tuple[int, str]:
+        """STARTTLS, the handshake, and EHLO; the reply to that."""
+        assert (await self.say("STARTTLS"))[0] == 220
+        await self.secure(context)
+        return await self.say("EHLO client.example")
+
+    async def log_in(self, user: str, password: str) -> tuple[int, str]:
+        return await self.say("AUTH PLAIN " + plain(user, password))
+
     async def mail(
         self, content: bytes, *to: str, sender: str = "app@example.com", options: str = ""
     ) -> tuple[int, str]:
@@ -134,6 +176,11 @@ class Client:
             await self.writer.wait_closed()
 
 
+def plain(user: str, password: str, acting: str = "") -> str:
+    """The response of PLAIN (RFC 4616)."""
+    return base64.b64encode(f"{acting}\0{user}\0{password}".encode()).decode()
+
+
 def stuffed(content: bytes) -> bytes:
     """Content as it goes over the wire, with the final dot (RFC 5321 §4.5.2)."""
     text = content if content.endswith(b"\r\n") or not content else content + b"\r\n"
@@ -147,6 +194,7 @@ def config(
     classes: Mapping[str, TrafficClass] | None = None,
     capture: Question | None = None,
     senders: tuple[str, ...] = ("*",),
+    users: Mapping[str, User] | None = None,
 ) -> Config:
     account = Account("up", Reference("plain", "127.0.0.1"), 25, Tls("none"), senders=senders)
     return Config(
@@ -158,6 +206,7 @@ def config(
         routes=Table(routes, capture),
         accounts={"up": account},
         classes=classes or {},
+        users=users or {},
     )
 
 

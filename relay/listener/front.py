@@ -215,7 +215,9 @@ class Door:
         for server in self._servers:
             server.close()
         for session in list(self.sessions):
-            if not session.unfinished:
+            if session.shaking:
+                session.hang_up()
+            elif not session.unfinished:
                 session.close_with(421, "4.3.2", "shutting down")
 
     async def drain(self, timeout: float) -> None:
@@ -226,8 +228,7 @@ class Door:
                 async with asyncio.timeout(timeout):
                     await self._empty.wait()
         for session in list(self.sessions):
-            if session.transport is not None:
-                session.transport.abort()
+            session.hang_up()
 
 
 def watch(doors: list[Door]) -> None:

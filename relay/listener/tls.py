@@ -36,8 +36,8 @@ class Certificate:
             seen = await asyncio.to_thread(stamps, self._tls.certificate, self._tls.key)
             if seen == self._seen:
                 return
-            self._seen = seen
             self.context, self.expires = await asyncio.to_thread(made, self._tls)
+            self._seen = seen  # not of files that are no good: what mends them may leave their time as it is
         except (OSError, ssl.SSLError, SecretError, ValueError) as error:
             if str(error) != self._complaint:
                 stays = "the old one stays in force" if self.context else "clients are told to try later"

@@ -44,6 +44,7 @@ class Wire(SMTP):
         self.told_by_proxy = client is not None
         self.client = client or ""
         self.encrypted = False
+        self.shaking = False  # within a handshake
         self._buffer = bytearray()
         self._replies: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
@@ -93,7 +94,7 @@ class Wire(SMTP):
                 self.transport.write(refusal)
             self.transport.close()
         elif implicit:
-            self.transport.pause_reading()
+            self._pause_reading()
             self.run(self.start_tls(self.door.greeting))
         else:
             self.transport.write(self.door.greeting)
@@ -274,12 +275,26 @@ class Wire(SMTP):
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.write(b"".join(replies))
 
+    def hang_up(self) -> None:
+        """At once, whatever is under way."""
+        if self.transport is None:
+            return
+        self.transport.abort()
+        if self.shaking and self._task is not None:
+            self._task.cancel()  # uvloop tells the handshake nothing of the connection's end before its time is over
+            self.connection_lost(None)
+
     # -- TLS
 
     async def start_tls(self, greeting: bytes = b"") -> None:
-        """The handshake, and a session that knows nothing yet. One that fails ends the connection."""
+        """The handshake, and a session that knows nothing yet. One that fails ends the connection.
+
+        Reading was paused before: what is in the buffer afterwards came through TLS, in the segment that ended the
+        handshake.
+        """
         transport, context = self.transport, self.door.tls_context
-        assert transport is not None
+        assert transport is not None and not self._buffer
+        self.shaking = True
         try:
             if context is None:
                 raise ssl.SSLError("there is no certificate")
@@ -291,18 +306,20 @@ class Wire(SMTP):
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
+            if made is None:
+                raise ConnectionAbortedError("connection was closed")
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
             self.door.log.warning("tls_failed", listener=self.door.listen.name, client=self.client, why=_words(error))
             transport.abort()
             if self.transport is not None:  # asyncio tells nobody of a connection that ends in its handshake
                 self.connection_lost(error)
             return
-        if made is None or self._closing:
-            transport.abort()
+        self.shaking = False
+        if self._closing:
+            made.abort()
             return
         self.transport = made
         self.encrypted = True
-        self._buffer.clear()
         self._read_paused = False
         self.reset()
         if greeting:
