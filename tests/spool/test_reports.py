@@ -153,7 +153,7 @@ async def test_in_flight_at_a_crash(spools: Spools, rule: InDoubt, count: int) -
     await claim(spool)
     await spools.close(spool)
     spool = await opened(spools)
-    assert await spool.recover({"default": rule}, NOW) == 1
+    assert (await spool.recover({"default": rule}, NOW, 0.5))[0] == 1
     found = await told(spool)
     assert len(found) == count
     if found:
