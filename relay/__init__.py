@@ -6,11 +6,11 @@
 
 Rooms, left may import right and never back (held by import-linter):
 
-    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> settle -> deliver | spool
-        -> submission -> settings -> secrets | policy -> recipient -> envelope | reply
+    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> notices -> settle | routed
+        -> deliver | spool -> submission | bounce -> settings -> secrets | policy -> recipient -> envelope | reply
 
-Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle,
-submission, recipient, envelope, reply) read no clock, open nothing and import no event loop.
+Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed,
+submission, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
 docs/flow.md tells the life of a message.
 """
 

@@ -90,7 +90,7 @@ def list_(all_: bool, limit: int | None, json_: bool, **given: Any) -> None:
 
 def _line(row: dict[str, Any], now: float) -> list[Any]:
     why = row["why"] or row["last_reply"]
-    sender = f"<{row['sender']}>"
+    sender = "a report" if row["report"] else f"<{row['sender']}>"
     return [
         *(row["queue_id"], row["state"], row["recipient"], sender, row["lane"], row["attempts"]),
         *(show.age(now - row["accepted_at"]), show.clock_time(row["next_at"], now), why),
@@ -116,6 +116,8 @@ def show_(queue_id: str, json_: bool) -> None:
     for name in ("sender", "header_from", "class", "tag", "user", "listener", "client", "size", "body"):
         if found[name] != "":
             click.echo(f"  {name.replace('header_from', 'from'):10} {found[name]}")
+    for about in [e["message"] for e in found["events"] if e["kind"] == "report_on"]:
+        click.echo(f"  {'report on':10} {about}")
     click.echo(f"  {'accepted':10} {show.stamp(found['accepted_at'])} ({show.age(now - found['accepted_at'])} ago)")
     click.secho("\nRecipients", bold=True)
     for r in found["recipients"]:
@@ -125,7 +127,10 @@ def show_(queue_id: str, json_: bool) -> None:
         click.echo(
             f"  {r['attempts']} {'try' if r['attempts'] == 1 else 'tries'}  via {r['egress'] or '-'}  lane {r['lane']}{doubt}"
         )
-        for label, value in (("why", r["why"]), ("last reply", r["last_reply"]), ("its id there", r["remote_id"])):
+        for label, value in (
+            *(("why", r["why"]), ("last reply", r["last_reply"])),
+            *(("its id there", r["remote_id"]), ("asked for reports", r["notify"])),
+        ):
             if value:
                 click.echo(f"      {label}: {value}")
         if r["next_at"] and r["state"] != "active":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from conftest import until
 from fakes import DROP, RESET, SILENT, Transaction, Upstream
 from front import Client
-from rig import Process, Rig, running, write_config
+from rig import Process, Rig, running, submit, write_config
 
 from relay import clock
 from relay.deliver import smtp
@@ -554,3 +555,22 @@ async def test_expiry_of_many_is_one_report(tmp_path: Path) -> None:
         await rig.settled()
         (report,) = told(reports)
         assert len(report.recipients) == 150
+
+
+async def test_operators_recognise_a_report(tmp_path: Path) -> None:
+    async with Upstream({"RCPT": refuses}) as main, Upstream() as reports:
+        made = Process(config(tmp_path, main, reports))
+        try:
+            await asyncio.to_thread(made.ready)
+            (number,) = await submit(made.port, [("app@shop.example", ("gone@example.net",), SENT)])
+            await until(lambda: reports.done)
+            cli = functools.partial(asyncio.to_thread, made.cli)
+            while len(listed := (await cli("queue", "list", "--all")).splitlines()) < 2:
+                await asyncio.sleep(0.05)
+            original, report = (line.split("\t") for line in listed)
+            assert original[:4] == [number, "failed", "gone@example.net", "<app@shop.example>"]
+            assert report[2:4] == ["app@shop.example", "a report"]
+            assert f"report on  {number}" in await cli("queue", "show", report[0])
+            assert f"report {report[0]}: failed, to app@shop.example" in await cli("queue", "show", number)
+        finally:
+            await asyncio.to_thread(made.close)
