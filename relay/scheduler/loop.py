@@ -52,10 +52,13 @@ class Scheduler:
 
     async def dispatch(self) -> None:
         """The loop. Ends only by cancellation."""
-        self.lanes.update(await self.spool.heads())
+        learnt = False
         while True:
             now = clock.now()
             try:
+                if not learnt:
+                    self.lanes.update(await self.spool.heads())
+                    learnt = True
                 moved = await self._pass(now) if not self.carriers.stopping else False
             except SpoolError as error:
                 # A sick disk is told by the spool and refuses mail; this loop is not the one that is broken.

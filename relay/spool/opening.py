@@ -18,6 +18,8 @@ from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtim
 from relay.spool.content import make_folder
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
+CHECK_LIMIT = 256 << 20  # bytes; a larger file is looked at by `relay spool check` alone: a start must not take minutes
+LEFT = "it was left as it is: keep a copy of its folder, then see `relay spool salvage` (docs/operations.md)"
 MINIMUM_SQLITE = (3, 35, 0)  # RETURNING
 
 
@@ -87,10 +89,18 @@ def explained(path: Path, error: BaseException) -> BaseException:
     if isinstance(error, OSError):
         return SpoolError(f"spool {path}: {error}")
     if isinstance(error, sqlite3.DatabaseError):
-        return SpoolCorrupt(
-            f"{path} is no spool or is damaged ({error}); move it away and keep it, or restore a backup (docs/operations.md)"
-        )
+        return SpoolCorrupt(f"{path} is no spool or is damaged ({error}); {LEFT}")
     return error
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """On a connection that only reads, before anything is written. Raises SpoolCorrupt, sqlite3.Error."""
+    if path.stat().st_size > CHECK_LIMIT:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise SpoolCorrupt(f"{path} is damaged ({' '.join(found.split())}); {LEFT}")
 
 
 def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Opened:
@@ -98,7 +108,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     _refuse_foreign(connection, path)  # before the first word that writes
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut lost 50 of 50 commits, with FULL none
-    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # spool.writer does it
     before = _migrate(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())

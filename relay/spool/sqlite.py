@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -35,7 +36,7 @@ from relay.spool import (
     reports,
 )
 from relay.spool.content import Content, Staged
-from relay.spool.writer import Connection, Writer, connect
+from relay.spool.writer import Connection, Writer, connect, translate
 
 T = TypeVar("T")
 
@@ -75,9 +76,11 @@ class SqliteSpool:
         lock = opening.prepare(path)
         connection, reader = connect(str(path)), connect(str(path), read_only=True)
         try:
+            # First by the one that only reads: what is damaged is left as it is, to the byte.
+            await reader.open()
+            await reader.call(opening.check, path)
             await connection.open()
             opened = await connection.call(opening.open_on_thread, path, now)
-            await reader.open()
             spool = cls(path, Writer(connection), reader, opened, now)
             spool.content.open()
         except BaseException as error:  # noqa: BLE001 - the lock is given back whatever it was
@@ -113,7 +116,8 @@ class SqliteSpool:
         """Durable when it returns: (id, is it new). Raises SpoolFull."""
         if self.refusal:
             raise SpoolFull(self.refusal)
-        number, fresh, lanes, told = await self._writer.submit(self._accept, message, ACCEPT)
+        size = len(message.head) + (len(message.body) if isinstance(message.body, bytes) else 0)
+        number, fresh, lanes, told = await self._writer.submit(self._accept, message, ACCEPT, size)
         if fresh:
             self._arrived(message, lanes)
         self._reported(told)
@@ -160,7 +164,7 @@ class SqliteSpool:
             return self.content.path(message)
         found = self._hot.get(message)
         if found is None:
-            found = await self._reader.call(queries.body, message)
+            found = await self._ask(queries.body, message)
         return found
 
     async def record(self, settlements: Sequence[Settlement]) -> None:
@@ -248,7 +252,7 @@ class SqliteSpool:
 
     async def message(self, number: int) -> dict[str, Any] | None:
         """One message with head, recipients and events."""
-        return await self._reader.call(queries.message, number)
+        return await self._ask(queries.message, number)
 
     async def stats(self) -> list[dict[str, Any]]:
         return await self._aside(queries.stats)
@@ -256,7 +260,7 @@ class SqliteSpool:
     async def oldest(self) -> float | None:
         """When the oldest message that still waits was accepted."""
         start = self._oldest
-        found = await self._reader.call(queries.oldest, start)
+        found = await self._ask(queries.oldest, start)
         if found is None:
             return None
         if self._oldest == start:  # else an older one was accepted meanwhile
@@ -302,7 +306,7 @@ class SqliteSpool:
 
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]:
         """Waiting recipients of a lane with what their facts are made of, for routing them anew."""
-        return await self._reader.call(queries.stale, lane, limit)
+        return await self._ask(queries.stale, lane, limit)
 
     async def relane(self, moves: Sequence[tuple[int, int, int, str]]) -> None:
         """(message, n, lane it was in, new facts): where it still waits in that lane, it moves."""
@@ -313,18 +317,18 @@ class SqliteSpool:
 
     async def due(self, lane: int) -> float | None:
         """When the lane's next recipient is due."""
-        found: float | None = await self._reader.call(hot.due, lane)
+        found: float | None = await self._ask(hot.due, lane)
         return found
 
     async def expired(self, now: float, limit: int = 1000) -> list[tuple[int, int]]:
         """Waiting recipients whose time is up."""
-        return await self._reader.call(queries.expired, now, self._oldest, limit)
+        return await self._ask(queries.expired, now, self._oldest, limit)
 
     async def purge(self, before: float) -> int:
         """Forget what was done before that time, in slices; returns how many messages."""
         count, after = 0, 0
         while True:
-            scanned, done = await self._reader.call(queries.purgeable, before, after, keep.SLICE)
+            scanned, done = await self._ask(queries.purgeable, before, after, keep.SLICE)
             if done:
                 files, states = await self._writer.submit(_each_of(keep.purge), done, ACT)
                 self.content.drop(files)
@@ -343,14 +347,14 @@ class SqliteSpool:
     async def sweep(self) -> list[int]:
         """Removes body files without a row and returns the messages whose file is missing. Only at start."""
         files = self.content.ids()
-        known = await self._reader.call(queries.file_bodies)
+        known = await self._ask(queries.file_bodies)
         self.content.drop(set(files) - known)
         return sorted(known - set(files))
 
     async def check(self) -> list[str]:
         """Every problem that is found in the file, in words; empty if none."""
         problems = await self._aside(queries.integrity)
-        missing = await self._reader.call(queries.file_bodies) - set(self.content.ids())
+        missing = await self._ask(queries.file_bodies) - set(self.content.ids())
         return problems + [f"body file {self.content.path(m)} is missing" for m in sorted(missing)]
 
     async def backup(self, folder: Path) -> dict[str, Any]:
@@ -359,12 +363,20 @@ class SqliteSpool:
 
     # -- inside
 
+    async def _ask(self, function: Callable[..., T], *arguments: Any, connection: Connection | None = None) -> T:
+        """What only reads. Raises SpoolError; a damaged page that it meets ends the acceptance of mail."""
+        try:
+            return await (connection or self._reader).call(function, *arguments)
+        except sqlite3.Error as error:
+            self._writer.note(told := translate(error))
+            raise told from None
+
     async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
         """What takes long reads over a connection of its own: deliveries read their bodies over the other one."""
         connection = connect(str(self.path), read_only=True)
         await connection.open()
         try:
-            return await connection.call(function, *arguments)
+            return await self._ask(function, *arguments, connection=connection)
         finally:
             await connection.close()
 

@@ -3,15 +3,19 @@
 Whatever waits goes into the next transaction; a lone job does not wait for company. A transaction runs as one function
 on the connection's thread. One bad job never fails its group: on an error the group is rolled back and replayed one by
 one, each in a transaction of its own. After an error of the disk nothing is replayed: all of the group fail.
+
+The WAL is moved into the file between transactions, by us: SQLite's own checkpoint is part of a COMMIT and hides what the
+disk said to it. What an fsync that failed means: docs/adr/0006-fsync-errors.md.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import aiosqlite
 
@@ -19,6 +23,10 @@ from relay import clock, metrics
 from relay.spool import SpoolCorrupt, SpoolError, SpoolFull
 
 T = TypeVar("T")
+
+CHECKPOINT = 1000  # pages, by estimate, before the WAL is moved into the file
+PAGE = 4096
+DAMAGED = "stop the relay, keep a copy of its folder, then `relay spool check` and `relay spool salvage`"
 
 COMMITS = metrics.Counter("relay_spool_commits_total", "Transactions committed to the spool")
 COMMIT_SECONDS = metrics.Counter("relay_spool_commit_seconds_total", "Time spent in transactions of the spool")
@@ -33,6 +41,7 @@ class Job(Generic[T]):
     work: Any
     done: asyncio.Future[T]
     rank: int
+    size: int  # bytes beyond a few small rows
 
 
 class Connection(aiosqlite.Connection):
@@ -83,14 +92,18 @@ class Writer:
         self._waiting: list[Job[Any]] = []
         self._running: asyncio.Task[None] | None = None
         self.beat = clock.monotonic()  # when the thread last answered: the watchdog's pulse
-        self.broken = ""  # why the disk refused, until it does not
+        self.damaged = ""  # what a damaged page said: until a restart
+        self._refused = ""  # why the disk refused the last transaction
+        self._stuck = ""  # why the WAL can't be moved into the file
+        self._partial = False  # it was moved in part and that part not synced, because someone reads
+        self._pages, self._changes = 0, 0  # since the last checkpoint
 
     def submit(
-        self, run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], work: Any, rank: int
+        self, run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], work: Any, rank: int, size: int = 0
     ) -> asyncio.Future[T]:
         """Enqueue; the future ends when the transaction has committed. Jobs of a lower rank run first in it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(run, work, done, rank))
+        self._waiting.append(Job(run, work, done, rank, size))
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._drain(), name="spool-writer")
         return done
@@ -98,8 +111,13 @@ class Writer:
     async def close(self) -> None:
         while self._running is not None:
             await asyncio.wait([self._running])
-        await self._connection.call(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        await self._checkpoint("TRUNCATE")
         await self._connection.close()
+
+    @property
+    def broken(self) -> str:
+        """Why nothing can be kept durably; empty: it can."""
+        return self.damaged or self._refused or self._stuck
 
     @property
     def waiting(self) -> int:
@@ -119,18 +137,42 @@ class Writer:
                 COMMITS.inc()
                 COMMIT_SECONDS.inc(self.beat - started)
                 self._answer(group, results)
+                self._pages += sum(job.size for job in group) // PAGE + self._connection.total_changes - self._changes
+                self._changes = self._connection.total_changes
+                if self._pages >= CHECKPOINT or self._stuck:
+                    await self._checkpoint("PASSIVE")
         finally:
             self._running = None
             if self._waiting:
                 self._running = asyncio.get_running_loop().create_task(self._drain(), name="spool-writer")
 
+    async def _checkpoint(self, mode: str) -> None:
+        """Moves the WAL into the file. A disk that refuses it refuses mail: else the WAL would grow without end."""
+        try:
+            _, pages, moved = await self._connection.call(_checkpoint, mode)
+        except sqlite3.Error as error:
+            COMMIT_ERRORS.inc()
+            self.note(translate(error))
+            self._stuck = str(translate(error))
+            if self._partial:
+                _end(f"the disk of the spool failed ({error}) while pages of it were written back and not yet synced")
+        else:
+            self._pages, self._stuck, self._partial = 0, "", moved < pages
+
+    def note(self, error: SpoolError) -> None:
+        """A damaged page that was met, by whomever: there may be more."""
+        if isinstance(error, SpoolCorrupt):
+            self.damaged = str(error)
+
     def _answer(self, group: list[Job[Any]], results: list[Any]) -> None:
-        self.broken = ""
+        self._refused = ""
         for job, result in zip(group, results, strict=True):
             if isinstance(result, BaseException):
                 COMMIT_ERRORS.inc()
-                if isinstance(result, SpoolFull | SpoolCorrupt):
-                    self.broken = str(result)
+                if isinstance(result, SpoolFull):
+                    self._refused = str(result)
+                elif isinstance(result, SpoolError):
+                    self.note(result)
                 if not job.done.done():
                     job.done.set_exception(result)
                     # Whoever waited may be gone (a client that hung up): then nobody needs to hear it.
@@ -139,15 +181,29 @@ class Writer:
                 job.done.set_result(result)
 
 
+def _checkpoint(connection: sqlite3.Connection, mode: str) -> tuple[int, int, int]:
+    found: tuple[int, int, int] = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    return found
+
+
+def _end(why: str) -> NoReturn:
+    """At once, as a kill -9 would: to close the file is to move the WAL once more and to delete it.
+
+    What was written back and not synced may be lost, and SQLite takes it for done. The next start moves all of the WAL.
+    """
+    os.write(2, f"relay: {why}; ended, so that the next start writes them again from its log\n".encode())
+    os._exit(74)
+
+
 def _transaction(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any]:
     """All jobs in one transaction; their results in order, an exception where one failed."""
     try:
         return _commit(connection, group)
     except sqlite3.Error as error:
         if _of_the_disk(error):
-            return [_translate(error)] * len(group)
+            return [translate(error)] * len(group)
         if len(group) == 1:
-            return [_translate(error)]
+            return [translate(error)]
     except Exception as error:  # noqa: BLE001 - a job that cannot be done fails alone
         if len(group) == 1:
             return [error]
@@ -185,12 +241,12 @@ def _of_the_disk(error: sqlite3.Error) -> bool:
     )
 
 
-def _translate(error: sqlite3.Error) -> SpoolError:
+def translate(error: sqlite3.Error) -> SpoolError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return SpoolFull("the disk of the spool is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return SpoolCorrupt(f"the spool is damaged ({error}); stop the relay, keep a copy, run `relay spool check`")
+        return SpoolCorrupt(f"the spool is damaged ({error}); {DAMAGED}")
     if _of_the_disk(error):
         return SpoolFull(f"the disk of the spool refused a write ({error})")
     return SpoolError(str(error))
