@@ -64,6 +64,7 @@ class SqliteSpool:
         self._wake = asyncio.Event()
         self._hot: OrderedDict[int, bytes] = OrderedDict()
         self._hot_bytes = 0
+        self._room = 0
         self._oldest = 0  # no older message waits
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
         self._accept = partial(hot.accept, self._lanes, self._write)
@@ -130,6 +131,9 @@ class SqliteSpool:
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
         if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
             self._remember(number, message.body)
+        self._room -= size if isinstance(message.body, bytes) else message.body_size
+        if self._room < 0:
+            self.check_room()
         for r in message.recipients:
             self.counts[r.state] += 1
             self._announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
@@ -229,6 +233,7 @@ class SqliteSpool:
         """Sets `refusal`: below the reserve, too many queued, or a disk that refused its last write."""
         status = os.statvfs(self.path.parent)
         free = status.f_bavail * status.f_frsize
+        self._room = max(0, free - self.reserve) // 4  # bytes until it is looked at again, before its time
         if self._writer.broken:
             self.refusal = self._writer.broken
         elif free < self.reserve:

@@ -109,7 +109,16 @@ routes:
 class Relay:
     """`python -m relay serve`, its log in a file."""
 
-    def __init__(self, config: Path, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """`prefix`: a command that ends in an exec of ours, such as one that enters a namespace."""
+        self.prefix = prefix
         self.config, self.env, self.cwd = config, env or ENV, cwd or config.parent
         self.log_file = config.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
@@ -130,7 +139,7 @@ class Relay:
         self._from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "serve", "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", "relay", "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
