@@ -131,7 +131,7 @@ class SqliteSpool:
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
         if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
             self._remember(number, message.body)
-        self._room -= size if isinstance(message.body, bytes) else message.body_size
+        self._room -= len(message.head) + message.body_size
         if self._room < 0:
             self.check_room()
         for r in message.recipients:
