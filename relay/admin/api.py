@@ -19,7 +19,8 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
-from relay.admin.service import BadRequest, NotFound, Service
+from relay.admin.ports import BadRequest, NotFound
+from relay.admin.service import Service
 from relay.settings import Address
 from relay.spool import SpoolError
 from relay.submission import BadMessage

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from relay import __version__, clock
 from relay.admin.explain import explain, facts_from
+from relay.admin.ports import BadRequest, Control, NotFound, Outlook
 from relay.admin.words import joined, plural, rests
 from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
 from relay.maillog import MailLog
-from relay.policy.gate import EgressView
 from relay.policy.routing import LaneFacts
 from relay.recipient import FINAL, State, Verb, states_before
-from relay.settings import Config
 from relay.spool import Filter, Place, Spool
 
 MAX_ROWS = 1000
@@ -26,37 +25,6 @@ VERBS = {v.value: v for v in (Verb.RETRY, Verb.HOLD, Verb.RELEASE, Verb.CANCEL)}
 PAST = {"retry": "retried", "hold": "held", "release": "released", "cancel": "cancelled", "reroute": "rerouted"}
 MAX_NOTES = 5
 MAX_SKIPPED = 1000
-
-
-class BadRequest(Exception):
-    """What was asked makes no sense; the text says what was meant."""
-
-
-class NotFound(Exception):
-    """No such message."""
-
-
-class Outlook(Protocol):
-    """What the scheduler tells of what waits."""
-
-    def forecast(self, lane_id: int, now: float) -> tuple[str, float | None, tuple[str, ...]]: ...
-    def forecast_facts(self, facts: str, now: float) -> tuple[str, float | None, tuple[str, ...]]: ...
-    def route_name(self, lane_id: int) -> str: ...
-    def lanes_by_first(self, wanted: Callable[[str], bool]) -> frozenset[int]: ...
-    def lanes_of_route(self, name: str) -> tuple[int, ...]: ...
-    def lane_facts_of(self, lane_id: int) -> LaneFacts | None: ...
-    def view(self, egress: str) -> EgressView | None: ...
-    def egress_rows(self) -> list[dict[str, Any]]: ...
-
-
-class Control(Protocol):
-    """What the composition root offers."""
-
-    @property
-    def config(self) -> Config: ...
-    def reload(self) -> tuple[bool, list[str]]: ...
-    def health(self) -> dict[str, Any]: ...
-    def listening(self) -> list[str]: ...
 
 
 @dataclass
