@@ -227,10 +227,9 @@ def _take_siblings(connection: sqlite3.Connection, ask: Ask, priority: int, take
 
 
 def _activate(connection: sqlite3.Connection, keys: list[tuple[int, int]], run: int) -> None:
+    wanted, values = keyed(keys)
     connection.execute(
-        f"WITH v(m, i) AS (VALUES {','.join(['(?,?)'] * len(keys))}) "
-        "UPDATE recipient SET state = 2, run = ? FROM v WHERE message = v.m AND n = v.i",
-        [*(value for key in keys for value in key), run],
+        f"{wanted} UPDATE recipient SET state = 2, run = ? FROM v WHERE message = v.m AND n = v.i", [*values, run]
     )
 
 
@@ -258,6 +257,12 @@ def heads(connection: sqlite3.Connection) -> list[Head]:
 
 def event_rows(events: Sequence[Event]) -> list[tuple[Any, ...]]:
     return [(e.at, e.message, e.n, e.kind, e.egress, e.code, json.dumps(e.data) if e.data else "{}") for e in events]
+
+
+def keyed(keys: Sequence[tuple[int, int]]) -> tuple[str, list[int]]:
+    """`WITH v(m, i)` of these keys, to be joined: for `(message, n) IN (VALUES …)` SQLite scans the whole table."""
+    rows = ",".join(["(?,?)"] * len(keys))
+    return f"WITH v(m, i) AS (VALUES {rows})", [value for key in keys for value in key]
 
 
 def insert_events(connection: sqlite3.Connection, events: Sequence[Event]) -> None:

@@ -62,10 +62,12 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
     ids = lanes.intern(connection, set(action.facts.values()))
     # What is in flight belongs to its delivery: `expire` looks at it when it settles.
     before_it = [s for s in states_before(action.verb) if s in WAITING]
+    wanted, values = hot.keyed(action.keys)
     rows = connection.execute(
-        "SELECT message, n, lane, state, due_at, note, send_at FROM recipient JOIN message ON id = message "
-        f"WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(action.keys))}) AND state IN ({_list(before_it)})",
-        [value for key in action.keys for value in key],
+        f"{wanted} SELECT message, n, lane, state, due_at, note, send_at FROM v "
+        "CROSS JOIN recipient ON message = v.m AND n = v.i JOIN message ON id = message "
+        f"WHERE state IN ({_list(before_it)})",
+        values,
     ).fetchall()
     changed, events, tells, done, moved = [], [], [], set(), dict[int, float]()
     for message, n, lane, number, due_at, text, send_at in rows:

@@ -40,11 +40,10 @@ def write(
         (e.tell.message, e.tell.n) for ends, r in found if r.news is News.DELAYED and r.result != "early" for e in ends
     ]
     for start in range(0, len(told), _BLOCK):
-        block = told[start : start + _BLOCK]
+        wanted, values = hot.keyed(told[start : start + _BLOCK])
         connection.execute(
-            f"UPDATE recipient SET notify = notify | {int(Notify.TOLD)} "
-            f"WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(block))})",
-            [value for key in block for value in key],
+            f"{wanted} UPDATE recipient SET notify = notify | {int(Notify.TOLD)} FROM v WHERE message = v.m AND n = v.i",
+            values,
         )
     hot.insert_events(connection, [event for ends, report in found for event in _story(ends, report)])
     return written
@@ -52,10 +51,11 @@ def write(
 
 def waiting(connection: sqlite3.Connection, keys: Sequence[tuple[int, int]], now: float) -> list[Tell]:
     """Of these, whoever still waits for a next hop and was not told of it."""
+    wanted, values = hot.keyed(keys)
     rows = connection.execute(
-        f"SELECT message, n FROM recipient WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(keys))}) "
-        f"AND state < 2 AND notify & {int(Notify.TOLD)} = 0",
-        [value for key in keys for value in key],
+        f"{wanted} SELECT message, n FROM v CROSS JOIN recipient ON message = v.m AND n = v.i "
+        f"WHERE state < 2 AND notify & {int(Notify.TOLD)} = 0",
+        values,
     )
     return [Tell(message, n, News.DELAYED, now) for message, n in rows]
 
@@ -66,13 +66,13 @@ def _when(ends: Sequence[End]) -> float:
 
 def _ends(connection: sqlite3.Connection, tells: Sequence[Tell]) -> list[End]:
     by_key = {(t.message, t.n): t for t in tells}
-    keys, ends = list(by_key), []
+    keys, ends = sorted(by_key), []
     for start in range(0, len(keys), _BLOCK):
-        block = keys[start : start + _BLOCK]
+        wanted, values = hot.keyed(keys[start : start + _BLOCK])
         rows = connection.execute(
-            "SELECT message, n, address, notify, orcpt, egress, note, in_doubt, expires_at FROM recipient "
-            f"WHERE (message, n) IN (VALUES {','.join(['(?,?)'] * len(block))}) ORDER BY message, n",
-            [value for key in block for value in key],
+            f"{wanted} SELECT message, n, address, notify, orcpt, egress, note, in_doubt, expires_at FROM v "
+            "CROSS JOIN recipient ON message = v.m AND n = v.i",
+            values,
         )
         for message, n, address, notify, orcpt, egress, text, doubt, expires_at in rows:
             note: dict[str, Any] = json.loads(text)

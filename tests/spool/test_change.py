@@ -387,3 +387,23 @@ async def test_find_reads_in_pages(spools: Spools) -> None:
     assert keys([r async for r in spool.find(Filter(), limit=10)]) == whole
     assert keys([r async for r in spool.find(Filter(), after=whole[9], limit=7)]) == whole[10:]
     assert [s["recipients"] for s in await spool.stats()] == [26]
+
+
+@pytest.mark.parametrize("verb", [Verb.HOLD, Verb.EXPIRE])
+async def test_a_change_costs_what_it_changes(spools: Spools, verb: Verb) -> None:
+    """A few recipients of a large queue: the others are not read."""
+    spool = await spools.open()
+    for _ in range(20):
+        number = await put(spool, *(f"r{n}@x.example" for n in range(500)))
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection = spool._writer._connection
+    await connection.call(lambda c: c.set_progress_handler(step, 100))
+    assert await spool.change([(number, 0), (number, 1)], verb, NOW, "why") == 2
+    await connection.call(lambda c: c.set_progress_handler(None, 0))
+    assert steps < 50  # a scan of the 10,000 takes more than 500
