@@ -56,12 +56,17 @@ def settle(
             for egress, why in outcome.tried:
                 events.append(Event(now, claim.message, recipient.n, "failed_over", egress, 0, {"why": why}))
             events.append(Event(now, claim.message, recipient.n, kind, outcome.egress, outcome.reply.code, data))
-            if kind == "failed" and claim.report and not claim.sender and outcome.stage is Stage.MAIL:
+            if kind == "failed" and claim.report and not claim.sender and _for_its_sender(outcome):
                 refused = {"why": NULL_SENDER_REFUSED}
                 events.append(
                     Event(now, claim.message, recipient.n, "dsn_refused", outcome.egress, outcome.reply.code, refused)
                 )
     return Settlement(changes, events, tells)
+
+
+def _for_its_sender(outcome: Outcome) -> bool:
+    """Refused at MAIL, and neither for its size nor for an address beyond ASCII, which are known there too."""
+    return outcome.stage is Stage.MAIL and outcome.reply.enhanced not in ("5.3.4", "5.6.7")
 
 
 def _news(

@@ -153,6 +153,8 @@ def _text(value: bytes) -> str:
 def decoded(value: bytes) -> str:
     """A Subject as people read it (RFC 2047); as it was written where it can't be read."""
     text = value.replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+    if "=?" not in text:
+        return text
     try:
         return str(make_header(decode_header(text)))
     except (HeaderParseError, LookupError, ValueError):

@@ -24,6 +24,7 @@ class Identity(Wire):
         super().__init__(door, client)
         self.helo = ""
         self.extended = False
+        self.dsn = False  # RFC 3461 was offered to this client
         self.user_name = ""  # who logged in
         self.exchange: Exchange | None = None  # an AUTH that waits for the client's next line
         self._failed_logins = 0
@@ -35,17 +36,17 @@ class Identity(Wire):
         raise NotImplementedError
 
     def reset(self) -> None:
-        self.helo, self.extended, self.user_name, self.exchange = "", False, "", None
+        self.helo, self.extended, self.dsn, self.user_name, self.exchange = "", False, False, "", None
         self.forget_mail()
 
     def say_helo(self, argument: str) -> None:
         self._greet(argument, "HELO")
-        self.extended = False
+        self.extended = self.dsn = False
         self.reply(250, "", self.hostname)
 
     def say_ehlo(self, argument: str) -> None:
         self._greet(argument, "EHLO")
-        self.extended = True
+        self.extended, self.dsn = True, self.door.dsn
         self._replies.append(self.door.ehlo(self.encrypted, self._may_log_in()))
 
     def _greet(self, argument: str, verb: str) -> None:

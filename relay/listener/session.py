@@ -107,7 +107,7 @@ class Session(Identity):
         if user is None and (auth == "required" or (auth == "optional" and not self.is_served())):
             # RFC 4954 §6
             raise BadCommand(530, "5.7.0", "log in first" if self._may_log_in() else "say STARTTLS and log in first")
-        mail = parse_mail(argument, self.extended and self.door.dsn)
+        mail = parse_mail(argument, self.dsn)
         if mail.size > self.door.intake.spool.max_message_size:
             raise BadCommand(552, "5.3.4", f"message is larger than {self.door.intake.spool.max_message_size} bytes")
         refusal = self.door.intake.refuse_now() or self.door.stopping
@@ -164,7 +164,7 @@ class Session(Identity):
         mail = self._mail
         if mail is None:
             raise BadCommand(503, "5.5.1", "say MAIL FROM first")
-        rcpt = parse_rcpt(argument, mail.smtputf8, self.extended and self.door.dsn)
+        rcpt = parse_rcpt(argument, mail.smtputf8, self.dsn)
         recipient = rcpt.address
         if len(mail.recipients) >= self.door.listen.max_recipients:
             # RFC 5321 §4.5.3.1.10

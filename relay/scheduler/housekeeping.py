@@ -19,7 +19,7 @@ EXPIRE_EVERY = 30.0
 PURGE_EVERY = 300.0
 DRIFT_ALARM = 60.0  # seconds that the wall clock may leave our time before someone is told
 SLICE = 200
-DELAYS_A_TICK = 5  # slices
+DELAYS_A_TICK = 2  # slices of 200 recipients; a report costs 0.4 ms
 
 OLDEST = metrics.Gauge("relay_queue_oldest_age_seconds", "Age of the oldest message that waits")
 LEAVING = metrics.Gauge(
@@ -121,7 +121,7 @@ class Housekeeper:
         dsn = self.scheduler.config.dsn
         if dsn.to == "none" or dsn.delay_after is None or not self.spool.queued:
             return EXPIRE_EVERY
-        for _ in range(DELAYS_A_TICK):  # after an outage of hours there may be a million: the rest of a tick must go on
+        for _ in range(DELAYS_A_TICK):  # after an outage of hours a million may wait to be told: other work goes on
             self._untold = await self.spool.tell_delays(now - dsn.delay_after, now, self._untold)
             if self._untold is None:
                 return min(EXPIRE_EVERY, dsn.delay_after / 10)

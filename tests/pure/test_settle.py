@@ -231,14 +231,16 @@ def test_what_was_not_tried_is_no_news(result: Result) -> None:
 
 def test_a_report_refused_at_mail_says_what_to_do() -> None:
     r, no = recipient(), Reply(550, "null sender", "5.7.1")
-    for sender, report, stage, told in (
-        ("", 1, Stage.MAIL, True),
-        ("", 1, Stage.RCPT, False),
-        ("", 0, Stage.MAIL, False),
-        ("a@b.c", 0, Stage.MAIL, False),
+    large = Reply(552, "too large", "5.3.4")
+    for sender, report, stage, reply, told in (
+        ("", 1, Stage.MAIL, no, True),
+        ("", 1, Stage.MAIL, large, False),
+        ("", 1, Stage.RCPT, no, False),
+        ("", 0, Stage.MAIL, no, False),
+        ("a@b.c", 0, Stage.MAIL, no, False),
     ):
         claim = Claim(42, sender, "default", "", "", NOW - 5, 100, 0, b"", 0, [r], report=report)
-        kinds = [e.kind for e in settle(claim, [(r, outcome(Result.HARD, no, stage))], CLASS, NOW, 0.5).events]
+        kinds = [e.kind for e in settle(claim, [(r, outcome(Result.HARD, reply, stage))], CLASS, NOW, 0.5).events]
         assert kinds == ["failed", "dsn_refused"][: 1 + told]
 
 
