@@ -50,7 +50,9 @@ def settle(
     for recipient, outcome in outcomes:
         change, kind, data = _one(claim, recipient, outcome, class_, now, chance)
         changes.append(change)
-        if news := _news(claim, recipient, outcome, change.state, now, delay_after):
+        # Of most there is nothing to tell: delivered, and nobody asked.
+        asked = recipient.notify or change.state is not State.DELIVERED
+        if asked and (news := _news(claim, recipient, outcome, change.state, now, delay_after)):
             tells.append(Tell(claim.message, recipient.n, news, now, bool(outcome.egress), kind == "expired"))
         if kind:
             for egress, why in outcome.tried:
@@ -65,8 +67,12 @@ def settle(
 
 
 def _for_its_sender(outcome: Outcome) -> bool:
-    """Refused at MAIL, and neither for its size nor for an address beyond ASCII, which are known there too."""
-    return outcome.stage is Stage.MAIL and outcome.reply.enhanced not in ("5.3.4", "5.6.7")
+    """Refused at MAIL, but for its size or for an address beyond ASCII; or later, by who may send as whom."""
+    enhanced = outcome.reply.enhanced
+    if outcome.stage is Stage.MAIL:
+        return enhanced not in ("5.3.4", "5.6.7")
+    # Exchange Online says SendAsDenied only to the final dot.
+    return outcome.stage in (Stage.DATA, Stage.DOT) and (enhanced.startswith("5.7.") or enhanced == "5.2.252")
 
 
 def _news(
@@ -76,7 +82,7 @@ def _news(
     match state:
         case State.FAILED:
             news = News.FAILED
-        case State.DELIVERED if r.notify and outcome.result is Result.DELIVERED and outcome.stage is Stage.DOT:
+        case State.DELIVERED if outcome.result is Result.DELIVERED and outcome.stage is Stage.DOT:
             # RFC 3461 §5.2.1: a next hop that was asked to report does; §5.2.2: for any other we say where it went.
             if outcome.passed_on:
                 return None

@@ -67,6 +67,7 @@ class Written:
     lanes: dict[str, int] = field(default_factory=dict)
 
 
+NOTHING = Written()
 Write = Callable[[sqlite3.Connection, Sequence[Tell]], Written]  # reports.write
 
 
@@ -88,7 +89,7 @@ def accept(
         if r.state is State.FAILED
     ]
     told = write(connection, tells)
-    return [(first.get(m.id, m.id), m.id not in first, ids, Written() if i else told) for i, m in enumerate(messages)]
+    return [(first.get(m.id, m.id), m.id not in first, ids, NOTHING if i else told) for i, m in enumerate(messages)]
 
 
 def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage]) -> dict[str, int]:
@@ -288,7 +289,7 @@ def record(
     insert_events(connection, [e for s in settlements for e in s.events])
     told = write(connection, [t for s in settlements for t in s.tells])
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
-    return [(dropped, told), *(([], Written()) for _ in batches[1:])]
+    return [(dropped, told), *(([], NOTHING) for _ in batches[1:])]
 
 
 def drop_bodies(connection: sqlite3.Connection, messages: set[int], keep: str) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 from relay.envelope import queue_id
 from relay.recipient import News
 from relay.spool import End, Event, Notify, Original, Report, Reporter, Tell, hot
-from relay.spool.hot import Lanes, Written
+from relay.spool.hot import NOTHING, Lanes, Written
 
 FULL_LIMIT = 50_000  # bytes of a message that a report quotes whole
 
@@ -27,7 +27,7 @@ def write(
     """Tell the senders: one report for each message and kind of news."""
     writes = reporter()
     if writes is None or not tells:
-        return Written()
+        return NOTHING
     groups: dict[tuple[int, News], list[End]] = {}
     for end in _ends(connection, tells):
         groups.setdefault((end.tell.message, end.tell.news), []).append(end)

@@ -121,7 +121,8 @@ class SqliteSpool:
         number, fresh, lanes, told = await self._writer.submit(self._accept, message, ACCEPT, size)
         if fresh:
             self._arrived(message, lanes)
-        self._reported(told)
+        if told.reports:
+            self._reported(told)
         return number, fresh
 
     def _arrived(self, message: NewMessage, lanes: dict[str, int]) -> None:

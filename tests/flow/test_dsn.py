@@ -497,6 +497,22 @@ async def test_no_way_out_is_told_to_the_operator(tmp_path: Path) -> None:
         assert await rig.count() == 1 and reports.transactions == []
 
 
+async def test_a_report_that_cannot_be_stored_is_not_forgotten(tmp_path: Path) -> None:
+    """The failure is recorded with its report or not at all; it is not tried upstream again meanwhile."""
+    async with relay(tmp_path, {"RCPT": refuses}) as (rig, main, reports):
+        connection = rig.app.spool._writer._connection
+        trigger = "CREATE TRIGGER no BEFORE INSERT ON message WHEN NEW.report BEGIN SELECT RAISE(ABORT, 'no'); END"
+        await connection.call(lambda c: c.execute(trigger).close())
+        number = await send(rig, "<gone@example.net>")
+        await until(lambda: len(rig.said("record_failed")) > 1)
+        assert (await rig.row(number))["state"] == "active" and not rig.said("reported")
+        await connection.call(lambda c: c.execute("DROP TRIGGER no").close())
+        await until(lambda: reports.done)
+        assert (await rig.row(number))["state"] == "failed"
+        await rig.settled()
+        assert len(reports.done) == 1 and len(main.transactions) == 1 and len(rig.said("reported")) == 1
+
+
 # -- the rest of `dsn`
 
 

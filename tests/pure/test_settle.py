@@ -236,6 +236,9 @@ def test_a_report_refused_at_mail_says_what_to_do() -> None:
         ("", 1, Stage.MAIL, no, True),
         ("", 1, Stage.MAIL, large, False),
         ("", 1, Stage.RCPT, no, False),
+        ("", 1, Stage.DOT, Reply(554, "SendAsDenied; <> not allowed", "5.2.252"), True),
+        ("", 1, Stage.DOT, Reply(550, "not allowed to send as", "5.7.60"), True),
+        ("", 1, Stage.DOT, Reply(554, "looks like spam", "5.6.0"), False),
         ("", 0, Stage.MAIL, no, False),
         ("a@b.c", 0, Stage.MAIL, no, False),
     ):
