@@ -58,6 +58,7 @@ class Original:
     utf8: bool = False
     body: bytes | None = None  # to be quoted too
     too_large: bool = False  # it was asked for and is not quoted
+    whose: str = "Your message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _text(news: News, original: Original, abouts: Sequence[About], hostname: str
     lines = [
         f"This is the mail system at {hostname}.",
         "",
-        f"Your message {_ACTION[news][1]} {'this recipient' if len(abouts) == 1 else 'these recipients'}:",
+        f"{_line(original.whose)} {_ACTION[news][1]} {'this recipient' if len(abouts) == 1 else 'these recipients'}:",
     ]
     for about in abouts:
         lines += ["", f"  <{_line(about.address)}>"]
@@ -122,7 +123,7 @@ def _text(news: News, original: Original, abouts: Sequence[About], hostname: str
             )
     for sentence in dict.fromkeys(_advice(news, about) for about in abouts):
         lines += ["", *textwrap.wrap(sentence, 78)]
-    lines += ["", "Your message:"]
+    lines += ["", "The message:"]
     for label, value in (
         ("Subject", original.subject),
         ("Message-ID", original.message_id),

@@ -75,6 +75,7 @@ class Reports:
                 bool(original.smtp & UTF8),
                 original.body if full else None,
                 full and original.body is None,
+                _whose(original, to),
             ),
             [_about(config, end) for end in ends],
             to=to,
@@ -169,6 +170,12 @@ def _route(config: Config, message: NewMessage, to: str, now: float) -> BadMessa
         message.class_, message.priority = class_.name, int(class_.priority)
         message.recipients = [begin(table, route, None, facts, ask, class_, now, {"via": via})]
     return refused
+
+
+def _whose(original: Original, to: str) -> str:
+    if not original.sender:
+        return "A message without a sender"
+    return "Your message" if to == original.sender else f"The message from <{original.sender}>"
 
 
 def _about(config: Config, end: End) -> bounce.About:

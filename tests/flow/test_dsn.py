@@ -459,6 +459,7 @@ async def test_a_report_that_fails_goes_to_the_postmaster(tmp_path: Path) -> Non
         await rig.settled()
         (report,) = told(reports)
         assert report.transaction.recipients == ["postmaster@relay.example"]
+        assert "A message without a sender could not be delivered" in report.text
         assert report.named == [("app@shop.example", "failed")]
         assert [r["report"] for r in await rig.rows()] == [0, 1, 2]
 
@@ -522,6 +523,7 @@ async def test_to_one_address_for_all(tmp_path: Path) -> None:
         await until(lambda: reports.done)
         (report,) = told(reports)
         assert report.transaction.recipients == ["ops@relay.example"]
+        assert "The message from <app@shop.example> could not be delivered" in report.text
 
 
 async def test_to_none_is_neither_offered_nor_sent(tmp_path: Path) -> None:
