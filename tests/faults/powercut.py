@@ -48,7 +48,7 @@ class Disk:
 
     def _latest(self, inode: int) -> str:
         """The shadow's name for what has this inode now; empty where nothing of it was ever seen."""
-        found = {int(p.name.rpartition("-")[2]): p.name for p in self.shadow.glob(f"[cdt]-{inode}-*")}
+        found = {int(p.name.rpartition("-")[2]): p.name for p in self.shadow.glob(f"[cdt]-{inode}-*[0-9]")}
         name = found[max(found)] if found else ""
         return "" if (self.shadow / f"t{name[1:]}").exists() else name[2:]
 
