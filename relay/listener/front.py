@@ -107,7 +107,7 @@ class Door:
             found += [Allowance(f"user {user.name}", rate) for rate in user.limits]
             if self.listen.user_rate:
                 found.append(Allowance(f"user {user.name}", self.listen.user_rate))
-        return tuple(found)
+        return tuple(dict.fromkeys(found))  # the same rate of user and listener is one, and spent once
 
     def count_throttled(self) -> None:
         THROTTLED.inc(1, self.listen.name)

@@ -47,11 +47,11 @@ class Allowances:
             spent = self._spent.setdefault(allowance, Spent())
             spent.add(allowance.rate, _count(allowance.rate, recipients), now)
 
-    def give_back(self, allowances: Sequence[Allowance], recipients: int) -> None:
-        """What was taken for a message that was not accepted."""
+    def give_back(self, allowances: Sequence[Allowance], recipients: int, when: float) -> None:
+        """What was taken at `when` for a message that was not accepted."""
         for allowance in allowances:
             if spent := self._spent.get(allowance):
-                spent.take_back(_count(allowance.rate, recipients))
+                spent.take_back(allowance.rate, _count(allowance.rate, recipients), when)
 
 
 def _count(rate: Rate, recipients: int) -> int:

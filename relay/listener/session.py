@@ -34,6 +34,7 @@ class Session(Identity):
         self._mail: Envelope | None = None
         self._reader: DataReader | None = None  # type: ignore[assignment]
         self._incoming: Incoming | None = None
+        self._taken_at = 0.0  # when the message that is arriving was counted
 
     # -- for the wire
 
@@ -53,6 +54,8 @@ class Session(Identity):
         if self._task is None and self._incoming is not None:
             self._incoming.release()
             self._incoming = None
+            assert self._mail is not None
+            self._give_back(self._mail)
 
     def command(self, line: bytes) -> None:
         if not line.endswith(b"\r\n") and self.door.listen.line_endings == "reject":
@@ -139,6 +142,9 @@ class Session(Identity):
             except Full as error:
                 self._throttled(envelope, error)
 
+    def _give_back(self, mail: Envelope) -> None:
+        self.door.guard.allowances.give_back(mail.allowances, len(mail.recipients), self._taken_at)
+
     def _throttled(self, envelope: Envelope, full: Full) -> None:
         self.door.log.warning(
             "throttled", listener=self.door.listen.name, client=self.client, sender=envelope.sender, why=str(full)
@@ -187,7 +193,8 @@ class Session(Identity):
         if not self._mail.recipients:
             raise BadCommand(554, "5.5.1", "no valid recipients")
         try:
-            self.door.guard.allowances.take(self._mail.allowances, len(self._mail.recipients), clock.now())
+            self._taken_at = clock.now()
+            self.door.guard.allowances.take(self._mail.allowances, len(self._mail.recipients), self._taken_at)
         except Full as error:
             self._throttled(self._mail, error)
         self._reader = DataReader()
@@ -265,7 +272,7 @@ class Session(Identity):
             self.reply(451, "4.3.0", "internal trouble, try again later")
         finally:
             if not accepted:
-                self.door.guard.allowances.give_back(mail.allowances, len(mail.recipients))
+                self._give_back(mail)
             incoming.release()
             self._incoming = None
             self.transaction_ended()

@@ -60,9 +60,9 @@ class Spent:
     parts: deque[tuple[float, int]] = field(default_factory=deque)  # (when it is forgotten, count), in order
 
     def wait(self, rate: Rate, count: int, now: float) -> float:
-        """Seconds until `count` more fit; 0: now. More than the whole rate fits alone, when nothing else is spent."""
+        """Seconds until `count` more fit; 0: now. More than the whole rate never fits, and waits a whole period."""
         self._forget(now)
-        over = sum(n for _, n in self.parts) + min(count, rate.count) - rate.count
+        over = sum(n for _, n in self.parts) + count - rate.count
         if over <= 0:
             return 0.0
         for until, n in self.parts:
@@ -73,19 +73,19 @@ class Spent:
 
     def add(self, rate: Rate, count: int, now: float) -> None:
         self._forget(now)
-        until = _end_of(rate, now) if rate.calendar else _step_after(rate, now) + rate.period
+        until = _until(rate, now)
         if self.parts and self.parts[-1][0] >= until:
             self.parts[-1] = (self.parts[-1][0], self.parts[-1][1] + count)
         else:
             self.parts.append((until, count))
 
-    def take_back(self, count: int) -> None:
-        """The latest first: what was spent in vain."""
-        while count > 0 and self.parts:
-            until, n = self.parts.pop()
-            if n > count:
-                self.parts.append((until, n - count))
-            count -= n
+    def take_back(self, rate: Rate, count: int, when: float) -> None:
+        """What was added at `when` was spent in vain. What was added since stays as it is, or it would end too soon."""
+        until = _until(rate, when)
+        for place, (end, n) in enumerate(self.parts):
+            if end >= until:
+                self.parts[place] = (end, max(0, n - count))
+                return
 
     def empty(self, now: float) -> bool:
         self._forget(now)
@@ -94,6 +94,11 @@ class Spent:
     def _forget(self, now: float) -> None:
         while self.parts and self.parts[0][0] <= now:
             self.parts.popleft()
+
+
+def _until(rate: Rate, now: float) -> float:
+    """When what is spent now is forgotten."""
+    return _end_of(rate, now) if rate.calendar else _step_after(rate, now) + rate.period
 
 
 def _step_after(rate: Rate, now: float) -> float:
