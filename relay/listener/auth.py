@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -20,8 +21,8 @@ from relay.policy.networks import client_key
 from relay.secrets import SecretError
 from relay.settings import User
 
-FAILED_AFTER = 1.0  # seconds from the question to a "no", whatever took how long
-FAILURES_A_MINUTE = 10  # of one client for one user; beyond it nothing is checked for a minute
+FAILED_AFTER = 1.0  # seconds from the question to a "no", whatever took how long; under load two, or three
+FAILURES_A_MINUTE = 10  # of one client for one name, known or not; beyond it nothing is checked for a minute
 MAX_WAITING = 32  # logins that wait for their turn; argon2 takes 19 MiB and some 50 ms for each
 MAX_REMEMBERED = 10_000  # clients with failures
 
@@ -42,35 +43,46 @@ class Authenticator:
         self._failures: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         # One at a time: a hundred applications that start together must not take two gigabytes.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="login")
+        self._turn = asyncio.Lock()
         self._waiting = 0
         self._decoy = ""
 
     def forget(self) -> None:
         """After a reload: what was right under the old configuration is asked again."""
-        self._good.clear()
+        self._good = {}  # a new one: a check that is under way keeps what it finds for itself
 
     async def verify(self, client: str, given: Credentials) -> User | None:
-        """The user, or None after FAILED_AFTER. Raises Busy."""
+        """The user, or None after FAILED_AFTER or a multiple of it. Raises Busy."""
         started = clock.monotonic()
-        user = self.users().get(given.user)
-        key = (client_key(client), given.user if user else "")
-        self._check_failures(key, started)
-        if user is not None and self._known(given):
+        key = (client_key(client), given.user)
+        self._check_failures(key)
+        if user := self._known(given):
             return user
         if self._waiting >= MAX_WAITING:
             raise Busy("too many logins at once, try again later")
         self._waiting += 1
         try:
-            good = await self._check(user, given)
+            async with self._turn:
+                user = await self._in_turn(key, given)
         finally:
             self._waiting -= 1
-        if good:
-            assert user is not None
-            self._good[user.name] = self._mac(given)
+        if user is None:
+            late = clock.monotonic() - started
+            await asyncio.sleep(math.ceil(late / FAILED_AFTER) * FAILED_AFTER - late)
+        return user
+
+    async def _in_turn(self, key: tuple[str, str], given: Credentials) -> User | None:
+        """What those before us found counts: a hundred guesses at once are no more than ten, and of a hundred
+        applications that start together only the first one is checked."""
+        self._check_failures(key)
+        if user := self._known(given):
+            return user
+        user, good = self.users().get(given.user), self._good
+        if await self._check(user, given):
+            good[given.user] = self._mac(given)
             self._failures.pop(key, None)
             return user
-        self._failed(key, started)
-        await asyncio.sleep(max(0.0, started + FAILED_AFTER - clock.monotonic()))
+        self._failed(key)
         return None
 
     async def _check(self, user: User | None, given: Credentials) -> bool:
@@ -100,19 +112,21 @@ class Authenticator:
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
 
-    def _known(self, given: Credentials) -> bool:
-        kept = self._good.get(given.user)
-        return kept is not None and hmac.compare_digest(kept, self._mac(given))
+    def _known(self, given: Credentials) -> User | None:
+        user, kept = self.users().get(given.user), self._good.get(given.user)
+        known = user is not None and kept is not None and hmac.compare_digest(kept, self._mac(given))
+        return user if known else None
 
     def _mac(self, given: Credentials) -> bytes:
         return hmac.digest(self._key, f"{given.user}\0{given.password}".encode(), "sha256")
 
-    def _check_failures(self, key: tuple[str, str], now: float) -> None:
-        since, count = self._failures.get(key, (now, 0))
-        if count >= FAILURES_A_MINUTE and now - since < 60.0:
+    def _check_failures(self, key: tuple[str, str]) -> None:
+        since, count = self._failures.get(key, (0.0, 0))
+        if count >= FAILURES_A_MINUTE and clock.monotonic() - since < 60.0:
             raise Busy("too many failed logins, try again in a minute")
 
-    def _failed(self, key: tuple[str, str], now: float) -> None:
+    def _failed(self, key: tuple[str, str]) -> None:
+        now = clock.monotonic()
         since, count = self._failures.pop(key, (now, 0))
         self._failures[key] = (since, count + 1) if now - since < 60.0 else (now, 1)
         while len(self._failures) > MAX_REMEMBERED:

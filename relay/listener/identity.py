@@ -134,5 +134,6 @@ class Identity(Wire):
             return None
         user = self.door.guard.logins.users().get(self.user_name)
         if user is None:
-            raise BadCommand(530, "5.7.0", "this login is no longer valid")
+            self.user_name = ""
+            raise BadCommand(530, "5.7.0", "this login is no longer valid: log in again")
         return user

@@ -68,7 +68,7 @@ def parse_v1(line: bytes) -> str:
         source = ipaddress.ip_address(words[2].decode("ascii"))
     except ValueError:
         raise BadProxy("header has no valid address") from None
-    if source.version != int(words[1][3:]):
+    if source.version != int(words[1][3:]) or b"%" in words[2]:  # a zone is of the balancer's own link, and any text
         raise BadProxy("header names another family than its address")
     return str(source)
 
