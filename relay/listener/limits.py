@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from relay.policy.rate import Rate, Spent
 
 MAX_KEPT = 10_000  # counters, before those that are empty are thrown away
+_NOTHING = Spent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Allowances:
     def check(self, allowances: Sequence[Allowance], recipients: int, now: float) -> None:
         """Raises Full where one message more, or so many recipients, do not fit now. Spends nothing."""
         for allowance in allowances:
-            spent = self._spent.get(allowance)
-            if spent and (seconds := spent.wait(allowance.rate, _count(allowance.rate, recipients), now)):
+            spent = self._spent.get(allowance, _NOTHING)
+            if seconds := spent.wait(allowance.rate, _count(allowance.rate, recipients), now):
                 raise Full(allowance, seconds)
 
     def take(self, allowances: Sequence[Allowance], recipients: int, now: float) -> None:
