@@ -8,10 +8,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,16 +192,37 @@ async def submit(port: int, messages: Iterable[tuple[str, tuple[str, ...], bytes
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
 
 
-class Process:
-    """`python -m relay serve` with a file; its log in `log`."""
+HAND_OVER = """
+import os, sys
+names, first, *rest = sys.argv[1].split(":"), *sys.argv[2:]
+numbers = [int(n) for n in first.split(",")]
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(numbers)), "LISTEN_FDNAMES": ":".join(names)}
+copies = [os.dup2(n, 100 + i) for i, n in enumerate(numbers)]
+for i, n in enumerate(copies):
+    os.dup2(n, 3 + i)
+os.execv(sys.executable, [sys.executable, *rest])
+"""
 
-    def __init__(self, file: Path) -> None:
+
+class Process:
+    """`python -m relay serve` with a file; its log in `log`.
+
+    `sockets`: handed over as systemd does (sd_listen_fds(3)), by their names.
+    """
+
+    def __init__(
+        self, file: Path, sockets: Mapping[str, socket.socket] | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         self.file, self.log_file = file, file.with_suffix(f".{time.monotonic_ns()}.log")
         self.socket = file.parent / "admin.sock"
         self._out = self.log_file.open("wb")
+        self.env = ENV | dict(env or {})
+        given = sockets or {}
+        numbers = [sock.fileno() for sock in given.values()]
+        before = ["-c", HAND_OVER, ":".join(given), ",".join(map(str, numbers))] if given else []
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "relay", "serve", "--config", str(file)],
-            stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._out, env=ENV,
+            [sys.executable, *before, "-m", "relay", "serve", "--config", str(file)],
+            stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._out, env=self.env, pass_fds=numbers,
         )  # fmt: skip
 
     @property
@@ -210,8 +232,12 @@ class Process:
     @property
     def port(self) -> int:
         """The first listener's."""
-        line = next(li for li in self.log.splitlines() if re.search(r'event"?[=:] ?"?listening', li))
-        return int(re.findall(r'port"?[=:] ?(\d+)', line)[-1])
+        return self.ports()[0]
+
+    def ports(self) -> list[int]:
+        """One for each listener, as they were opened."""
+        lines = [li for li in self.log.splitlines() if re.search(r'event"?[=:] ?"?listening', li)]
+        return [int(re.findall(r'port"?[=:] ?(\d+)', line)[-1]) for line in lines]
 
     def ready(self, deadline: float = 20.0) -> Process:
         self.wait_for(lambda: re.search(r'event"?[=:] ?"?ready', self.log), deadline)
@@ -246,7 +272,8 @@ class Process:
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "relay", *arguments],
-            capture_output=True, text=True, timeout=60, check=False, env=ENV | {"RELAY_ENDPOINT": str(self.socket)},
+            capture_output=True, text=True, timeout=60, check=False,
+            env=self.env | {"RELAY_ENDPOINT": str(self.socket)},
         )  # fmt: skip
 
     def json(self, *arguments: str) -> Any:
@@ -254,8 +281,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(file: Path) -> Iterator[Process]:
-    made = Process(file)
+def process(
+    file: Path, sockets: Mapping[str, socket.socket] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    made = Process(file, sockets, env)
     try:
         yield made.ready()
     finally:

@@ -42,10 +42,13 @@ class DoorBuilder:
     def listener(self, number: int, entry: ListenEntry) -> Listen:
         path: Keys = ("listen", number)
         clients = entry.clients or ()
-        # The rules for a socket of systemd are looked at once it is there: listener/activation.py.
-        local = isinstance(entry.address, Activated) or (is_loopback(entry.address) and not entry.proxy)
+        # Whether a socket of systemd is local is looked at once it is there: listener/activation.py.
+        activated = isinstance(entry.address, Activated)
+        local = not entry.proxy and (isinstance(entry.address, Activated) or is_loopback(entry.address))
         if not local:
             self.closed(path, entry, clients)
+        if (not local or activated) and entry.auth != "required":
+            self.not_everybody((*path, "clients"), clients)
         if entry.clients is not None and not clients:
             self.site.wrong((*path, "clients"), "an empty list would serve nobody; name networks or remove the key")
         for key in ("idle_timeout", "transaction_timeout"):
@@ -76,17 +79,26 @@ class DoorBuilder:
 
     def closed(self, path: Keys, entry: ListenEntry, clients: tuple[str, ...]) -> None:
         """Of one that others than this machine can reach: that it serves nobody whom it does not know."""
-        if entry.auth != "required":
-            if not clients:
-                text = "a listener beyond loopback would relay for everybody; say `auth: required`, or `clients: [10.0.0.0/8]`"
-                self.site.wrong((*path, "address"), text)
-            for n, network in enumerate(clients):
-                if network in EVERYBODY:
-                    text = f"{network} is everybody: that would be an open relay; say `auth: required`, or name your networks"
-                    self.site.wrong((*path, "clients", n), text)
+        if entry.auth != "required" and not clients:
+            text = (
+                "a listener beyond loopback would relay for everybody; say `auth: required`, or `clients: [10.0.0.0/8]`"
+            )
+            self.site.wrong((*path, "address"), text)
         if entry.auth != "none" and entry.tls is None:
             text = "logins would cross the network in clear; say `tls: {mode: starttls, certificate: …, key: …}`"
             self.site.wrong((*path, "auth"), text)
+
+    def not_everybody(self, path: Keys, clients: tuple[str, ...]) -> None:
+        for n, network in enumerate(clients):
+            if network in EVERYBODY:
+                text = (
+                    f"{network} is everybody: that would be an open relay; say `auth: required`, or name your networks"
+                )
+                return self.site.wrong((*path, n), text)
+        for version in (4, 6):
+            networks = [ip for ip in map(ipaddress.ip_network, clients) if ip.version == version]
+            if any(ip.prefixlen == 0 for ip in ipaddress.collapse_addresses(networks)):  # type: ignore[type-var]
+                self.site.wrong(path, "together these are everybody: that would be an open relay; name your networks")
 
     def tls(self, section: ListenTlsSection | None, path: Keys) -> ServerTls | None:
         if section is None:

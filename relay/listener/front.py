@@ -16,7 +16,7 @@ from relay.intake import Intake
 from relay.listener.activation import ListenError, Sockets, activated
 from relay.listener.guard import Guard
 from relay.listener.limits import Allowance
-from relay.listener.proxy import ProxyServer
+from relay.listener.reception import Reception
 from relay.listener.sasl import MECHANISMS
 from relay.listener.tls import EXPIRES, Certificate
 from relay.maillog import MailLog
@@ -51,7 +51,7 @@ class Door:
         self.greeting = f"220 {hostname} ESMTP relay\r\n".encode()
         self.certificate = Certificate(listen.name, listen.tls, log) if listen.tls else None
         self._clients: Counter[str] = Counter()
-        self._servers: list[asyncio.Server | ProxyServer] = []
+        self._servers: list[asyncio.Server | Reception] = []
         self._empty = asyncio.Event()
         self._ehlo: dict[tuple[bool, bool], bytes] = {}
         self.dsn = False
@@ -131,8 +131,8 @@ class Door:
     async def _serve(self, listening: socket.socket) -> None:
         from relay.listener.session import Session
 
-        if self.listen.proxy:
-            self._servers.append(ProxyServer(self, listening))
+        if self.listen.proxy or self.implicit_tls:
+            self._servers.append(Reception(self, listening))
         else:
             loop, unix = asyncio.get_running_loop(), listening.family == socket.AF_UNIX
             create = loop.create_unix_server if unix else loop.create_server

@@ -76,7 +76,7 @@ class Identity(Wire):
     def _may_log_in(self) -> bool:
         """A password may be said: over TLS, or to this very machine."""
         return self.door.listen.auth != "none" and (
-            self.encrypted or (not self.told_by_proxy and is_loopback(self.client))
+            self.encrypted or (not self.introduced and is_loopback(self.client))
         )
 
     def say_auth(self, argument: str) -> None:

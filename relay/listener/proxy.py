@@ -9,12 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from typing import TYPE_CHECKING
-
-from relay.policy.networks import in_networks
-
-if TYPE_CHECKING:
-    from relay.listener.front import Door
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 HEADER_TIMEOUT = 10.0  # seconds
@@ -88,53 +82,3 @@ def parse_v2(fixed: bytes, body: bytes) -> str:
     if len(body) < 2 * size + 4:
         raise BadProxy("header is too short for its addresses")
     return str(ipaddress.ip_address(body[:size]))
-
-
-class ProxyServer:
-    """Accepts for a door, and hands each connection over once its header has told who it is."""
-
-    def __init__(self, door: Door, listening: socket.socket) -> None:
-        self._door, self._listening = door, listening
-        self._introducing: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name=f"proxy-{door.listen.name}")
-
-    def close(self) -> None:
-        self._accepting.cancel()
-        for task in self._introducing:
-            task.cancel()
-        self._listening.close()
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, peer = await loop.sock_accept(self._listening)
-            except OSError as error:  # out of descriptors, or a client that has gone again
-                self._door.log.error("accept_failed", listener=self._door.listen.name, error=error.strerror)
-                await asyncio.sleep(1.0)
-                continue
-            address = peer[0] if isinstance(peer, tuple) else ""
-            if len(self._introducing) >= self._door.listen.max_connections_total:
-                sock.close()
-                continue
-            task = loop.create_task(self._introduce(sock, address))
-            self._introducing.add(task)
-            task.add_done_callback(self._introducing.discard)
-
-    async def _introduce(self, sock: socket.socket, balancer: str) -> None:
-        from relay.listener.session import Session
-
-        try:
-            if not in_networks(balancer, self._door.listen.proxy):
-                raise BadProxy("it is not in `proxy` of this listener")
-            async with asyncio.timeout(HEADER_TIMEOUT):
-                client = await read_header(sock)
-            loop = asyncio.get_running_loop()
-            await loop.connect_accepted_socket(lambda: Session(self._door, client or balancer), sock)
-        except (BadProxy, OSError, TimeoutError) as error:
-            sock.close()
-            why = str(error) or "no PROXY header came in time"
-            self._door.log.warning("proxy_refused", listener=self._door.listen.name, client=balancer, why=why)
-        except BaseException:
-            sock.close()
-            raise

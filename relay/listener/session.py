@@ -22,7 +22,7 @@ from relay.spool import SpoolError
 from relay.submission import BadMessage
 
 MAX_IDLE_COMMANDS = 100  # in a row that bring no mail on its way: NOOP, RSET, VRFY, EHLO …
-HTTP = frozenset(("GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "PRI"))
+HTTP = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PRI"))
 
 
 class Session(Identity):
@@ -58,31 +58,43 @@ class Session(Identity):
             self._give_back(self._mail)
 
     def command(self, line: bytes) -> None:
-        if not line.endswith(b"\r\n") and self.door.listen.line_endings == "reject":
-            return self.refuse(500, "5.5.2", "command does not end with CRLF")
-        try:
-            text = line.rstrip(b"\r\n").decode("utf-8")
-        except UnicodeDecodeError:
-            return self.refuse(500, "5.5.2", "command is not UTF-8")
-        if any(c < " " or c == "\x7f" for c in text if c != "\t"):
-            return self.refuse(500, "5.5.2", "command has a control character")
-        verb, _, argument = text.strip(" \t").partition(" ")
-        verb = verb.upper()
+        verb = line[:10].partition(b" ")[0].strip().upper()
         try:
             if self.exchange is not None:
-                self.answered(text.strip())
+                self.answered(self._text(line))
             elif verb in HTTP:
-                # A browser or a server that was tricked into talking to us; its body may hold commands of SMTP.
-                self.door.log.warning("http_refused", listener=self.door.listen.name, client=self.client)
-                self.close_with(421, "4.7.0", "this is a mail server, it speaks SMTP only")
+                self._refuse_http()
             else:
-                self._obey(verb, argument.strip(" \t"))
+                word, _, argument = self._text(line).partition(" ")
+                self._obey(word.upper(), argument.strip(" \t"))
         except BadCommand as error:
             self.exchange = None
             self.refuse(error.code, error.enhanced, error.text)
         except Exception as error:  # noqa: BLE001 - the client is told that it is our fault, the operator what it was
-            self.door.log.error("session_error", client=self.client, verb=verb[:10], error=repr(error))
+            self.door.log.error("session_error", client=self.client, verb=verb.decode("latin-1"), error=repr(error))
             self.reply(451, "4.3.0", "internal trouble, try again later")
+
+    def overlong(self, line: bytes) -> None:
+        self.exchange = None
+        if line[:10].partition(b" ")[0].upper() in HTTP:
+            return self._refuse_http()
+        self.refuse(500, "5.5.2", "command line is too long")
+
+    def _text(self, line: bytes) -> str:
+        if not line.endswith(b"\r\n") and self.door.listen.line_endings == "reject":
+            raise BadCommand(500, "5.5.2", "command does not end with CRLF")
+        try:
+            text = line.rstrip(b"\r\n").decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadCommand(500, "5.5.2", "command is not UTF-8") from None
+        if any(c < " " or c == "\x7f" for c in text if c != "\t"):
+            raise BadCommand(500, "5.5.2", "command has a control character")
+        return text.strip(" \t")
+
+    def _refuse_http(self) -> None:
+        """A browser or a server that was tricked into talking to us; its body may hold commands of SMTP."""
+        self.door.log.warning("http_refused", listener=self.door.listen.name, client=self.client)
+        self.close_with(421, "4.7.0", "this is a mail server, it speaks SMTP only")
 
     def _obey(self, verb: str, argument: str) -> None:
         handler = _HANDLERS.get(verb)

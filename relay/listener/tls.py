@@ -55,3 +55,10 @@ def made(tls: ServerTls) -> tuple[ssl.SSLContext, float]:
     load_into(context, tls.certificate, tls.key)
     leaf = x509.load_pem_x509_certificates(tls.certificate.read_bytes())[0]
     return context, leaf.not_valid_after_utc.timestamp()
+
+
+def why(error: Exception) -> str:
+    """Why a handshake failed, for the log."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return str(error) or type(error).__name__

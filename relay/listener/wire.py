@@ -18,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 
 from relay import clock
 from relay.listener.command import MAX_LINE
-from relay.listener.tls import HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT
+from relay.listener.tls import HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT, why
 
 if TYPE_CHECKING:
     from relay.listener.front import Door
@@ -29,10 +29,11 @@ MAX_ERRORS = 100  # refused commands in one session, before it is cut
 MAX_CODE_TEXT = 400
 MAX_REPLIES = 100  # collected before they are written
 SLOW_GRACE = 30.0  # seconds of DATA before its rate is looked at
+_PRINTABLE = bytes(c if 32 <= c < 127 else 32 for c in range(256))
 
 
 class Wire(SMTP):
-    """Made by the loop for each connection; `client` where a load balancer told who it is."""
+    """Made for each connection; `client` where it is known beforehand who it is (`reception`)."""
 
     def __init__(self, door: Door, client: str | None = None) -> None:
         # Not SMTP.__init__: it inspects every member of the class for each connection, and makes a stream reader that
@@ -41,7 +42,7 @@ class Wire(SMTP):
         self.door = door
         self.hostname = door.hostname
         self.transport: asyncio.Transport | None = None
-        self.told_by_proxy = client is not None
+        self.introduced = client is not None
         self.client = client or ""
         self.encrypted = False
         self.shaking = False  # within a handshake
@@ -70,6 +71,10 @@ class Wire(SMTP):
     def command(self, line: bytes) -> None:
         raise NotImplementedError
 
+    def overlong(self, line: bytes) -> None:
+        """A command that is longer than MAX_LINE, or how it begins."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """Forget all that the client has said: TLS begins (RFC 3207 §4.2)."""
         raise NotImplementedError
@@ -83,21 +88,21 @@ class Wire(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's.
         self.transport = cast(asyncio.Transport, transport)
-        if not self.told_by_proxy:
+        if not self.introduced:
             peer = transport.get_extra_info("peername")
+            if peer is None:
+                # Reset already, and uvloop cannot tell by whom: what it said must not pass for said on this machine.
+                self._closing = True
+                return self.transport.abort()
             self.client = peer[0] if isinstance(peer, tuple) else ""
-        refusal = self.door.admit(self)
-        implicit = self.door.implicit_tls
+        if self.door.implicit_tls:
+            self.encrypted, refusal = True, b""  # and admitted
+        else:
+            refusal = self.door.admit(self)
+        self.transport.write(refusal or self.door.greeting)
         if refusal:
             self._closing = True
-            if not implicit:  # in clear it would be noise to a client that waits for a handshake
-                self.transport.write(refusal)
             self.transport.close()
-        elif implicit:
-            self._pause_reading()
-            self.run(self.start_tls(self.door.greeting))
-        else:
-            self.transport.write(self.door.greeting)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -146,13 +151,13 @@ class Wire(SMTP):
                 return f"the message comes with less than {listen.min_rate} bytes a second"
         return ""
 
-    def cut(self, why: str) -> None:
+    def cut(self, reason: str) -> None:
         """RFC 5321 §4.5.3.2.7. One that was told to go and does not read: what waits for it would be kept for ever."""
         if self._closing:
             if self.transport is not None:
                 self.transport.abort()
         else:
-            self.close_with(421, "4.4.2", f"{why}, closing connection")
+            self.close_with(421, "4.4.2", f"{reason}, closing connection")
             self._heard = clock.monotonic()
 
     def transaction_began(self) -> None:
@@ -206,10 +211,11 @@ class Wire(SMTP):
         end = self._buffer.find(b"\n")
         if end < 0:
             if len(self._buffer) > MAX_LINE:
+                start = bytes(self._buffer)
                 self._buffer.clear()
                 if not self._skipping:
                     self._skipping = True
-                    self.refuse(500, "5.5.2", "command line is too long")
+                    self.overlong(start)
             return False
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
@@ -217,7 +223,7 @@ class Wire(SMTP):
         if self._skipping:
             self._skipping = False
         elif len(line) > MAX_LINE:
-            self.refuse(500, "5.5.2", "command line is too long")
+            self.overlong(line)
         else:
             self.command(line)
         return True
@@ -247,7 +253,7 @@ class Wire(SMTP):
 
     def reply(self, code: int, enhanced: str, text: str) -> None:
         enhanced = enhanced + " " if enhanced else ""
-        safe = text[:MAX_CODE_TEXT].encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")
+        safe = text[:MAX_CODE_TEXT].encode("ascii", "replace").translate(_PRINTABLE)
         self._replies.append(b"%d %s%s\r\n" % (code, enhanced.encode(), safe))
 
     def refuse(self, code: int, enhanced: str, text: str) -> None:
@@ -286,7 +292,7 @@ class Wire(SMTP):
 
     # -- TLS
 
-    async def start_tls(self, greeting: bytes = b"") -> None:
+    async def start_tls(self) -> None:
         """The handshake, and a session that knows nothing yet. One that fails ends the connection.
 
         Reading was paused before: what is in the buffer afterwards came through TLS, in the segment that ended the
@@ -309,7 +315,7 @@ class Wire(SMTP):
             if made is None:
                 raise ConnectionAbortedError("connection was closed")
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self.door.log.warning("tls_failed", listener=self.door.listen.name, client=self.client, why=_words(error))
+            self.door.log.warning("tls_failed", listener=self.door.listen.name, client=self.client, why=why(error))
             transport.abort()
             if self.transport is not None:  # asyncio tells nobody of a connection that ends in its handshake
                 self.connection_lost(error)
@@ -322,11 +328,3 @@ class Wire(SMTP):
         self.encrypted = True
         self._read_paused = False
         self.reset()
-        if greeting:
-            self.transport.write(greeting)
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    return str(error) or type(error).__name__
