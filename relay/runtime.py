@@ -147,10 +147,11 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    # A manager that does not read must not hold up mail: what it has no room for is lost on it.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect(address)
-            sock.sendall(state.encode())
+            sock.send(state.encode())
         except OSError:
             return  # the manager is gone; there is nobody to tell
 
