@@ -93,6 +93,12 @@ class App:
                 held=opened.restored,
                 hint="compare with what was sent since, then relay queue release --error 'restored from a backup'",
             )
+        for problem in opened.strays:
+            self.log.error(
+                "spool_stray",
+                problem=problem,
+                hint="some of the spool was lost; see docs/operations.md, The spool is damaged",
+            )
         if opened.gap:
             self.log.warning(
                 "clock_gap", seconds=opened.gap, recipients=opened.moved, meaning=downtime.told(opened.gap)

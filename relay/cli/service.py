@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -236,7 +237,7 @@ def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
 
 @click.group()
 def spool() -> None:
-    """Check and back up the spool of the running relay."""
+    """Check and back up the spool of the running relay; salvage a damaged one."""
 
 
 @spool.command("check")
@@ -265,6 +266,42 @@ def spool_backup(folder: Path, json_: bool) -> None:
         click.echo(
             f"{found['folder']}: {found['bytes']} bytes, {found['waiting_recipients']} waiting, {found['body_files']} body files"
         )
+
+
+@spool.command("salvage")
+@click.argument("source", metavar="FROM", type=click.Path(path_type=Path))
+@click.argument("target", metavar="TO", type=click.Path(path_type=Path))
+@click.option("--json", "json_", is_flag=True, help="One JSON object.")
+def spool_salvage(source: Path, target: Path, json_: bool) -> None:
+    """Everything that can be read of a damaged spool's folder FROM, in a new folder TO; FROM is left as it is.
+
+    The relay must be stopped. TO starts with everything held. Exit 0 if nothing was lost, 65 otherwise.
+    """
+    from relay.spool import SpoolError
+    from relay.spool.salvage import salvage
+
+    def progress(done: int, all_: int) -> None:
+        if not json_ and sys.stderr.isatty():
+            width = 30 * done // max(1, all_)
+            bar = "█" * width + "░" * (30 - width)
+            click.echo(f"\r  {bar} {done} of {all_} messages ", err=True, nl=done == all_)
+
+    try:
+        found = salvage(source, target, progress)
+    except SpoolError as error:
+        raise Failed(str(error), 65) from None
+    if json_:
+        show.as_json(dataclasses.asdict(found) | {"folder": str(target), "errors": sorted(found.errors)})
+    else:
+        for lost in found.lost:
+            click.echo(f"{lost['queue_id']}  lost: {lost['lost']}  {lost['recipients']}", err=True)
+        if found.events_lost:
+            click.echo(f"the story of {show.plural(found.events_lost, 'message')} is lost", err=True)
+        click.echo(
+            f"{target}: {show.plural(found.messages, 'message')}, {show.plural(found.waiting, 'recipient')} waiting, "
+            f"{len(found.lost)} lost in whole or in part"
+        )
+    sys.exit(65 if found.lost else 0)
 
 
 def loop_factory() -> Any:

@@ -9,12 +9,12 @@ import fcntl
 import os
 import sqlite3
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 from relay.recipient import State
-from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, queries
 from relay.spool.content import make_folder
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
@@ -33,6 +33,7 @@ class Opened:
     restored: int  # recipients that were held because this is a restored backup
     gap: float  # seconds by which times were moved (spool.downtime)
     moved: int  # recipients whose times those were
+    strays: list[str] = field(default_factory=list)  # what lacks its other half
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -88,19 +89,21 @@ def explained(path: Path, error: BaseException) -> BaseException:
         return SpoolError(f"spool {path} cannot be opened: {error}")
     if isinstance(error, OSError):
         return SpoolError(f"spool {path}: {error}")
-    if isinstance(error, sqlite3.DatabaseError):
+    if isinstance(error, sqlite3.DatabaseError | ValueError):  # text that is no UTF-8
         return SpoolCorrupt(f"{path} is no spool or is damaged ({error}); {LEFT}")
     return error
 
 
-def check(connection: sqlite3.Connection, path: Path) -> None:
-    """On a connection that only reads, before anything is written. Raises SpoolCorrupt, sqlite3.Error."""
+def check(connection: sqlite3.Connection, path: Path) -> list[str]:
+    """What lacks its other half. Before anything is written, on a connection that only reads. Raises SpoolCorrupt."""
     if path.stat().st_size > CHECK_LIMIT:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return
+        return []
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise SpoolCorrupt(f"{path} is damaged ({' '.join(found.split())}); {LEFT}")
+    ours = connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
+    return queries.strays(connection) if ours else []
 
 
 def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Opened:
@@ -109,7 +112,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut lost 50 of 50 commits, with FULL none
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # spool.writer does it
-    before = _migrate(connection, path)
+    before = migrate(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     # Above every id that was given, and above what a restored backup may not know of.
@@ -135,7 +138,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
         raise SpoolCorrupt(f"{path} is a database, but not a relay's spool; set spool.path to another file")
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> int:
+def migrate(connection: sqlite3.Connection, path: Path) -> int:
     """Brings the schema up to date, a copy taken first; returns the version it had, 0 where nothing was to be done."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     steps = migrations()

@@ -214,19 +214,33 @@ def purgeable(connection: sqlite3.Connection, before: float, after: int, limit: 
 
 def integrity(connection: sqlite3.Connection) -> list[str]:
     rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
-    problems = [r[0] for r in rows if r[0] != "ok"]
+    return [r[0] for r in rows if r[0] != "ok"] + strays(connection)
+
+
+def strays(connection: sqlite3.Connection) -> list[str]:
+    """What lacks its other half."""
+    problems = []
+    lonely: int = connection.execute(
+        "SELECT count(*) FROM message WHERE NOT EXISTS (SELECT 1 FROM recipient WHERE message = id)"
+    ).fetchone()[0]
+    if lonely:
+        problems.append(f"{plural(lonely, 'message')} without recipients")
     orphans: int = connection.execute(
         "SELECT count(*) FROM recipient WHERE message NOT IN (SELECT id FROM message)"
     ).fetchone()[0]
     if orphans:
-        problems.append(f"{orphans} recipients have no message")
+        problems.append(f"{plural(orphans, 'recipient')} without a message")
     bodiless: int = connection.execute(
         "SELECT count(*) FROM message m WHERE place = 0 AND NOT EXISTS (SELECT 1 FROM content WHERE id = m.id) "
         f"AND EXISTS (SELECT 1 FROM recipient WHERE message = m.id AND state NOT IN {_FINAL})"
     ).fetchone()[0]
     if bodiless:
-        problems.append(f"{bodiless} messages that wait have no body")
+        problems.append(f"{plural(bodiless, 'message')} without a body, still waiting")
     return problems
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 assert {int(s) for s in FINAL} == {4, 5}  # the literals above

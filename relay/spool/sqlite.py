@@ -79,9 +79,10 @@ class SqliteSpool:
         try:
             # First by the one that only reads: what is damaged is left as it is, to the byte.
             await reader.open()
-            await reader.call(opening.check, path)
+            strays = await reader.call(opening.check, path)
             await connection.open()
             opened = await connection.call(opening.open_on_thread, path, now)
+            opened.strays = strays
             spool = cls(path, Writer(connection), reader, opened, now)
             spool.content.open()
         except BaseException as error:  # noqa: BLE001 - the lock is given back whatever it was
@@ -373,7 +374,7 @@ class SqliteSpool:
         """What only reads. Raises SpoolError; a damaged page that it meets ends the acceptance of mail."""
         try:
             return await (connection or self._reader).call(function, *arguments)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:  # the latter: of a value that we never wrote
             self._writer.note(told := translate(error))
             raise told from None
 

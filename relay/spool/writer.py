@@ -241,7 +241,10 @@ def _of_the_disk(error: sqlite3.Error) -> bool:
     )
 
 
-def translate(error: sqlite3.Error) -> SpoolError:
+def translate(error: Exception) -> SpoolError:
+    """In the spool's words, one line."""
+    if not isinstance(error, sqlite3.Error):
+        return SpoolCorrupt(f"the spool is damaged (a value that cannot be: {' '.join(str(error).split())}); {DAMAGED}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return SpoolFull("the disk of the spool is full")

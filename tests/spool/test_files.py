@@ -136,7 +136,7 @@ async def test_check_finds_a_message_that_waits_without_its_body(spools: Spools)
     await spool._writer.submit(
         lambda c, jobs: [c.execute("DELETE FROM content WHERE id = ?", (n,)).rowcount for n in jobs], number, 0
     )
-    assert await spool.check() == ["1 messages that wait have no body"]
+    assert await spool.check() == ["1 message without a body, still waiting"]
 
 
 async def test_what_is_abandoned_after_the_end_goes_too(spools: Spools) -> None:
