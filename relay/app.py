@@ -57,7 +57,10 @@ class App:
     async def start(self) -> None:
         """Raises StartError."""
         config = self.config
-        self.log.event("starting", version=__version__, config=config.source, spool=config.spool.path)
+        descriptors = raise_descriptor_limit()
+        self.log.event(
+            "starting", version=__version__, config=config.source, spool=config.spool.path, descriptors=descriptors
+        )
         try:
             self.spool = await SqliteSpool.open(config.spool.path, clock.now())
         except SpoolError as error:

@@ -1,6 +1,6 @@
 """kill -9 at random moments under load: nothing that was answered 250 is lost, and only what was in flight comes twice.
 
-Short as part of the tests; `make storm` runs it long. STORM_KILLS, STORM_MAILS and STORM_SEED set the size.
+Short as part of the tests; `make storm` runs it long. STORM_KILLS, STORM_MAILS, STORM_STOPS and STORM_SEED set the size.
 """
 
 from __future__ import annotations
@@ -41,11 +41,16 @@ async def test_nothing_is_lost(tmp_path: Path) -> None:
 @pytest.mark.storm
 async def test_restarts_send_nothing_twice(tmp_path: Path) -> None:
     """SIGTERM under the same load: what has sent its final dot is awaited, what has not goes back; each ends with 0."""
-    storm = Storm(tmp_path, 3, 600, random.SystemRandom().randrange(1 << 32), gentle=True)
+    stops = int(os.environ.get("STORM_STOPS", "3"))
+    seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(1 << 32))
+    storm = Storm(tmp_path, stops, 200 * stops, seed, bool(os.environ.get("STORM_SHOW")), gentle=True)
     await storm.run()
     result = storm.result()
     told = f"seed {storm.seed}\n{result.table()}"
-    assert result.accepted >= 600, told
+    if storm.show:
+        print(f"\n{told}")
+    assert result.accepted >= 200 * stops, told
+    assert result.held == 0, told
     assert (result.lost, result.damaged, result.unknown, result.refused) == (0, 0, 0, []), told
     assert result.duplicates == 0, told
     assert any(k.awaiting_dot for k in storm.kills), told
