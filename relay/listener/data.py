@@ -24,7 +24,7 @@ class DataReader:
         self._started = False
         self.done = False
         self.bare = False  # a bare CR or LF was met, and became CRLF
-        self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8), so it was dropped
+        self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8)
         self.ascii = True
 
     def feed(self, data: bytes) -> tuple[bytes, int]:

@@ -67,7 +67,6 @@ async def test_500_clients_on_128_descriptors(tmp_path: Path) -> None:
             assert await wait(relay.stop) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="no cap on connections by descriptors in listener.front yet")
 async def test_the_operator_is_answered_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "relay.yaml").write_text(config_text(tmp_path, free_port()))
     with Relay(tmp_path / "relay.yaml", env=ENV, prefix=LIMITED) as relay, crowd(relay.port):

@@ -61,6 +61,7 @@ WIRE = st.lists(PIECES, max_size=14).map(b"".join)
 @example(b".\r\n", [])
 @example(b"..\r\n.\r\n", [1])
 @example(b"\r\n.\r\n.\r\n", [3])
+@example(b"\r\0\n\r\n.\r\n", [2])
 @example(b"a\r\n\0.\r\nb\r\n.\r\n", [4])
 @example(b"a\r\0\nb\r\n.\r\n", [3])
 def test_it_reads_what_the_reference_reads(wire: bytes, cuts: list[int]) -> None:
