@@ -57,9 +57,13 @@ class App:
     async def start(self) -> None:
         """Raises StartError."""
         config = self.config
-        descriptors = raise_descriptor_limit()
+        self._descriptors = raise_descriptor_limit()
         self.log.event(
-            "starting", version=__version__, config=config.source, spool=config.spool.path, descriptors=descriptors
+            "starting",
+            version=__version__,
+            config=config.source,
+            spool=config.spool.path,
+            descriptors=self._descriptors,
         )
         try:
             self.spool = await SqliteSpool.open(config.spool.path, clock.now())
@@ -150,7 +154,7 @@ class App:
 
     async def _open_doors(self, config: Config) -> None:
         upstream = sum(account.connections for account in config.accounts.values())
-        room, backlog = room_for_clients(raise_descriptor_limit(), upstream, len(config.listen))
+        room, backlog = room_for_clients(self._descriptors, upstream, len(config.listen))
         guard = Guard(self.log, lambda: self.runtime.config.users, room, backlog)
         self.runtime.subscribers.append(lambda _: guard.logins.forget())
         sockets = inherited(os.environ)

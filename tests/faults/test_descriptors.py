@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from fakes import Upstream
 from rig import submit
 from service.storm import CLASSES
