@@ -217,8 +217,8 @@ class _Salvage:
             self._lose(number, "some of its recipients", [])
         waits = any(State(r["state"]) not in FINAL for r in recipients)
         self.new.execute("SAVEPOINT one")
-        lost = self._body(rows[0], number)
         try:
+            lost = self._body(rows[0], number)
             if not (lost and waits):
                 lost = ""
                 self._copy(rows[0], recipients, number)
@@ -259,7 +259,7 @@ class _Salvage:
             except UNREADABLE:
                 self.done.events_lost += 1
         for key in self._try("idempotency", "message = ?", number)[0]:
-            self._insert("idempotency", key)
+            self._insert("idempotency", key, "OR IGNORE")
         self.done.messages += 1
         self.done.recipients += len(recipients)
         self.done.waiting += sum(State(r["state"]) not in FINAL for r in recipients)
@@ -275,10 +275,13 @@ class _Salvage:
             ).fetchone()[0]
         return self.made[facts]
 
-    def _insert(self, table: str, row: Row) -> None:
+    def _insert(self, table: str, row: Row, otherwise: str = "") -> None:
+        """Raises sqlite3.IntegrityError where a value cannot be."""
         names = [n for n in self.names[table] if n in row]
         marks = ",".join("?" * len(names))
-        self.new.execute(f"INSERT OR IGNORE INTO {table} ({','.join(names)}) VALUES ({marks})", [row[n] for n in names])
+        self.new.execute(
+            f"INSERT {otherwise} INTO {table} ({','.join(names)}) VALUES ({marks})", [row[n] for n in names]
+        )
 
     def _lose(self, number: int, what: str, recipients: list[Row]) -> None:
         self.done.lost.append(
