@@ -90,7 +90,7 @@ def explained(path: Path, error: BaseException) -> BaseException:
     if isinstance(error, OSError):
         return SpoolError(f"spool {path}: {error}")
     if isinstance(error, sqlite3.DatabaseError | ValueError):  # text that is no UTF-8
-        return SpoolCorrupt(f"{path} is no spool or is damaged ({error}); {LEFT}")
+        return SpoolCorrupt(f"{path} is no spool or is damaged ({' '.join(str(error).split())}); {LEFT}")
     return error
 
 

@@ -285,7 +285,11 @@ class _Salvage:
 
     def _lose(self, number: int, what: str, recipients: list[Row]) -> None:
         self.done.lost.append(
-            {"queue_id": queue_id(number), "lost": what, "recipients": " ".join(r["address"] for r in recipients)}
+            {
+                "queue_id": queue_id(number),
+                "lost": what,
+                "recipients": " ".join(_shown(r["address"]) for r in recipients),
+            }
         )
 
     def _meta(self, highest: int) -> None:
@@ -299,6 +303,11 @@ class _Salvage:
 def _sound(table: str, row: Row) -> bool:
     """Whether what is reckoned with is of the kind that it must be."""
     return all(isinstance(row.get(name), kind) for name, kind in _COLUMNS[table].items())
+
+
+def _shown(text: str) -> str:
+    """Of a damaged row, for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _json(text: Any) -> str:

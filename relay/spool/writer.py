@@ -243,16 +243,17 @@ def _of_the_disk(error: sqlite3.Error) -> bool:
 
 def translate(error: Exception) -> SpoolError:
     """In the spool's words, one line."""
-    if not isinstance(error, sqlite3.Error):
-        return SpoolCorrupt(f"the spool is damaged (a value that cannot be: {' '.join(str(error).split())}); {DAMAGED}")
+    text = " ".join(str(error).split())
+    if not isinstance(error, sqlite3.Error) or "decode to UTF-8" in text:
+        return SpoolCorrupt(f"the spool is damaged (a value that cannot be: {text}); {DAMAGED}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return SpoolFull("the disk of the spool is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return SpoolCorrupt(f"the spool is damaged ({error}); {DAMAGED}")
+        return SpoolCorrupt(f"the spool is damaged ({text}); {DAMAGED}")
     if _of_the_disk(error):
-        return SpoolFull(f"the disk of the spool refused a write ({error})")
-    return SpoolError(str(error))
+        return SpoolFull(f"the disk of the spool refused a write ({text})")
+    return SpoolError(text)
 
 
 @dataclass(frozen=True, slots=True)

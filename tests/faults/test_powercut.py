@@ -54,7 +54,7 @@ def submit(port: int, line: bytes, lines: int) -> None:
 
 @pytest.mark.storm
 async def test_nothing_that_was_answered_is_lost(tmp_path: Path, shim: Path) -> None:
-    cuts = int(os.environ.get("STORM_CUTS", "8"))
+    cuts = int(os.environ.get("STORM_CUTS", "6"))
     seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(1 << 32))
     dice = random.Random(seed)
     disk = Disk(tmp_path / "disk", tmp_path / "shadow")
