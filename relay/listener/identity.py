@@ -68,6 +68,8 @@ class Identity(Wire):
             # RFC 3207 §4.2: who says more before the handshake wants it to be taken for what comes after (CVE-2011-0411).
             self.door.log.warning("starttls_injection", listener=self.door.listen.name, client=self.client)
             return self.close_with(421, "4.7.0", "nothing may follow STARTTLS before the handshake")
+        if self._eof:
+            return self.close_with(421, "4.7.0", "you have closed your side: no handshake can follow")
         self._pause_reading()  # what comes now is the handshake's
         self.reply(220, "2.0.0", "ready to start TLS")
         self._flush()

@@ -7,6 +7,7 @@ no command is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from relay import clock
@@ -23,6 +24,7 @@ from relay.submission import BadMessage
 
 MAX_IDLE_COMMANDS = 100  # in a row that bring no mail on its way: NOOP, RSET, VRFY, EHLO …
 HTTP = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PRI"))
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all of ASCII's but the tab
 
 
 class Session(Identity):
@@ -87,7 +89,7 @@ class Session(Identity):
             text = line.rstrip(b"\r\n").decode("utf-8")
         except UnicodeDecodeError:
             raise BadCommand(500, "5.5.2", "command is not UTF-8") from None
-        if any(c < " " or c == "\x7f" for c in text if c != "\t"):
+        if _CONTROL.search(text):
             raise BadCommand(500, "5.5.2", "command has a control character")
         return text.strip(" \t")
 

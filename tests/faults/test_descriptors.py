@@ -17,7 +17,6 @@ from rig import submit
 from service.storm import CLASSES
 from service.support import ENV, Relay, config_text, free_port, until
 
-needs_cap = pytest.mark.xfail(reason="no cap on connections by descriptors in listener.front yet")
 LIMIT, CLIENTS = 128, 500
 # `ulimit -n` for it alone, soft and hard.
 LIMITED = (sys.executable, "-c", f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT}, {LIMIT})); "
@@ -37,7 +36,6 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     assert done.stdout.strip() == "512 (512, 512)"
 
 
-@needs_cap
 async def test_500_clients_on_128_descriptors(tmp_path: Path) -> None:
     wait = asyncio.to_thread
     well = False

@@ -208,6 +208,16 @@ async def test_starttls_with_an_argument_or_half_a_command_before(tmp_path: Path
         assert (await client.say("NOOP"))[0] == 250
 
 
+async def test_starttls_of_one_who_has_closed_its_side(tmp_path: Path, authority: Authority) -> None:
+    """`printf … | nc -N`: no handshake can follow, so none is waited for."""
+    async with front(tmp_path, starttls(authority)) as relay, relay.session() as client:
+        client.writer.write(ENVELOPE + b"DATA\r\n" + stuffed(MESSAGE) + b"STARTTLS\r\n")
+        client.writer.write_eof()
+        codes = [(await client.reply())[0] for _ in range(6)]
+        assert codes[:4] == [250, 250, 354, 250] and codes[-1] == 0 and 220 not in codes
+        await until(relay.nothing_left)
+
+
 def _reset(client: Client) -> None:
     """RST instead of FIN."""
     sock = client.writer.get_extra_info("socket")
