@@ -91,6 +91,7 @@ async def there(folder: Path) -> set[int]:
         await spool.close()
 
 
+@pytest.mark.storm
 async def test_flipped_bytes(spools: Spools, tmp_path: Path) -> None:
     flips = int(os.environ.get("STORM_FLIPS", "30"))
     seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(1 << 32))
