@@ -138,4 +138,4 @@ class Authenticator:
 def hasher_() -> argon2.PasswordHasher:  # type: ignore[name-defined] # noqa: F821 - imported where it is needed: 20 ms
     import argon2
 
-    return argon2.PasswordHasher(**ARGON2)
+    return argon2.PasswordHasher(**ARGON2)  # type: ignore[arg-type] # its later parameters are no numbers

@@ -6,11 +6,9 @@ is read-only, and the command line never opens the file. `flock` on spool.lock i
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import sqlite3
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from relay.spool import (
     keep,
     opening,
     queries,
+    recent,
     reports,
 )
 from relay.spool.content import Content, Staged
@@ -40,7 +39,6 @@ from relay.spool.writer import Connection, Writer, connect, translate
 
 T = TypeVar("T")
 
-HOT_BYTES = 32 << 20
 RECORD, ACCEPT, ACT, CLAIM = range(4)  # the order inside a transaction: a claim sees what was just accepted
 
 
@@ -60,10 +58,7 @@ class SqliteSpool:
         self.reporter: Reporter | None = None
         # Of reports on the writing thread, of what arrives on the loop: one count, whose `next` is atomic.
         self._ids = itertools.count(opened.next_id + 1)
-        self._changed: dict[int, Head] = {}
-        self._wake = asyncio.Event()
-        self._hot: OrderedDict[int, bytes] = OrderedDict()
-        self._hot_bytes = 0
+        self._news, self._hot = recent.News(), recent.Bodies()
         self._room = 0
         self._oldest = 0  # no older message waits
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
@@ -132,13 +127,13 @@ class SqliteSpool:
         self._lanes.learn(lanes)
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
         if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
-            self._remember(number, message.body)
+            self._hot.remember(number, message.body)
         self._room -= len(message.head) + message.body_size
         if self._room < 0:
             self.check_room()
         for r in message.recipients:
             self.counts[r.state] += 1
-            self._announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
+            self._news.announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
         if self.queued >= self.max_queued:
             self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
 
@@ -183,9 +178,9 @@ class SqliteSpool:
                 self.counts[State.ACTIVE] -= 1
                 self.counts[change.state] += 1
                 if change.state in FINAL:
-                    self._forget(change.message)
+                    self._hot.forget(change.message)
                 elif change.state in READY:
-                    self._announce(change.lane, "", change.due_at)
+                    self._news.announce(change.lane, "", change.due_at)
 
     async def recover(self, in_doubt: Mapping[str, InDoubt], now: float, chance: float) -> tuple[int, list[int]]:
         """What a dead process had in flight: deferred and in doubt, held where that happened too often, or as its class says.
@@ -200,18 +195,10 @@ class SqliteSpool:
 
     async def wait(self, timeout: float | None) -> list[Head]:
         """The lanes that got something since the last call; waits up to `timeout` seconds for one."""
-        if not self._changed:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        self._wake.clear()
-        changed, self._changed = self._changed, {}
-        return list(changed.values())
+        return await self._news.wait(timeout)
 
     def wake(self) -> None:
-        self._wake.set()
+        self._news.wake()
 
     # -- for operators and housekeeping
 
@@ -293,7 +280,7 @@ class SqliteSpool:
                 self.counts[before] -= 1
                 self.counts[after] += 1
             for head in done.heads:
-                self._announce(head.lane, head.facts, head.due_at)
+                self._news.announce(head.lane, head.facts, head.due_at)
             self._reported(done.told)
             count += len(done.changed)
         return count
@@ -320,7 +307,7 @@ class SqliteSpool:
         lanes, announced = await self._writer.submit(_each_of(partial(keep.relane, self._lanes)), moves, ACT)
         self._lanes.learn(lanes)
         for lane, facts, due_at in announced:
-            self._announce(lane, facts, due_at)
+            self._news.announce(lane, facts, due_at)
 
     async def due(self, lane: int) -> float | None:
         """When the lane's next recipient is due."""
@@ -386,30 +373,6 @@ class SqliteSpool:
             return await self._ask(function, *arguments, connection=connection)
         finally:
             await connection.close()
-
-    def _announce(self, lane: int, facts: str, due_at: float | None) -> None:
-        """Tell the scheduler of a lane; `due_at` None: nothing is due in it, but it exists."""
-        known = self._changed.get(lane)
-        if known is not None:
-            known.facts = known.facts or facts
-        if known is None:
-            self._changed[lane] = Head(lane, facts, due_at)
-            self._wake.set()
-        elif due_at is not None and (known.due_at is None or due_at < known.due_at):
-            known.due_at = due_at
-
-    def _remember(self, message: int, body: bytes) -> None:
-        """Bodies that were just accepted, so that a delivery at once reads nothing; bounded in bytes."""
-        self._hot[message] = body
-        self._hot_bytes += len(body)
-        while self._hot_bytes > HOT_BYTES:
-            _, oldest = self._hot.popitem(last=False)
-            self._hot_bytes -= len(oldest)
-
-    def _forget(self, message: int) -> None:
-        body = self._hot.pop(message, None)
-        if body is not None:
-            self._hot_bytes -= len(body)
 
 
 def _each(function: Callable[..., Any]) -> Callable[..., list[Any]]:

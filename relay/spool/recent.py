@@ -1,0 +1,66 @@
+"""What the spool keeps in memory beside its file: bodies that were just accepted, and which lanes have got something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from relay.spool import Head
+
+HOT_BYTES = 32 << 20
+
+
+class Bodies:
+    """Of messages that were just accepted, so that a delivery at once reads nothing; bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[int, bytes] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, message: int) -> bytes | None:
+        return self._bodies.get(message)
+
+    def remember(self, message: int, body: bytes) -> None:
+        self._bodies[message] = body
+        self.bytes += len(body)
+        while self.bytes > HOT_BYTES:
+            _, oldest = self._bodies.popitem(last=False)
+            self.bytes -= len(oldest)
+
+    def forget(self, message: int) -> None:
+        body = self._bodies.pop(message, None)
+        if body is not None:
+            self.bytes -= len(body)
+
+
+class News:
+    """The lanes that got something since the scheduler looked last."""
+
+    def __init__(self) -> None:
+        self._changed: dict[int, Head] = {}
+        self._wake = asyncio.Event()
+
+    def announce(self, lane: int, facts: str, due_at: float | None) -> None:
+        """`due_at` None: nothing is due in it, but it exists."""
+        known = self._changed.get(lane)
+        if known is not None:
+            known.facts = known.facts or facts
+        if known is None:
+            self._changed[lane] = Head(lane, facts, due_at)
+            self._wake.set()
+        elif due_at is not None and (known.due_at is None or due_at < known.due_at):
+            known.due_at = due_at
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def wait(self, timeout: float | None) -> list[Head]:
+        if not self._changed:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                return []
+        self._wake.clear()
+        changed, self._changed = self._changed, {}
+        return list(changed.values())
