@@ -1,8 +1,9 @@
 """A scripted SMTP upstream over real sockets: it answers what a test wants at each command, and keeps what it got.
 
 A script is `{command: action or list of actions}`; the last action of a list repeats. Commands are BANNER, EHLO, HELO,
-STARTTLS, AUTH, MAIL, RCPT, DATA, BODY (while the body arrives), DOT, RSET, QUIT. An action is the text of a reply, bytes
-to be sent as they are, DROP, RESET, SILENT, `Later(seconds, action)`, or a function of the argument that returns one.
+STARTTLS, HANDSHAKE (instead of TLS, after the 220), AUTH, MAIL, RCPT, DATA, BODY (while the body arrives), DOT, RSET,
+QUIT. An action is the text of a reply, bytes to be sent as they are, DROP, RESET, SILENT, DEAF, one of the classes below,
+or a function of the argument that returns one.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import socket
 import ssl
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-DROP, RESET, SILENT = object(), object(), object()
+# SILENT reads and says nothing; DEAF does not even read, as a peer whose machine is gone.
+DROP, RESET, SILENT, DEAF = object(), object(), object(), object()
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,29 @@ class Early:
     keep_reading: bool = True
 
 
+@dataclass(frozen=True)
+class Also:
+    """The usual reply, and more in the same segment."""
+
+    more: bytes
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A reply in segments; without any, the usual one, byte by byte."""
+
+    parts: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Endless:
+    """So many bytes of the same, as long as the peer takes them; then the session ends."""
+
+    piece: bytes
+    size: int
+    first: bytes = b""
+
+
 @dataclass
 class Transaction:
     """One MAIL and what followed; `wire` is what came between 354 and the final dot, dots still stuffed."""
@@ -48,6 +75,7 @@ class Transaction:
     recipients: list[str] = field(default_factory=list)  # all that were named
     accepted: list[str] = field(default_factory=list)
     wire: bytes = b""
+    ended: bool = False  # the final dot came
     answered: str = ""
 
     @property
@@ -57,11 +85,11 @@ class Transaction:
 
     @property
     def done(self) -> bool:
-        return self.answered.startswith("250")
+        return self.ended and self.answered.startswith("250")
 
 
 class _Gone(Exception):
-    pass
+    """The session is over; what was said last."""
 
 
 class Upstream:
@@ -91,10 +119,12 @@ class Upstream:
         self.tls_versions: list[str] = []
         self.open = 0
         self.most_open = 0
+        self.most_held = 0
+        self.floods = 0  # times that something endless was begun
         self._counts: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: list[asyncio.StreamWriter] = []  # of every session, also of those that have ended
 
     async def __aenter__(self) -> Upstream:
         await self.start()
@@ -104,7 +134,8 @@ class Upstream:
         await self.stop()
 
     async def start(self) -> None:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # With the protocol named, asyncio sets TCP_NODELAY: what is sent in pieces arrives in pieces.
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._small:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -123,11 +154,26 @@ class Upstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if closing := [asyncio.ensure_future(writer.wait_closed()) for writer in self._writers]:
+            await asyncio.wait(closing, timeout=2)
+            await asyncio.gather(*closing, return_exceptions=True)
+        self._writers.clear()
 
     def cut(self) -> None:
         """Every open session ends, as after an idle time-out of the upstream."""
-        for writer in list(self._writers):
+        for writer in self._writers:
             writer.transport.abort()
+
+    @property
+    def held(self) -> int:
+        """The connections to us that this process has open, and so the relay in it, whether or not we still know them."""
+        count = 0
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(int(fd)).st_mode):
+                    with socket.socket(fileno=os.dup(int(fd))) as sock:
+                        count += sock.getpeername() == (self.host, self.port)
+        return count
 
     @property
     def done(self) -> list[Transaction]:
@@ -147,9 +193,10 @@ class Upstream:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._writers.add(writer)
+        self._writers.append(writer)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
+        self.most_held = max(self.most_held, self.held)
         number = len(self.sessions)
         self.sessions.append([])
         if self.implicit:
@@ -163,8 +210,7 @@ class Upstream:
         finally:
             self.open -= 1
             self._tasks.discard(task)
-            self._writers.discard(writer)
-            with contextlib.suppress(Exception):
+            if not writer.is_closing():  # a second time, it would not hear of `cut` any more (asyncio's TLS)
                 writer.close()
 
     def _saw_tls(self, writer: asyncio.StreamWriter) -> None:
@@ -207,7 +253,17 @@ class _Talk:
 
     async def say(self, command: str, argument: str, otherwise: Any) -> str:
         """What the script says; returns the text of the reply."""
-        return await self.do(self.up.action(command, argument, otherwise))
+        action = self.up.action(command, argument, otherwise)
+        if isinstance(action, Also):
+            action = otherwise.encode() + b"\r\n" + action.more
+        if isinstance(action, Pieces):
+            parts = action.parts or tuple(bytes([byte]) for byte in otherwise.encode() + b"\r\n")
+            for part in parts[:-1]:
+                await self.send(part)
+                await asyncio.sleep(0.001)  # so that it leaves alone, and is read alone
+            await self.send(parts[-1])
+            return b"".join(parts).decode("latin-1")
+        return await self.do(action)
 
     async def do(self, action: Any) -> str:
         if isinstance(action, Later):
@@ -228,10 +284,21 @@ class _Talk:
         if action is SILENT:
             await self.reader.read()
             raise _Gone
+        if action is DEAF:
+            self.writer.transport.pause_reading()
+            await asyncio.Event().wait()
+        if isinstance(action, Endless):
+            self.up.floods += 1
+            await self.send(action.first)
+            piece = action.piece * max(1, 65536 // len(action.piece))
+            for _ in range(action.size // len(piece)):
+                await self.send(piece)
+            await self.do(DROP)
         await self.send(action)
         text = action if isinstance(action, str) else action.decode("latin-1")
         if text.startswith("421"):
-            await self.do(DROP)
+            self.writer.close()
+            raise _Gone(text)
         return text
 
     async def send(self, text: str | bytes) -> None:
@@ -253,6 +320,10 @@ class _Talk:
     async def starttls(self, argument: str) -> None:
         if (await self.say("STARTTLS", argument, "220 2.0.0 go ahead")).startswith("220"):
             assert self.up.tls is not None
+            if (instead := self.up.action("HANDSHAKE", argument, None)) is not None:
+                await self.reader.read(1)  # the client has begun: what comes before that it drops (RFC 3207 §6)
+                await self.do(instead)
+                await self.do(SILENT)
             await self.writer.start_tls(self.up.tls)
             self.encrypted = True
             self.up._saw_tls(self.writer)
@@ -318,11 +389,15 @@ class _Talk:
             tail = (tail + data)[-5:]
             if tail.endswith(b"\r\n.\r\n"):
                 break
-        transaction.wire = b"".join(parts)[:-3]
+        transaction.wire, transaction.ended = b"".join(parts)[:-3], True
         if swallow or transaction.answered:
             return
         number = len(self.up.transactions)
-        transaction.answered = await self.say("DOT", transaction.sender, f"250 2.0.0 Ok: queued as FAKE{number:05}")
+        try:
+            transaction.answered = await self.say("DOT", transaction.sender, f"250 2.0.0 Ok: queued as FAKE{number:05}")
+        except _Gone as gone:
+            transaction.answered = str(gone)
+            raise
 
     async def rset(self, argument: str) -> None:
         self.transaction = None
@@ -331,3 +406,22 @@ class _Talk:
     async def quit(self, argument: str) -> None:
         await self.say("QUIT", argument, "221 2.0.0 bye")
         await self.do(DROP)
+
+
+class BlackHole:
+    """A port where connecting hangs: nobody accepts, and the queue of those who wait is full."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
+        self._listener.listen(0)
+        self.port = self._listener.getsockname()[1]
+        self._waiting = [socket.socket() for _ in range(4)]
+        for sock in self._waiting:
+            sock.setblocking(False)
+            sock.connect_ex(self._listener.getsockname())
+
+    def close(self) -> None:
+        for sock in (*self._waiting, self._listener):
+            sock.close()
