@@ -81,6 +81,7 @@ class Egress(Generic[W]):
             if session.usable and not fresh:
                 return session
             self.drop(session)
+        await self._room()
         self._open += 1
         try:
             session = await connect(self.account, self.hostname)
@@ -91,17 +92,28 @@ class Egress(Generic[W]):
         self._trusted = True
         return session
 
+    async def _room(self) -> None:
+        """One that is saying goodbye counts until it is gone, for the upstream counts it; but mail does not wait for it long."""
+        while self._goodbyes and self._open >= self.account.connections:
+            done, late = await asyncio.wait(self._goodbyes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            for task in late if not done else ():
+                task.cancel()
+
     def give(self, session: Upstream) -> None:
-        """Back after work. One that is used up says QUIT, and nobody waits for the reply."""
+        """Back after work. One that is used up says QUIT, and nobody waits for the reply but who wants its place."""
         if session.usable and not self.retired:
             session.idle_since = clock.monotonic()
             self._idle.append(session)
         elif session.connected:
-            goodbye = asyncio.get_running_loop().create_task(self._end(session, 5.0), name=f"quit-{self.name}")
-            self._goodbyes.add(goodbye)
-            goodbye.add_done_callback(self._goodbyes.discard)
+            self._goodbye(session, 5.0)
         else:
             self.drop(session)
+
+    def _goodbye(self, session: Upstream, patience: float) -> asyncio.Task[None]:
+        goodbye = asyncio.get_running_loop().create_task(self._end(session, patience), name=f"quit-{self.name}")
+        self._goodbyes.add(goodbye)
+        goodbye.add_done_callback(self._goodbyes.discard)
+        return goodbye
 
     def drop(self, session: Upstream) -> None:
         session.close()
@@ -117,7 +129,7 @@ class Egress(Generic[W]):
             (kept if young else gone).append(session)
         self._idle = kept
         # All at once: one that ignores QUIT must not hold up the others.
-        await asyncio.gather(*(self._end(session, patience) for session in gone))
+        await asyncio.gather(*(self._goodbye(session, patience) for session in gone), return_exceptions=True)
 
     async def _end(self, session: Upstream, patience: float) -> None:
         try:
@@ -134,3 +146,4 @@ class Egress(Generic[W]):
             _, late = await asyncio.wait(self._goodbyes, timeout=0.5)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
