@@ -13,14 +13,12 @@ import ipaddress
 import os
 import socket
 import ssl
-from typing import cast
 
-import aiosmtplib
-from aiosmtplib.errors import SMTPAuthenticationError, SMTPException, SMTPHeloError
+from aiosmtplib.errors import SMTPException, SMTPHeloError, SMTPResponseException
 
-from relay.deliver.smtp import TIMEOUTS, Failure, Upstream, of_error
+from relay.deliver.smtp import TIMEOUTS, Client, Failure, Upstream, of_error
 from relay.deliver.tls import PinMismatch, check_pin, context_for
-from relay.reply import Reply, Stage
+from relay.reply import Reply, Stage, clean
 from relay.secrets import SecretError
 from relay.settings import Account, Tls
 
@@ -44,13 +42,12 @@ class _NoTls(Exception):
 
 async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
     host = await _resolved(account)
-    sock = await _dial(host, account.port)
     try:
         context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
     except (OSError, ssl.SSLError, SecretError) as error:
-        sock.close()
         raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up of account {account.name}: {error}")) from None
-    client = aiosmtplib.SMTP(
+    sock = await _dial(host, account.port)
+    client = Client(
         hostname=host,
         port=None,
         sock=sock,
@@ -68,19 +65,12 @@ async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
         if account.username is not None:
             await _login(client, account, host)
     except BaseException:
-        _abandon(client, sock)
+        client.close()
+        # Its transport closes it, unless it came to none; closed beneath a transport, its number could be another
+        # connection's by the time that the transport lets go of it.
+        asyncio.get_running_loop().call_later(1.0, sock.close)
         raise
     return Upstream(account, client)
-
-
-def _abandon(client: aiosmtplib.SMTP, sock: socket.socket) -> None:
-    """Close a session that did not come about. The socket belongs to its transport, once there was one: closed beneath
-    it, its number could be another connection's by the time that the transport lets go of it."""
-    if client.transport is not None:
-        cast(asyncio.WriteTransport, client.transport).abort()
-    else:
-        asyncio.get_running_loop().call_later(1.0, sock.close)
-    client.close()
 
 
 async def _resolved(account: Account) -> str:
@@ -114,11 +104,14 @@ async def _dial(host: str, port: int) -> socket.socket:
         except OSError as error:
             # asyncio's own text names the address a second time.
             last = os.strerror(error.errno) if error.errno else str(error)
+        except asyncio.CancelledError:
+            sock.close()
+            raise
         sock.close()
     raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
 
 
-async def _greet(client: aiosmtplib.SMTP, tls: Tls) -> None:
+async def _greet(client: Client, tls: Tls) -> None:
     stage = Stage.BANNER
     try:
         await client.connect(timeout=TIMEOUTS[Stage.BANNER])
@@ -135,12 +128,13 @@ async def _greet(client: aiosmtplib.SMTP, tls: Tls) -> None:
         raise Failure(stage, of_error(error)) from None
 
 
-async def _start_tls(client: aiosmtplib.SMTP, tls: Tls) -> None:
+async def _start_tls(client: Client, tls: Tls) -> None:
     if not client.supports_extension("starttls"):
         if tls.mode == "opportunistic":
             return
         raise Failure(Stage.STARTTLS, Reply(0, "upstream does not offer STARTTLS, and `tls` of this account wants it"))
     try:
+        client.in_step()
         await client.starttls(timeout=TIMEOUTS[Stage.STARTTLS])
         await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
     except ssl.SSLError as error:
@@ -149,7 +143,7 @@ async def _start_tls(client: aiosmtplib.SMTP, tls: Tls) -> None:
         raise _NoTls(of_error(error)) from None
 
 
-def _check_pin(client: aiosmtplib.SMTP, tls: Tls) -> None:
+def _check_pin(client: Client, tls: Tls) -> None:
     session = client.get_transport_info("ssl_object")
     try:
         check_pin(session.getpeercert(binary_form=True) if session else None, tls.pin)
@@ -157,7 +151,7 @@ def _check_pin(client: aiosmtplib.SMTP, tls: Tls) -> None:
         raise Failure(Stage.STARTTLS, Reply(0, str(error))) from None
 
 
-async def _login(client: aiosmtplib.SMTP, account: Account, host: str) -> None:
+async def _login(client: Client, account: Account, host: str) -> None:
     encrypted = client.get_transport_info("sslcontext") is not None
     if not encrypted and not _is_loopback(client, host):
         raise Failure(Stage.AUTH, Reply(0, "credentials are never sent in clear: set `tls` of this account"))
@@ -181,11 +175,17 @@ async def _login(client: aiosmtplib.SMTP, account: Account, host: str) -> None:
             raise Failure(
                 Stage.AUTH, Reply(0, f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})")
             )
-    except SMTPAuthenticationError as error:
-        raise Failure(Stage.AUTH, Reply.of(error.code, _without(error.message, username, password))) from None
-    except (SMTPException, OSError) as error:
+    except SMTPResponseException as error:
+        error.message = _without(error.message, username, password)
         reply = of_error(error)
-        raise Failure(Stage.EHLO, Reply.of(reply.code, _without(reply.text, username, password))) from None
+        raise Failure(Stage.AUTH, reply) if reply.code else _lost_at_login(reply) from None
+    except (SMTPException, OSError) as error:
+        raise _lost_at_login(of_error(error)) from None
+
+
+def _lost_at_login(reply: Reply) -> Failure:
+    """Nothing was said about the login: it is the next hop's trouble, not the account's."""
+    return Failure(Stage.EHLO, Reply(0, clean(f"login: {reply.text}")))
 
 
 def _without(text: str, username: str, password: str) -> str:
@@ -199,7 +199,7 @@ def _without(text: str, username: str, password: str) -> str:
     return text
 
 
-def _is_loopback(client: aiosmtplib.SMTP, host: str) -> bool:
+def _is_loopback(client: Client, host: str) -> bool:
     peer = client.get_transport_info("peername")
     with contextlib.suppress(ValueError, TypeError):
         return ipaddress.ip_address(peer[0]).is_loopback

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiosmtplib
 from aiosmtplib.errors import (
     SMTPException,
     SMTPResponseException,
+    SMTPServerDisconnected,
     SMTPTimeoutError,
 )
 from aiosmtplib.protocol import SMTPProtocol
@@ -23,7 +24,7 @@ from aiosmtplib.response import SMTPResponse
 
 from relay.deliver.content import END, Content, slices, stuffed
 from relay.envelope import EIGHT_BIT, UTF8, xtext
-from relay.reply import Reply, Stage
+from relay.reply import Reply, Stage, clean
 from relay.settings import Account
 
 # Seconds; RFC 5321 §4.5.3.2. Connecting has no figure there: Postfix waits 30.
@@ -41,6 +42,7 @@ TIMEOUTS = {
     Stage.DOT: 600.0,
 }
 _PROMPT = 5.0  # for QUIT and RSET: nothing depends on them
+_ENDS_ALL = (421, 530)  # to one recipient they are said as well, but they are not about him
 
 
 class Failure(Exception):
@@ -77,10 +79,31 @@ class Parcel:
     asked: tuple[tuple[str, str], ...] = ()  # (NOTIFY, ORCPT) of each recipient; empty: none said anything
 
 
+class Client(aiosmtplib.SMTP):
+    """aiosmtplib's, kept in step with its upstream, and ended at once."""
+
+    async def execute_command(self, *args: bytes, **limit: Any) -> SMTPResponse:
+        self.in_step()
+        return await super().execute_command(*args, **limit)
+
+    def in_step(self) -> None:
+        """What was said beyond the last reply would be taken for the answer to what we say next: then we don't."""
+        if self.protocol is not None and self.protocol._buffer:
+            self.close()
+            raise SMTPServerDisconnected("upstream said more than one reply")
+
+    def close(self) -> None:
+        """A transport that is merely closed would still send what it has buffered, the final dot with it; over TLS it would
+        wait half a minute for the peer's goodbye, as one session more than `connections` allows."""
+        if self.transport is not None:
+            cast(asyncio.WriteTransport, self.transport).abort()
+        super().close()
+
+
 class Upstream:
     """An open session. Made by `connect`."""
 
-    def __init__(self, account: Account, client: aiosmtplib.SMTP) -> None:
+    def __init__(self, account: Account, client: Client) -> None:
         self.account, self._client = account, client
         self.transactions = 0
         self.idle_since = 0.0
@@ -115,14 +138,14 @@ class Upstream:
         for number, recipient in enumerate(parcel.recipients):
             asked = _asked(*parcel.asked[number]) if self.passes_on and parcel.asked else []
             reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">", *asked)
-            if reply.code == 421:
+            if reply.code in _ENDS_ALL:
                 raise Failure(Stage.RCPT, reply)
             # RFC 5321 §4.2.5: 250 and 251 take responsibility.
             answers.append(None if _positive(reply) else Answer(Stage.RCPT, reply))
         if None in answers:
             final = await self._data(parcel.content)
             # After a refusal a RSET comes first: an upstream that refused early and again at the dot has a second reply for us.
-            self._dirty, self.stage = not final.accepted, Stage.MAIL
+            self._dirty = not final.accepted
             return [a or final for a in answers]
         return [a for a in answers if a]
 
@@ -133,9 +156,7 @@ class Upstream:
         self.close()
 
     def close(self) -> None:
-        """At once: a transport that is merely closed would still send what it has buffered, the final dot with it."""
-        if self._client.transport is not None:
-            cast(asyncio.WriteTransport, self._client.transport).abort()
+        """At once."""
         self._client.close()
 
     def _check(self, parcel: Parcel) -> None:
@@ -167,18 +188,22 @@ class Upstream:
         return arguments
 
     async def _reset(self) -> None:
-        reply = await self._say(Stage.MAIL, b"RSET")
+        reply = await self._say(Stage.MAIL, b"RSET", timeout=min(_PROMPT, TIMEOUTS[Stage.MAIL]))
         if not _positive(reply):
             raise Failure(Stage.MAIL, Reply(0, f"upstream refused RSET: {reply}"))
         self._dirty = False
 
-    async def _say(self, stage: Stage, *command: bytes) -> Reply:
+    async def _say(self, stage: Stage, *command: bytes, timeout: float | None = None) -> Reply:
         try:
-            response = await self._client.execute_command(*command, timeout=TIMEOUTS[stage])
+            response = await self._client.execute_command(*command, timeout=timeout or TIMEOUTS[stage])
         except (SMTPException, OSError, ValueError) as error:
             self.close()
             raise Failure(stage, of_error(error)) from None
-        return _reply(response)
+        reply = _reply(response.code, response.message)
+        if not reply.code:
+            self.close()
+            raise Failure(stage, reply)
+        return reply
 
     async def _data(self, content: Content) -> Answer:
         reply = await self._say(Stage.DATA, b"DATA")
@@ -190,9 +215,10 @@ class Upstream:
         protocol = self._client.protocol
         if protocol is None:
             raise Failure(Stage.BODY, Reply(0, "connection lost"))
-        if protocol._buffer:
-            self.close()
-            raise Failure(Stage.BODY, Reply(0, "upstream said more than one reply to DATA"))
+        try:
+            self._client.in_step()
+        except SMTPException as error:
+            raise Failure(Stage.BODY, of_error(error)) from None
         self.stage = Stage.BODY
         await self._send_body(protocol, content)
         try:
@@ -200,9 +226,12 @@ class Upstream:
         except (SMTPException, OSError) as error:
             self.close()
             raise Failure(Stage.DOT, of_error(error)) from None
-        reply = _reply(response)
-        if reply.code == 421:
+        reply = _reply(response.code, response.message)
+        if reply.code:
+            self.stage = Stage.MAIL  # no doubt is left
+        if reply.code in (0, 421):
             self.close()
+        if reply.code in (0, *_ENDS_ALL):
             raise Failure(Stage.DOT, reply)
         return Answer(Stage.DOT, reply)
 
@@ -258,8 +287,11 @@ def _positive(reply: Reply) -> bool:
     return 200 <= reply.code < 300
 
 
-def _reply(response: SMTPResponse) -> Reply:
-    return Reply.of(response.code, response.message)
+def _reply(code: int, text: str) -> Reply:
+    """RFC 5321 §4.2.1: the first digit is 2 to 5. Anything else is no reply; aiosmtplib says -1 where it could read no code."""
+    if 200 <= code < 600:
+        return Reply.of(code, text)
+    return Reply(0, clean(f"malformed reply: {text if code < 0 else f'{code:03} {text}'}"))
 
 
 def _answered(protocol: SMTPProtocol) -> bool:
@@ -268,22 +300,19 @@ def _answered(protocol: SMTPProtocol) -> bool:
 
 
 def _early_reply(protocol: SMTPProtocol) -> Reply | None:
-    """What the upstream said before the body was whole, if it was a refusal."""
+    """What came before the body was whole, unless it sounds as if all were well."""
     waiter = protocol._response_waiter
-    if waiter is not None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-        reply = _reply(waiter.result())
-        return reply if reply.code >= 400 else None
-    return None
+    if waiter is None or not waiter.done() or waiter.cancelled():
+        return None
+    if error := waiter.exception():
+        return of_error(error)
+    reply = _reply(*waiter.result())
+    return None if 200 <= reply.code < 400 else reply
 
 
 def of_error(error: BaseException) -> Reply:
     if isinstance(error, SMTPResponseException):
-        # aiosmtplib says -1 where a reply could not be read at all.
-        return (
-            Reply.of(error.code, error.message)
-            if error.code > 0
-            else Reply(0, f"malformed reply: {Reply.of(0, error.message).text}")
-        )
+        return _reply(error.code, error.message)
     if isinstance(error, SMTPTimeoutError | TimeoutError):
         return Reply(0, "timed out")
     text = str(error.__cause__ or error) or "connection lost"
