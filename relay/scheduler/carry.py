@@ -103,32 +103,31 @@ class Carriers:
         """One carrier: takes work off the backlog as long as there is some, on one session where it can."""
         task = asyncio.current_task()
         assert task is not None
-        session: Upstream | None = None
+        whole = False
         try:
             while egress.backlog and not self.stopping:
-                work = egress.backlog.popleft()
-                session = await self._attempt(egress, work, session, task)
+                await self._attempt(egress, egress.backlog.popleft(), task)
+            whole = not self.stopping
         finally:
             egress.carriers -= 1
-            if session is not None:
-                if self.stopping:
-                    egress.drop(session)
-                else:
-                    egress.give(session)
+            if (session := self.at_work[task]) is not None:
+                # Cut in the middle of a transaction, it waits for a reply that would be taken for the next one's.
+                (egress.give if whole else egress.drop)(session)
             self.spool.wake()
 
     def _carried(self, task: asyncio.Task[None], egress: Egress[Work]) -> None:
         self.at_work.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
             self.log.error("carrier_died", error=repr(error))
+        if not self.stopping:
             self._hire(egress, len(egress.backlog))
 
-    async def _attempt(
-        self, egress: Egress[Work], work: Work, session: Upstream | None, task: asyncio.Task[None]
-    ) -> Upstream | None:
-        """One transaction, to its end in a settlement or a hand-over; returns the session if it is still good."""
+    async def _attempt(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> None:
+        """One transaction, to its end in a settlement or a hand-over; keeps the session in `at_work` if it is still good."""
         started = clock.monotonic()
         egress.breaker.start()
+        if (kept := self.at_work[task]) is not None:
+            kept.answers = []  # they were about the message before
         try:
             content = Content(work.claim.head, await self._body(work.claim))
             parcel = Parcel(
@@ -141,20 +140,18 @@ class Carriers:
                 work.claim.ret,
                 _asked(work.recipients),
             )
-            session, answers = await self._deliver(egress, parcel, session, task)
+            answers = await self._deliver(egress, parcel, task)
         except Failure as failure:
-            session = self.at_work[task]
-            self._fail(egress, work, session, failure, clock.monotonic() - started)
+            self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
-            session = self.at_work[task]
             egress.breaker.returned()
-            self._cut(egress, work, session)
+            self._cut(egress, work, self.at_work[task])
             raise
         except Exception as error:  # noqa: BLE001 - an unknown exception is soft: the message is kept and tried again
-            session = self.at_work[task]
-            if session is not None:
+            if (session := self.at_work[task]) is not None:
                 session.close()
             egress.breaker.returned()
+            self._apart(egress, work, session, clock.monotonic() - started)
             self.log.error("delivery_error", id=queue_id(work.claim.message), egress=egress.name, error=repr(error))
             text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
             self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {text}"), started)
@@ -165,31 +162,26 @@ class Carriers:
                 self.log.event("egress_back", egress=egress.name, after=rested)
             self._answered(egress, work, answers, clock.monotonic() - started, session.passes_on)
         self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
-        if session is not None and not session.usable:
+        if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
             egress.give(session)
-            return None
-        return session
 
-    async def _deliver(
-        self, egress: Egress[Work], parcel: Parcel, session: Upstream | None, task: asyncio.Task[None]
-    ) -> tuple[Upstream, list[Answer]]:
+    async def _deliver(self, egress: Egress[Work], parcel: Parcel, task: asyncio.Task[None]) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
+        session = self.at_work[task]
         if session is None:
-            session = await egress.take()
+            session = self.at_work[task] = await egress.take()
             self._hire(egress, len(egress.backlog))
-        self.at_work[task] = session
         kept = session.transactions > 0
         try:
-            return session, await session.deliver(parcel)
+            return await session.deliver(parcel)
         except Failure as failure:
             if not (kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)):
                 raise
         self.at_work[task] = None
         egress.drop(session)
-        session = await egress.take(fresh=True)
-        self.at_work[task] = session
-        return session, await session.deliver(parcel)
+        session = self.at_work[task] = await egress.take(fresh=True)
+        return await session.deliver(parcel)
 
     async def _body(self, claim: Claim) -> bytes | Path:
         return claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)

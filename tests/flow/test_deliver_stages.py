@@ -68,7 +68,10 @@ CASES = [
     Case("dot endless line", {"DOT": b"250 " + b"x" * 200_000}, DOUBT, "", True),
     Case("dot NUL", {"DOT": b"554 5.0.0 a\0b\x1b[31mc\x7f\r\n"}, HARD, "a b [31mc", False),
     Case("dot 10 MB", {"DOT": b"250-" + b"y" * 10_000_000 + b"\r\n250 ok\r\n"}, DOUBT, "", True),
-    Case("dot bad code", {"DOT": b"999 what\r\n"}, SOFT, "999", False),
+    Case("dot bad code", {"DOT": b"999 what\r\n"}, DOUBT, "malformed reply: 999 what", True),
+    Case("dot negative code", {"DOT": b"-50 what\r\n"}, DOUBT, "malformed reply", True),
+    Case("dot 530", {"DOT": "530 5.7.0 log in first"}, SOFT, "log in first", True),
+    Case("rcpt 530", {"RCPT": "530 5.7.0 log in first"}, SOFT, "log in first", True),
     Case("mail many lines", {"MAIL": b"450-4.7.1 one\r\n450-4.7.1 two\r\n450 4.7.1 three\r\n"}, SOFT, "one two three", False),
     Case("mail endless lines", {"MAIL": b"450-x\r\n" * 100_000}, SOFT, "", True),
     Case("mail not UTF-8", {"MAIL": b"550 5.7.1 \xff\xfe\xed\xa0\x80 no\r\n"}, HARD, "550 5.7.1", False),
@@ -142,6 +145,33 @@ async def test_quit_is_not_waited_for_by_mail(tmp_path: Path, monkeypatch: pytes
             began = asyncio.get_running_loop().time()
             await rig.app.stop()
             assert asyncio.get_running_loop().time() - began < 5.0
+
+
+async def test_one_that_says_goodbye_counts_until_it_is_gone(tmp_path: Path) -> None:
+    """`connections` is the upstream's limit too: with QUIT unanswered, no new session is opened beside the old one."""
+    more = ", connections: 2, messages_per_connection: 2"
+    async with (
+        Upstream({"QUIT": SILENT}) as up,
+        running(write_config(tmp_path, {"main": accounts(up)["main"] + more})) as rig,
+    ):
+        await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(8)])
+        await rig.settled()
+        assert len(up.delivered()) == 8 and len(up.commands("QUIT")) >= 2
+        assert up.most_held == 2
+
+
+async def test_rset_is_not_waited_for_by_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another session costs less than the patience that MAIL deserves."""
+    monkeypatch.setattr(smtp, "_PROMPT", 0.3)
+    more = ", connections: 1"
+    async with (
+        Upstream({"RSET": SILENT, "MAIL": ["550 5.7.1 no", "250 ok"]}) as up,
+        running(write_config(tmp_path, {"main": accounts(up)["main"] + more}, classes=SLOW)) as rig,
+    ):
+        ids = await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(2)])
+        await rig.settled(5)
+        assert [(r["state"], r["attempts"]) for r in await rig.rows(*ids)] == [("failed", 1), ("delivered", 1)]
+        assert len(up.sessions) == 2 and rig.egress().breaker.failures == 0
 
 
 # -- in the middle of the body
@@ -233,14 +263,16 @@ async def test_a_doubt_that_is_retried_stays_marked(tmp_path: Path) -> None:
 
 async def test_a_missing_body_file_is_not_the_upstreams_fault(tmp_path: Path) -> None:
     async with (
-        Upstream({"BANNER": Later(0.3, "220 slow")}) as up,
+        Upstream({"BANNER": Later(0.3, "220 slow"), "RCPT": ["550 5.1.1 nobody", "250 ok"]}) as up,
         running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig,
     ):
-        number = await rig.send(message=BIG)
+        number = await rig.send("no@example.net", "you@example.net", message=BIG)
         for file in (tmp_path / "spool" / "content").iterdir():
             file.unlink()
-        row = await rig.tried(number)
+        await rig.tried(number)
+        refused, row = await rig.rows(number)
         assert (row["state"], row["attempts"], row["in_doubt"]) == ("deferred", 1, False)
+        assert (refused["state"], refused["last_reply"]) == ("failed", "550 5.1.1 nobody")
         assert rig.egress().breaker.failures == 0
         assert "body" in row["why"]
         await rig.reaches(await rig.send(), "delivered")
