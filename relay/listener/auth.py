@@ -24,7 +24,7 @@ from relay.settings import User
 FAILED_AFTER = 1.0  # seconds from the question to a "no", whatever took how long; under load two, or three
 FAILURES_A_MINUTE = 10  # of one client for one name, known or not; beyond it nothing is checked for a minute
 # argon2id with 19 MiB, two passes, one lane: OWASP's least; the library's defaults take 64 MiB and 190 ms.
-ARGON2 = {"time_cost": 2, "memory_cost": 19 * 1024, "parallelism": 1}
+PASSES, KIB = 2, 19 * 1024
 MAX_WAITING = 32  # logins that wait for their turn; argon2 takes some 50 ms for each
 MAX_REMEMBERED = 10_000  # clients with failures
 
@@ -138,4 +138,4 @@ class Authenticator:
 def hasher_() -> argon2.PasswordHasher:  # type: ignore[name-defined] # noqa: F821 - imported where it is needed: 20 ms
     import argon2
 
-    return argon2.PasswordHasher(**ARGON2)  # type: ignore[arg-type] # its later parameters are no numbers
+    return argon2.PasswordHasher(time_cost=PASSES, memory_cost=KIB, parallelism=1)

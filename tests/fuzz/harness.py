@@ -99,7 +99,7 @@ class Harness:
     """One event loop, one front, as many sessions as are asked for."""
 
     def __init__(self) -> None:
-        auth.FAILED_AFTER, auth.ARGON2 = 1e-6, {"time_cost": 1, "memory_cost": 8, "parallelism": 1}
+        auth.FAILED_AFTER, auth.PASSES, auth.KIB = 1e-6, 1, 8
         memory = Path("/dev/shm")  # an fsync there costs nothing
         self.folder = Path(tempfile.mkdtemp(prefix="relay-fuzz-", dir=memory if memory.is_dir() else None))
         self.authority = Authority(self.folder)
