@@ -105,8 +105,10 @@ class Trouble:
 _NEXT_HOP = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS)
 
 
-def classify(stage: Stage, code: int) -> Trouble:
+def classify(stage: Stage, code: int, *, null_sender: bool = False) -> Trouble:
     """What a failure at `stage` with reply `code` (0: none came) means. RFC 5321 §4.2.1, §4.5.3.1.10, §3.8.
+
+    `null_sender`: a session that is logged in said MAIL FROM:<>, which some providers refuse as if it were not.
 
     A failed login is never the message's fault: it defers even on 5xx.
     """
@@ -116,6 +118,8 @@ def classify(stage: Stage, code: int) -> Trouble:
         return Trouble(Scope.MESSAGE, Result.DOUBT)
     if stage in _NEXT_HOP or code in (0, 421):
         return Trouble(Scope.NEXT_HOP, Result.SOFT)
+    if code == 530 and stage is Stage.MAIL and null_sender:
+        return Trouble(Scope.MESSAGE, Result.HARD)
     if code == 530:  # authentication required: the account's trouble, whatever the stage (RFC 4954 §6)
         return Trouble(Scope.EGRESS, Result.SOFT)
     hard = 500 <= code < 600

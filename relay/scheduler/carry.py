@@ -160,7 +160,9 @@ class Carriers:
             egress.breaker.succeeded()
             if rested and not egress.breaker.is_open:
                 self.log.event("egress_back", egress=egress.name, after=rested)
-            self._answered(egress, work, answers, clock.monotonic() - started, session.passes_on)
+            session = self.at_work[task]
+            passed_on = session is not None and session.passes_on
+            self._answered(egress, work, answers, clock.monotonic() - started, passed_on)
         self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
@@ -218,7 +220,8 @@ class Carriers:
         self._apart(egress, work, session, seconds)
         if not work.recipients:
             return
-        trouble = classify(failure.stage, failure.reply.code)
+        logged_in = egress.account.username is not None
+        trouble = classify(failure.stage, failure.reply.code, null_sender=logged_in and not work.claim.sender)
         if trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
             self._trip(egress, failure, auth=trouble.scope is Scope.EGRESS)
             if self._fail_over(egress, work, failure):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.reply import MAX_TEXT, Reply, Result, Scope, Stage, classify, clean, remote_id
+from relay.reply import MAX_TEXT, Reply, Result, Scope, Stage, Trouble, classify, clean, remote_id
 
 NEXT_HOP = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS)
 CODES = (0, 220, 400, 421, 450, 451, 452, 454, 500, 501, 530, 535, 550, 552, 554)
@@ -107,3 +107,9 @@ def test_enhanced_codes() -> None:
 )
 def test_what_was_written_is_read_back(reply: Reply) -> None:
     assert Reply.parse(str(reply)) == reply
+
+
+def test_a_login_that_worked_is_not_doubted_for_the_null_sender() -> None:
+    assert classify(Stage.MAIL, 530).scope is Scope.EGRESS
+    assert classify(Stage.MAIL, 530, null_sender=True) == Trouble(Scope.MESSAGE, Result.HARD)
+    assert classify(Stage.AUTH, 530, null_sender=True).scope is Scope.EGRESS
