@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,10 @@ from relay.submission import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_HOPS,
+    MAX_VALUE,
     BadMessage,
     Options,
+    decoded,
     from_address,
     prefix,
     read_head,
@@ -251,3 +254,16 @@ def work(head: bytes) -> int:
 def test_work_grows_with_the_header_and_not_faster(name: str) -> None:
     small, large = (HOSTILE[name](n) + b"\r\n" for n in (300, 2400))
     assert work(large) <= 8 * work(small) * 1.25 + 2000
+
+
+def test_a_subject_is_read_in_bounded_time() -> None:
+    hostile = b"=?a?b?x" * (MAX_HEAD // 7)  # each looks for its end: it was 50 s, on the thread that writes the spool
+    started = time.process_time()
+    assert len(decoded(hostile)) <= 2 * MAX_VALUE
+    assert time.process_time() - started < 2.0
+
+
+def test_a_subject_in_encoded_words() -> None:
+    words = b"\r\n ".join(b"=?utf-8?b?5pel5pys6Kqe5pel5pys6Kqe5pel5pys6Kqe?=" for _ in range(30))
+    assert decoded(b" " + words) == "日本語" * 90
+    assert decoded(b"=?nonsense?q?a?=") == "=?nonsense?q?a?="
