@@ -15,6 +15,8 @@ from email.header import decode_header, make_header
 from email.utils import formatdate, getaddresses, parsedate_to_datetime
 from functools import lru_cache
 
+from relay.envelope import AddressError, parse_address
+
 MAX_HEAD = 256 * 1024
 MAX_FIELDS = 5000
 MAX_HOPS = 50
@@ -201,8 +203,15 @@ def _addresses(text: str) -> list[str]:
         found = [address for _, address in getaddresses([text])]
     except (RecursionError, ValueError, IndexError):
         return [""]
-    # What the parser makes nothing of, another one may take for an address that the user must not use.
-    return [a if "@" in a and a.isprintable() else "" for a in found] or [""]
+    # What the parser makes nothing of, or no address, another one may take for one that the user must not use.
+    return [a if _is_address(a) else "" for a in found] or [""]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(parse_address(text)) and text.isprintable()
+    except AddressError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

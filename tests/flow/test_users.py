@@ -159,7 +159,15 @@ async def test_authors_that_are_not(tmp_path: Path, header: bytes) -> None:
 
 @pytest.mark.parametrize("pattern", ["*@shop.example", "*@*shop.example", "me@*"])
 @pytest.mark.parametrize(
-    "header", [b"From: boss@corp.example@shop.example", b"From: boss@corp.example <x@shop.example>, me@", b"From: me@"]
+    "header",
+    [
+        b"From: boss@corp.example@shop.example",
+        b"From: boss@corp.example <x@shop.example>, me@",
+        b"From: me@",
+        b'From: "boss@corp.example <x@shop.example',  # a quote that nobody ends
+        b'From: "boss@corp.example\\" @shop.example',
+        b'From: "me@boss@corp.example',
+    ],
 )
 async def test_a_glob_takes_no_address_in_an_address(tmp_path: Path, pattern: str, header: bytes) -> None:
     async with as_user(tmp_path, user(senders=(pattern,))) as (_, client):
