@@ -83,7 +83,8 @@ def _with_login(text: str, username: str | None) -> str:
     """The sample with the login of `main` uncommented."""
     if username is None:
         return text
-    text = re.sub(r"(?m)^#\|     username: app@example\.com$", f"    username: {json.dumps(username)}", text, count=1)
+    login = f"    username: {json.dumps(username, ensure_ascii=False)}"
+    text = re.sub(r"(?m)^#\|     username: app@example\.com$", lambda _: login, text, count=1)  # its \\ and \u stay
     return re.sub(r"(?m)^#\|     (password: \{file: secrets/main\})", r"    \1", text, count=1)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import template
+from relay.config.load import load
 
 from .support import ENV, ROOT, run
 
@@ -74,6 +75,19 @@ def test_init_writes_configuration_secret_and_unit(tmp_path: Path) -> None:
     assert again.returncode == 73
     assert "--force" in again.stderr
     assert secret.read_text() == "correct horse\n"
+
+
+@pytest.mark.parametrize("name", ["CORP\\name", "CORP\\user", "jürgen@müller.example", 'a"b', r"\1 \g<0>"])
+def test_init_writes_the_login_as_it_was_said(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "relay.yaml"
+    done = subprocess.run(
+        [*relay_command(), "init", "--username", name, "--no-unit", str(file)],
+        input="sesame\n", capture_output=True, text=True, timeout=60, env=ENV, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    username = load(file).accounts["main"].username
+    assert username is not None
+    assert username.resolve() == name
 
 
 def test_password_hash_is_one_that_the_configuration_takes(tmp_path: Path) -> None:
