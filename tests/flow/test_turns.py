@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from conftest import until
 from fakes import Upstream
 from rig import running, submit, write_config
 
+from relay import clock
 from relay.intake import Envelope
 from relay.policy.classes import DEFAULT_CLASS
 from relay.policy.routing import Facts
+from relay.recipient import State
+from relay.reply import Reply, Result, Stage
+from relay.scheduler.record import SLICE
+from relay.settle import Outcome
+from relay.spool import Ask
+from relay.spool.writer import COMMITS
 
 RULES = "\n".join(
     f"  - {{name: r{i}, match: {{recipient: '*@d{i}.example', from: '*@s{i}.example'}}, via: main}}" for i in range(100)
@@ -69,3 +77,21 @@ async def test_pipelined_commands_by_the_hundred(tmp_path: Path) -> None:
         assert await other
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_storm_of_refusals_is_recorded_in_slices(tmp_path: Path) -> None:
+    """Each is told its sender in the same transaction: thousands at once would take memory, and time that others wait for."""
+    count = 3 * SLICE
+    file = write_config(tmp_path, {"main": "port: 9, tls: none"}, dsn="to: sender")
+    async with running(file) as rig:
+        await rig.app.supervisor.stop("dispatch")
+        await rig.send_many([("a@b.example", ("c@d.example",), b"Subject: t\r\n\r\nx\r\n")] * count)
+        (lane,) = rig.app.spool.lanes.values()
+        claims, _ = await rig.app.spool.claim([Ask(lane, count, clock.now())])
+        before = COMMITS.values[()]
+        refused = Outcome(Result.HARD, "main", Stage.RCPT, Reply(550, "no such user", "5.1.1"))
+        for claim in claims:
+            rig.app.scheduler.recorder.settle(claim, [(r, refused) for r in claim.recipients])
+        await until(lambda: rig.app.spool.counts[State.FAILED] == count)
+        assert COMMITS.values[()] - before >= 3
+        assert len(rig.said("reported")) == count
