@@ -14,6 +14,7 @@ import click
 
 from relay.cli import client
 from relay.cli.client import Failed, read_password
+from relay.policy.networks import is_loopback
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -57,8 +58,12 @@ def send(
 ) -> None:
     """Hand the relay a message over SMTP, as an application would."""
     server = server or _running()
-    password = read_password() if user else ""
     host, port = _address(server if _has_port(server) else f"{server}:2525")
+    if user and tls == "none" and not is_loopback(host):
+        raise Failed(
+            f"the password would cross the network to {host} in clear; say --tls starttls or --tls implicit", 64
+        )
+    password = read_password() if user else ""
     if file is not None:
         raw = file.read_bytes()
         if tag:
@@ -89,6 +94,10 @@ def send(
             _expect((code, text))
     except smtplib.SMTPAuthenticationError as error:
         raise Failed(f"the login was refused: {error.smtp_code} {_text(error.smtp_error)}", 77) from None
+    except smtplib.SMTPNotSupportedError as error:
+        raise Failed(
+            f"{server} does not offer that: {error} (`auth` and `tls` of its listener; --tls here)", 69
+        ) from None
     except (OSError, smtplib.SMTPException) as error:
         if isinstance(error, ConnectionRefusedError):
             raise Failed(f"no relay listens on {server}; start it with `relay serve`", 69) from None

@@ -263,3 +263,18 @@ async def test_export_tells_what_it_wrote_and_writes_over_nothing(relay: Process
     answer = await asyncio.to_thread(relay.call, "queue", "export", one, two, "-o", str(tmp_path / "many"))
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == f"wrote 2 messages into {tmp_path / 'many'}\n"
+
+
+def test_send_says_no_password_in_clear(tmp_path: Path) -> None:
+    beyond = call("send", "--to", "a@b.example", "--user", "shop", "--server", "192.0.2.1")
+    assert (beyond.returncode, "say --tls starttls" in beyond.stderr) == (64, True), beyond.stderr
+
+
+async def test_send_tells_what_to_do_where_no_login_is_offered(tmp_path: Path) -> None:
+    async with running(write_config(tmp_path, {"main": "port: 9, tls: none"})) as rig:
+        arguments = ("send", "--to", "a@b.example", "--user", "shop", "--server", f"127.0.0.1:{rig.port}")
+        said = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", *arguments, env=ENV, stdin=-1, stdout=-1, stderr=-1
+        )
+        _, errors = await asyncio.wait_for(said.communicate(b"sesame\n"), 30)
+        assert (said.returncode, b"`auth` and `tls` of its listener" in errors) == (69, True), errors
