@@ -41,6 +41,10 @@ class Reference:
                 value = os.environ.get(self.target)
                 if value is None:
                     raise SecretError(f"environment variable {self.target} is not set")
+                try:
+                    value.encode()
+                except UnicodeEncodeError:  # it quotes the whole value: nobody after us shall meet it
+                    raise SecretError(f"environment variable {self.target} is not UTF-8 text") from None
                 return value
             case "command":
                 return self._run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import time
 from pathlib import Path
 
@@ -355,3 +356,12 @@ async def test_required_means_required(tmp_path: Path) -> None:
             assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 530
         async with relay.session(2) as client:
             assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 530
+
+
+async def test_a_secret_that_is_no_text_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", os.fsdecode(b"canary-\xff\xfe"))
+    users = {"shop": User("shop", Reference("env", "SHOP_PASSWORD"))}
+    async with front(tmp_path, OPTIONAL, users=users) as relay, relay.session() as client:
+        assert (await client.log_in("shop", "wrong"))[0] == 535
+        assert "is not UTF-8 text" in relay.told("user_secret")[0]["error"]
+        assert "canary" not in repr(relay.events)
