@@ -45,7 +45,8 @@ class Recorder:
         if not outcomes:
             return
         try:
-            delay_after = self.config.dsn.delay_after
+            dsn = self.config.dsn
+            delay_after = dsn.delay_after if dsn.to != "none" else None
             settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random(), delay_after)
         except Exception as error:  # noqa: BLE001 - what is in flight must come to an end, else only a restart finds it
             self.log.error("settle_error", id=queue_id(claim.message), error=repr(error))

@@ -592,3 +592,16 @@ async def test_operators_recognise_a_report(tmp_path: Path) -> None:
             assert f"report {report[0]}: failed, to app@shop.example" in await cli("queue", "show", number)
         finally:
             await asyncio.to_thread(made.close)
+
+
+async def test_a_delay_that_nobody_was_told_of_is_told_once_reports_are_wanted(tmp_path: Path) -> None:
+    delay = "via: reports, delay_after: 300ms"
+    async with relay(tmp_path, {"RCPT": "451 4.3.0 later"}, f"to: none, {delay}") as (rig, main, reports):
+        (number,) = await submit(rig.port, [("app@shop.example", ("you@example.net",), SENT)])
+        began = clock.now()
+        await until(lambda: clock.now() > began + 0.5)
+        await rig.tried(number, (await rig.row(number))["attempts"] + 2)
+        config(tmp_path, main, reports, delay)
+        assert rig.app.reload()[0]
+        await until(lambda: reports.done)
+        assert told(reports)[0].named == [("you@example.net", "delayed")]
