@@ -54,6 +54,10 @@ class DoorBuilder:
         for key in ("idle_timeout", "transaction_timeout"):
             if getattr(entry, key) <= 0:
                 self.site.wrong((*path, key), f"`{key}` must be longer than nothing")
+        if entry.max_messages.user and entry.auth == "none":
+            self.site.warn(
+                (*path, "max_messages", "user"), "it binds nobody: `auth: none` lets nobody log in here", on_key=True
+            )
         # One address is one application on loopback no more than elsewhere: there, all of them are one.
         per_client = entry.max_connections.client
         if not local and "client" not in entry.max_connections.model_fields_set:

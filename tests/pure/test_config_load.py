@@ -331,6 +331,12 @@ def test_warnings(config: Loader, tmp_path: Path) -> None:
     ]
 
 
+def test_a_rate_of_users_where_nobody_logs_in(config: Loader, tmp_path: Path) -> None:
+    made = config(f"{BASE}\nlisten: [{{address: '127.0.0.1:2525', max_messages: {{user: 5/min}}}}]\n")
+    (said,) = made.warnings
+    assert said.endswith("listen[1].max_messages.user: it binds nobody: `auth: none` lets nobody log in here")
+
+
 def test_include(config: Loader, tmp_path: Path) -> None:
     folder = tmp_path / "conf.d"
     folder.mkdir()
