@@ -25,7 +25,7 @@ from relay.policy import poison
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
-from relay.settings import Config
+from relay.settings import Activated, Config
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
@@ -158,6 +158,12 @@ class App:
         guard = Guard(self.log, lambda: self.runtime.config.users, room, backlog)
         self.runtime.subscribers.append(lambda _: guard.logins.forget())
         sockets = inherited(os.environ)
+        wanted = {li.address.descriptor for li in config.listen if isinstance(li.address, Activated)}
+        for name in sockets.keys() - wanted:
+            hint = (
+                f"who connects to it waits in vain: say `address: systemd:{name}` in `listen`, or stop its socket unit"
+            )
+            self.log.warning("socket_unused", descriptor=name, hint=hint)
         for listen in config.listen:
             door = Door(listen, self.intake, self.log, config.hostname, guard)
             try:

@@ -211,3 +211,13 @@ def test_a_datagram_socket_is_refused(tmp_path: Path) -> None:
         given.bind(("127.0.0.1", 0))
         code, log = ended(activated(tmp_path), {"smtp": given})
         assert code == 69 and "no stream socket" in log.splitlines()[-1]
+
+
+def test_a_socket_that_no_listener_names_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given, socket.create_server(("127.0.0.1", 0)) as other:
+        made = Process(activated(tmp_path), {"smtp": given, "other": other})
+        try:
+            made.ready()
+            assert "event=socket_unused descriptor=other" in made.log
+        finally:
+            made.close()
