@@ -65,16 +65,9 @@ def send(
         )
     password = read_password() if user else ""
     if file is not None:
-        raw = file.read_bytes()
-        if tag:
-            raw = f"X-Relay-Tag: {tag}\r\n".encode() + raw
+        raw = (f"X-Relay-Tag: {tag}\r\n".encode() if tag else b"") + file.read_bytes()
     else:
-        message = EmailMessage()
-        message["From"], message["To"], message["Subject"] = sender, ", ".join(recipients), subject
-        if tag:
-            message["X-Relay-Tag"] = tag
-        message.set_content(body)
-        raw = message.as_bytes()
+        raw = _written(sender, recipients, subject, body, tag)
     try:
         with _session(host, port, tls, ca) as smtp:
             smtp.ehlo()
@@ -82,14 +75,7 @@ def send(
                 smtp.login(user, password)
             options = ["SMTPUTF8"] if not all(a.isascii() for a in (sender, *recipients)) else []
             _expect(smtp.mail(sender, options))
-            refused = []
-            for recipient in recipients:
-                code, text = smtp.rcpt(recipient)
-                if code >= 400:
-                    refused.append(code)
-                    click.echo(f"refused: {recipient}: {code} {text.decode(errors='replace')}", err=True)
-            if len(refused) == len(recipients):
-                sys.exit(_code(min(refused)))
+            refused = _name(smtp, recipients)
             code, text = smtp.data(raw)
             _expect((code, text))
     except smtplib.SMTPAuthenticationError as error:
@@ -108,6 +94,28 @@ def send(
     click.echo(f"relay queue show {number}    tells where it is")
     if refused:
         sys.exit(_code(min(refused)))
+
+
+def _written(sender: str, recipients: tuple[str, ...], subject: str, body: str, tag: str | None) -> bytes:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = sender, ", ".join(recipients), subject
+    if tag:
+        message["X-Relay-Tag"] = tag
+    message.set_content(body)
+    return message.as_bytes()
+
+
+def _name(smtp: smtplib.SMTP, recipients: tuple[str, ...]) -> list[int]:
+    """The replies that refused some; where they refused all, that is the end."""
+    refused = []
+    for recipient in recipients:
+        code, text = smtp.rcpt(recipient)
+        if code >= 400:
+            refused.append(code)
+            click.echo(f"refused: {recipient}: {code} {text.decode(errors='replace')}", err=True)
+    if len(refused) == len(recipients):
+        sys.exit(_code(min(refused)))
+    return refused
 
 
 def _text(said: bytes | str) -> str:
