@@ -7,7 +7,7 @@ byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.errors import HeaderParseError
@@ -182,17 +182,19 @@ _AUTHORS = (b"from", b"sender", b"resent-from", b"resent-sender")
 MAX_AUTHORS = 50
 
 
-def authors(head: Head) -> list[str]:
+def authors(head: Head) -> Iterator[str]:
     """Every address of every From and Sender; an empty text for a field that can't be read whole. Never raises."""
-    found = []
+    count = 0
     for name, value in head.fields:
         if name in _AUTHORS:
             text = value.replace(b"\r\n", b"")
             # One that is longer has been clipped.
-            found += _addresses(text.decode("utf-8", "replace")) if len(value) < 4 * MAX_VALUE else [""]
-            if len(found) > MAX_AUTHORS:
-                return [*found[:MAX_AUTHORS], ""]
-    return found
+            found = _addresses(text.decode("utf-8", "replace")) if len(value) < 4 * MAX_VALUE else [""]
+            count += len(found)
+            yield from found
+            if count > MAX_AUTHORS:
+                yield ""
+                return
 
 
 def _addresses(text: str) -> list[str]:
@@ -287,7 +289,7 @@ def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, 
     No recipient is named in Received: it would show one Bcc recipient to another.
     """
     greeted = _SAFE_NAME.sub("?", helo)[:255] or "unknown"
-    literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]"
+    literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]" if client else "local"  # a UNIX socket
     date = _date(int(now))
     lines = [f"Received: from {greeted} ({literal})", f"\tby {hostname} with {protocol} id {queue_id};", f"\t{date}"]
     if not head.has_date:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from relay.config.problems import Keys
 from relay.config.reword import NOT_BUILT
@@ -99,9 +100,10 @@ class DoorBuilder:
                     f"{network} is everybody: that would be an open relay; say `auth: required`, or name your networks"
                 )
                 return self.site.wrong((*path, n), text)
-        for version in (4, 6):
-            networks = [ip for ip in map(ipaddress.ip_network, clients) if ip.version == version]
-            if any(ip.prefixlen == 0 for ip in ipaddress.collapse_addresses(networks)):  # type: ignore[type-var]
+        # More than half of IPv4, or all of IPv6 that is given out (2000::/3), in however many pieces.
+        for version, many in ((4, 1 << 31), (6, 1 << 125)):
+            networks: list[Any] = [ip for ip in map(ipaddress.ip_network, clients) if ip.version == version]
+            if sum(ip.num_addresses for ip in ipaddress.collapse_addresses(networks)) >= many:
                 self.site.wrong(path, "together these are everybody: that would be an open relay; name your networks")
 
     def tls(self, section: ListenTlsSection | None, path: Keys) -> ServerTls | None:

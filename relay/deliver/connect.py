@@ -194,7 +194,7 @@ def _without(text: str, username: str, password: str) -> str:
         return text
     secret = password.encode()
     said = [base64.b64encode(t).decode() for t in (b"\0%b\0%b" % (username.encode(), secret), secret)]
-    for form in (*said, password):
+    for form in (*said, *(text.rstrip("=") for text in said), password):
         text = text.replace(form, "***")
     return text
 

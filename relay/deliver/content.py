@@ -13,7 +13,11 @@ END = b".\r\n"
 
 
 class ContentError(Exception):
-    """The body can't be read here: no fault of an upstream."""
+    """The body can't be read here: no fault of an upstream. `gone`: and it will not be there later."""
+
+    def __init__(self, text: str, gone: bool) -> None:
+        super().__init__(text)
+        self.gone = gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +81,4 @@ async def _read(function: Callable[[Any], Any], argument: object) -> Any:
     try:
         return await asyncio.to_thread(function, argument)
     except OSError as error:
-        raise ContentError(f"the body can't be read: {error}") from None
+        raise ContentError(f"the body can't be read: {error}", isinstance(error, FileNotFoundError)) from None

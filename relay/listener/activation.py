@@ -48,7 +48,11 @@ def _check(listen: Listen, address: Activated, one: socket.socket) -> None:
     one.setblocking(False)
     if one.type != socket.SOCK_STREAM:
         raise ListenError(f"listener {listen.name}: socket {address.descriptor} is no stream socket (ListenStream=)")
+    if one.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise ListenError(f"listener {listen.name}: socket {address.descriptor} is neither TCP nor a UNIX socket")
     name = one.getsockname()
+    if isinstance(name, bytes):
+        raise ListenError(f"listener {listen.name}: an abstract UNIX socket lets everybody connect; give it a file")
     if not isinstance(name, tuple):
         return  # a UNIX socket: its file says who may connect
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

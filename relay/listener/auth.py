@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import math
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +25,7 @@ FAILED_AFTER = 1.0  # seconds from the question to a "no", whatever took how lon
 FAILURES_A_MINUTE = 10  # of one client for one name, known or not; beyond it nothing is checked for a minute
 # argon2id with 19 MiB, two passes, one lane: OWASP's least; the library's defaults take 64 MiB and 190 ms.
 PASSES, KIB = 2, 19 * 1024
-MAX_WAITING = 32  # logins that wait for their turn; argon2 takes some 50 ms for each
+MAX_WAITING = 32  # logins that wait for their turn; argon2 takes some 50 ms for each, one at a time
 MAX_REMEMBERED = 10_000  # clients with failures
 
 LOGINS = metrics.Counter("relay_listener_logins_total", "Logins of clients by result", ["listener", "result"])
@@ -45,7 +45,8 @@ class Authenticator:
         self._failures: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         # One at a time: a hundred applications that start together must not take two gigabytes.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="login")
-        self._turn = asyncio.Lock()
+        # Of each user, and one for all whom nobody knows: a secret that is slow to read holds up nobody else.
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting = 0
         self._decoy = ""
 
@@ -64,7 +65,7 @@ class Authenticator:
             raise Busy("too many logins at once, try again later")
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._turns[given.user if given.user in self.users() else ""]:
                 user = await self._in_turn(key, given)
         finally:
             self._waiting -= 1

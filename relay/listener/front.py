@@ -109,6 +109,9 @@ class Door:
                 found.append(Allowance(f"user {user.name}", self.listen.user_rate))
         return tuple(dict.fromkeys(found))  # the same rate of user and listener is one, and spent once
 
+    def count_turned_away(self) -> None:
+        TURNED_AWAY.inc(1, self.listen.name)
+
     def count_throttled(self) -> None:
         THROTTLED.inc(1, self.listen.name)
 
@@ -201,7 +204,7 @@ class Door:
         for session in list(self.sessions):
             why = session.overdue(now, idle)
             if why:
-                OVERDUE.inc(1, self.listen.name)
+                OVERDUE.inc(float(not session.leaving), self.listen.name)
                 session.cut(why)
 
     async def refresh(self) -> None:

@@ -26,6 +26,7 @@ class Identity(Wire):
         self.extended = False
         self.dsn = False  # RFC 3461 was offered to this client
         self.user_name = ""  # who logged in
+        self._logged_in: User | None = None  # as the configuration had him then
         self.exchange: Exchange | None = None  # an AUTH that waits for the client's next line
         self._failed_logins = 0
 
@@ -90,7 +91,7 @@ class Identity(Wire):
             raise BadCommand(503, "5.5.1", "logged in already" if self.user_name else "not within a transaction")
         if not self._may_log_in():
             raise BadCommand(538, "5.7.11", "a password needs TLS: say STARTTLS first")
-        if not self.is_served():
+        if self.door.listen.auth == "required" and not self.is_served():
             raise BadCommand(550, "5.7.1", f"no mail is taken from {self.client}")
         mechanism, _, initial = argument.partition(" ")
         self.exchange = Exchange(mechanism.upper())
@@ -117,7 +118,7 @@ class Identity(Wire):
         else:
             LOGINS.inc(1, name, "failed" if user is None else "ok")
             if user is not None:
-                self.user_name, self._failed_logins = user.name, 0
+                self.user_name, self._logged_in, self._failed_logins = user.name, user, 0
                 return self.reply(235, "2.7.0", "logged in")
             known = given.user if given.user in self.door.guard.logins.users() else None
             self.door.log.warning("login_failed", listener=name, client=self.client, user=known)
@@ -134,8 +135,8 @@ class Identity(Wire):
         """Who logged in, as the configuration in force has him."""
         if not self.user_name:
             return None
-        user = self.door.guard.logins.users().get(self.user_name)
-        if user is None:
+        user, then = self.door.guard.logins.users().get(self.user_name), self._logged_in
+        if user is None or then is None or (user.password, user.password_hash) != (then.password, then.password_hash):
             self.user_name = ""
             raise BadCommand(530, "5.7.0", "this login is no longer valid: log in again")
         return user

@@ -44,6 +44,7 @@ class Reception:
                 await asyncio.sleep(1.0)
                 continue
             if self._unknown >= self._door.listen.max_connections_total or guard.inside + self._unknown >= guard.room:
+                self._door.count_turned_away()
                 sock.close()
                 continue
             self._unknown += 1
@@ -67,7 +68,8 @@ class Reception:
         except (BadProxy, OSError, TimeoutError) as error:
             sock.close()
             text = str(error) or "no PROXY header came in time"
-            self._door.log.warning("proxy_refused", listener=self._door.listen.name, client=peer, why=text)
+            kind = "proxy_refused" if self._door.listen.proxy else "accept_failed"
+            self._door.log.warning(kind, listener=self._door.listen.name, client=peer, why=text)
         except BaseException:
             sock.close()
             raise

@@ -33,6 +33,7 @@ class Session(Identity):
     def __init__(self, door: Door, client: str | None = None) -> None:
         super().__init__(door, client)
         self._idle_commands = 0
+        self._told_throttled = False
         self._mail: Envelope | None = None
         self._reader: DataReader | None = None  # type: ignore[assignment]
         self._incoming: Incoming | None = None
@@ -73,7 +74,8 @@ class Session(Identity):
             self.exchange = None
             self.refuse(error.code, error.enhanced, error.text)
         except Exception as error:  # noqa: BLE001 - the client is told that it is our fault, the operator what it was
-            self.door.log.error("session_error", client=self.client, verb=verb.decode("latin-1"), error=repr(error))
+            said = "AUTH" if self.exchange is not None else verb.decode("latin-1")  # a password is no verb
+            self.door.log.error("session_error", client=self.client, verb=said, error=repr(error))
             self.reply(451, "4.3.0", "internal trouble, try again later")
 
     def overlong(self, line: bytes) -> None:
@@ -160,10 +162,13 @@ class Session(Identity):
         self.door.guard.allowances.give_back(mail.allowances, len(mail.recipients), self._taken_at)
 
     def _throttled(self, envelope: Envelope, full: Full) -> None:
-        self.door.log.warning(
-            "throttled", listener=self.door.listen.name, client=self.client, sender=envelope.sender, why=str(full)
-        )
+        if not self._told_throttled:  # once until it has sent something again
+            self._told_throttled = True
+            self.door.log.warning(
+                "throttled", listener=self.door.listen.name, client=self.client, sender=envelope.sender, why=str(full)
+            )
         self.door.count_throttled()
+        self.count_error()
         raise BadCommand(450, "4.7.1", str(full))
 
     def _say_no(self, envelope: Envelope, recipient: str, refusal: BadMessage | None) -> None:
@@ -273,7 +278,7 @@ class Session(Identity):
         try:
             number, _ = await self.door.intake.accept(mail, incoming, ascii_only=ascii_only)
             accepted = True
-            self._idle_commands = 0
+            self._idle_commands, self._told_throttled = 0, False
             self.reply(250, "2.0.0", f"Ok: queued as {queue_id(number)}")
         except BadMessage as error:
             self.door.log.event("refused", client=self.client, sender=mail.sender, code=error.code, why=error.text)

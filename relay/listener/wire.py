@@ -151,6 +151,11 @@ class Wire(SMTP):
                 return f"the message comes with less than {listen.min_rate} bytes a second"
         return ""
 
+    @property
+    def leaving(self) -> bool:
+        """It has been told to go."""
+        return self._closing
+
     def cut(self, reason: str) -> None:
         """RFC 5321 §4.5.3.2.7. One that was told to go and does not read: what waits for it would be kept for ever."""
         if self._closing:
@@ -259,9 +264,12 @@ class Wire(SMTP):
     def refuse(self, code: int, enhanced: str, text: str) -> None:
         self.reply(code, enhanced, text)
         if code >= 500:
-            self._errors += 1
-            if self._errors > MAX_ERRORS:
-                self.close_with(421, "4.7.0", "too many errors, closing connection")
+            self.count_error()
+        if self._errors > MAX_ERRORS:
+            self.close_with(421, "4.7.0", "too many errors, closing connection")
+
+    def count_error(self) -> None:
+        self._errors += 1
 
     def close_with(self, code: int, enhanced: str, text: str) -> None:
         if not self._closing and self.transport is not None:

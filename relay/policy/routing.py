@@ -42,9 +42,10 @@ class Facts:
 @lru_cache(maxsize=4096)
 def glob(pattern: str) -> Callable[[str], bool]:
     """A case-insensitive glob: `*` and `?`; every other character means itself."""
-    # fnmatch knows [sets]; an address literal such as x@[192.0.2.1] is none.
-    compiled = re.compile(fnmatch.translate(pattern.casefold().replace("[", "[[]")))
-    return lambda text: compiled.match(text.casefold()) is not None
+    # fnmatch knows [sets]; an address literal such as x@[192.0.2.1] is none. Not casefold, which makes ss of ß: those are
+    # two mailboxes.
+    compiled = re.compile(fnmatch.translate(pattern.lower().replace("[", "[[]")))
+    return lambda text: compiled.match(text.lower()) is not None
 
 
 def matches_any(patterns: Iterable[str], value: str) -> bool:

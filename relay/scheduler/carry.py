@@ -154,7 +154,9 @@ class Carriers:
             self._apart(egress, work, session, clock.monotonic() - started)
             self.log.error("delivery_error", id=queue_id(work.claim.message), egress=egress.name, error=repr(error))
             text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
-            self._defer(work, egress.name, Stage.MAIL, Reply(0, f"internal trouble: {text}"), started)
+            # Trouble of the machine, such as a disk that can't be read just now, is not the message's.
+            passing = isinstance(error, SpoolError | OSError) or (isinstance(error, ContentError) and not error.gone)
+            self._defer(work, egress.name, Reply(0, f"internal trouble: {text}"), started, crashed=not passing)
         else:
             rested = egress.breaker.why if egress.breaker.is_open else ""
             egress.breaker.succeeded()
@@ -275,9 +277,9 @@ class Carriers:
         else:
             self.put_back(work, STOPPED)
 
-    def _defer(self, work: Work, egress: str, stage: Stage, reply: Reply, started: float) -> None:
+    def _defer(self, work: Work, egress: str, reply: Reply, started: float, *, crashed: bool) -> None:
         """After trouble of our own: too often in a row, and it is held (policy.poison)."""
-        outcome = Outcome(Result.SOFT, egress, stage, reply, clock.monotonic() - started, crashed=True)
+        outcome = Outcome(Result.SOFT, egress, Stage.MAIL, reply, clock.monotonic() - started, crashed=crashed)
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
     async def stop(self, timeout: float) -> None:

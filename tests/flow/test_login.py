@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,38 @@ async def test_a_user_that_is_gone_after_a_reload(tmp_path: Path) -> None:
         assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 530
         assert (await client.log_in("hashed", "right"))[0] == 235
         assert (await client.mail(MESSAGE))[0] == 250
+
+
+async def test_a_changed_password_ends_the_login_of_an_open_session(tmp_path: Path) -> None:
+    async with front(tmp_path, OPTIONAL, users=USERS) as relay, relay.session() as client:
+        await client.say("AUTH PLAIN " + plain("shop", "right"))
+        assert (await client.mail(MESSAGE))[0] == 250
+        relay.config = replace(relay.config, users=USERS | {"shop": User("shop", Reference("plain", "new"))})
+        assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 530
+        assert (await client.say("AUTH PLAIN " + plain("shop", "new")))[0] == 235
+        assert (await client.mail(MESSAGE))[0] == 250
+
+
+async def test_optional_lets_strangers_log_in(tmp_path: Path) -> None:
+    """Who is not in `clients` may not send without a login: that is what the login is for."""
+    listen = replace(OPTIONAL, clients=("192.0.2.0/24",))
+    async with front(tmp_path, listen, users=USERS) as relay, relay.session() as client:
+        assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 530
+        assert (await client.say("AUTH PLAIN " + plain("shop", "right")))[0] == 235
+        assert (await client.mail(MESSAGE))[0] == 250
+
+
+async def test_a_secret_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    pipe = tmp_path / "slow"
+    os.mkfifo(pipe)
+    users = USERS | {"slow": User("slow", Reference("file", str(pipe)))}
+    async with front(tmp_path, OPTIONAL, users=users) as relay, relay.session() as one, relay.session() as other:
+        waits = asyncio.ensure_future(one.say("AUTH PLAIN " + plain("slow", "right")))
+        await until(lambda: relay.guard.logins._waiting == 1)
+        assert (await other.say("AUTH PLAIN " + plain("hashed", "right")))[0] == 235
+        assert not waits.done()
+        await asyncio.to_thread(pipe.write_text, "right\n")
+        assert (await waits)[0] == 235
 
 
 async def test_required_means_required(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def via(name: str, match: Match = ANY, *egresses: str) -> Route:
         ("*", "", True),
         ("a.c", "abc", False),
         ("a\nb", "a\nb", True),
-        ("straße*", "STRASSE 1", True),
+        ("straße*", "STRAßE 1", True),
+        ("strasse@*", "straße@x.example", False),
     ],
 )
 def test_globs(pattern: str, text: str, holds: bool) -> None:
