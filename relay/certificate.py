@@ -33,6 +33,16 @@ def _no_passphrase() -> str:
     raise ValueError("the key has a passphrase; `openssl pkey` writes it without one")
 
 
+def complaint(error: Exception) -> str:
+    """What is wrong with a certificate that could not be loaded, without OpenSSL's own shorthand."""
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not the one of this certificate; the two are issued together"
+    if isinstance(error, ssl.SSLError):
+        detail = f" ({error.reason.replace('_', ' ').lower()})" if error.reason else ""
+        return f"no certificate and its key were found, in PEM{detail}"
+    return getattr(error, "strerror", "") or str(error)
+
+
 def stamps(*files: Path | Reference | None) -> Stamps:
     """Modification time and size of each that is a file, to be compared later. Raises OSError."""
     paths = [path for file in files if file is not None and (path := _path_of(file))]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from relay.certificate import complaint, load_into
 from relay.config.problems import Keys
 from relay.config.reword import NOT_BUILT
 from relay.config.shape import File, LimitEntry, ListenEntry, ListenTlsSection, UserEntry
 from relay.config.site import Site
 from relay.policy.rate import Rate, known_timezone
+from relay.secrets import Reference, SecretError
 from relay.settings import Activated, Address, Admin, Listen, ServerTls, User
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
@@ -111,7 +115,20 @@ class DoorBuilder:
             return None
         certificate = self.site.existing(section.certificate, (*path, "certificate"))
         assert certificate is not None
-        return ServerTls(section.mode, certificate, self.site.reference(section.key, (*path, "key")), section.minimum)
+        key = self.site.reference(section.key, (*path, "key"))
+        self.fits(certificate, key, (*path, "certificate"))
+        return ServerTls(section.mode, certificate, key, section.minimum)
+
+    def fits(self, certificate: Path, key: Reference | None, path: Keys) -> None:
+        """That a listener could start with these. One that can't be read was told already; no command is run."""
+        if key is not None and (key.kind == "command" or key.problem()):
+            return
+        try:
+            load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+        except (ssl.SSLError, ValueError) as error:
+            self.site.wrong(path, f"{certificate}: {complaint(error)}")
+        except (OSError, SecretError):
+            return
 
     # -- addresses
 

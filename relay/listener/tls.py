@@ -8,7 +8,7 @@ import ssl
 from cryptography import x509
 
 from relay import metrics
-from relay.certificate import VERSIONS, Stamps, load_into, stamps
+from relay.certificate import VERSIONS, Stamps, complaint, load_into, stamps
 from relay.maillog import MailLog
 from relay.secrets import SecretError
 from relay.settings import ServerTls
@@ -40,8 +40,8 @@ class Certificate:
             self._seen = seen  # not of files that are no good: what mends them may leave their time as it is
         except (OSError, ssl.SSLError, SecretError, ValueError) as error:
             if str(error) != self._complaint:
-                stays = "the old one stays in force" if self.context else "clients are told to try later"
-                self._log.error("certificate_refused", listener=self._name, error=str(error), hint=stays)
+                stays = "the old one stays in force" if self.context else "without one the relay does not start"
+                self._log.error("certificate_refused", listener=self._name, error=complaint(error), hint=stays)
             self._complaint = str(error)
             return
         self._complaint = ""

@@ -13,6 +13,7 @@ from relay.config import document
 from relay.config.load import load
 from relay.config.reword import section_at
 from relay.config.shape import File, MatchSection, NotSection, Section
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "etc" / "relay.yaml"
@@ -81,6 +82,9 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x\n")
+    own = Authority(tmp_path)
+    own.certificate.rename(tmp_path / "tls" / "fullchain.pem")
+    own.key.rename(tmp_path / "tls" / "privkey.pem")
     file = tmp_path / "relay.yaml"
     file.write_text(uncommented())
     config = load(file)
