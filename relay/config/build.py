@@ -22,7 +22,7 @@ from relay.config.site import Site, no_such
 from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
-from relay.policy.routing import Action, Match, Question, Route, Table
+from relay.policy.routing import Action, Facts, Match, Question, Route, Table
 from relay.settings import Admin, Config, Dsn, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
@@ -38,6 +38,12 @@ def default_hostname() -> str:
         return parse_hostname(name)
     except ValueError:
         return "localhost.localdomain"
+
+
+def may_report(route: Route) -> bool:
+    """Whether it could take a report: from the null sender, by no listener, to a recipient whom nobody knows yet."""
+    report = Facts(sender="", recipient="", tag="")
+    return route.match.test(lambda q: None if q.fact == "recipient" else q.ask(report)) is not False
 
 
 class Builder:
@@ -64,7 +70,7 @@ class Builder:
         built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
-        dsn = self.dsn(file)
+        dsn = self.dsn(file, routes)
         self.unused(file, routes)
         return Config(
             source=self.source,
@@ -178,7 +184,7 @@ class Builder:
 
     # Reports
 
-    def dsn(self, file: File) -> Dsn:
+    def dsn(self, file: File, routes: Iterable[Route]) -> Dsn:
         via = file.dsn.via or ""
         if via:
             self.via(("dsn", "via"), (via,), alone=True)
@@ -191,6 +197,12 @@ class Builder:
         elif file.dsn.to != "none" and file.accounts and not able:
             text = 'none may send reports, which have the null sender; add "" to the senders of one, or say dsn: {to: none}'
             self.site.warn(("accounts",), text, on_key=True)
+        elif file.dsn.to != "none" and not via and not self.report.problems and not any(map(may_report, routes)):
+            text = (
+                "none takes reports, which have the null sender and no user: senders will not hear of what failed; "
+                'name an account in dsn.via, add a rule for `sender: ""`, or say dsn: {to: none}'
+            )
+            self.site.warn(("routes",), text, on_key=True)
         return Dsn(file.dsn.to, via, file.dsn.delay_after, file.dsn.postmaster or "")
 
     def unused(self, file: File, routes: Iterable[Route]) -> None:

@@ -18,6 +18,7 @@ from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority
 from relay.policy.routing import Action, Facts, Match, Question
 from relay.secrets import Reference
 from relay.settings import Account, Address, Config, Dsn
+from tests.certificates import Authority
 
 Loader = Callable[[str], Config]
 BASE = "accounts: {main: {host: 127.0.0.1}}\nroutes: [{via: main}]\n"
@@ -134,6 +135,45 @@ def test_dsn(config: Loader, said: str, meant: Dsn) -> None:
 def test_nobody_may_send_reports(config: Loader, senders: str, dsn: str, told: bool) -> None:
     text = f"accounts: {{main: {{host: 127.0.0.1, senders: {senders}}}}}\nroutes: [{{via: main}}]\ndsn: {dsn}\n"
     assert ["null sender" in w for w in config(text).warnings] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("rule", "dsn", "told"),
+    [
+        ("user: app", "{}", True),
+        ("user: app", "{to: none}", False),
+        ("user: app", "{via: main}", False),
+        ('user: ["", app]', "{}", False),
+        ("listener: local", "{}", True),
+        ("client: 127.0.0.0/8", "{}", True),
+        ('sender: "*@a.example"', "{}", True),
+        ('sender: ""', "{}", False),
+        ("not: {user: app}", "{}", False),
+        ('recipient: "*@a.example"', "{}", False),  # somebody may hear
+        ("class: default", "{}", False),
+    ],
+)
+def test_no_rule_takes_reports(config: Loader, rule: str, dsn: str, told: bool) -> None:
+    text = (
+        "listen: [{name: local, address: '127.0.0.1:2525', auth: optional}]\n"
+        "users: {app: {password_hash: '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$"
+        "Qh2lr6WXtkL0NDQr0lHRaTGxqfD0bmYmkE9IA/4RPA4'}}\n"
+        f"accounts: {{main: {{host: 127.0.0.1}}}}\nroutes: [{{via: main, match: {{{rule}}}}}]\ndsn: {dsn}\n"
+    )
+    assert ["reports" in w for w in config(text).warnings] == [True] * told
+
+
+def test_a_listener_that_could_not_start_is_told(config: Loader, tmp_path: Path) -> None:
+    """`check` is good, and then the service does not start: that would be found at the restart, at night."""
+    own = Authority(tmp_path)
+    tls = "{mode: starttls, certificate: listener.pem, key: {file: listener.key}}"
+    text = f"{BASE}listen: [{{address: '127.0.0.1:2525', tls: {tls}}}]\n"
+    config(text)
+    before = own.key.read_bytes()
+    own.issue()
+    own.key.write_bytes(before)
+    with pytest.raises(ConfigError, match=r"listener\.pem: the key is not the one of this certificate"):
+        config(text)
 
 
 def test_an_account_for_reports_alone_is_used(config: Loader) -> None:
