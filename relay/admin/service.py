@@ -346,6 +346,7 @@ class Service:
             "config": str(config.source.absolute()) if config.source else None,
             "spool": str(self.spool.path),
             "hostname": config.hostname,
+            "capture": list(config.routes.capture.patterns) if config.routes.capture else None,
             "listen": self.control.listening(),
             **self.control.health(),
             "waiting": sum(self.spool.counts[s] for s in State if s not in (*FINAL, State.HELD)),
@@ -354,7 +355,7 @@ class Service:
             "resting_until": [
                 {"egress": e["egress"], "until": now + e["wait"], "why": e["why"]}
                 for e in self.outlook.egress_rows()
-                if e["state"] != "open"
+                if e["state"] != "ready"
             ],
         }
 

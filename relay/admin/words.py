@@ -27,4 +27,8 @@ def joined(stored: str, forecast: str) -> str:
     """Two reasons as one text: where one says what the other says too, the one that says more."""
     if not stored or stored in forecast:
         return forecast
+    # "main: 535 …" besides "main rests: auth: 535 …": the same answer, told once.
+    name, _, said = stored.partition(": ")
+    if said and forecast.startswith(f"{name} rests: ") and said in forecast:
+        return forecast
     return stored if not forecast or forecast in stored else f"{stored}; besides, {forecast}"

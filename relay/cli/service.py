@@ -103,7 +103,10 @@ def _summary(config: Config) -> str:
 @click.command()
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def reload(json_: bool) -> None:
-    """Make the running relay read its configuration again; a bad one is refused and the old one stays."""
+    """Make the relay read its configuration again.
+
+    A bad one is refused, every mistake is told, and the old one stays.
+    """
     found = client.ask("POST", "/v1/reload")
     if json_:
         show.as_json(found)
@@ -130,6 +133,7 @@ def status(json_: bool) -> None:
         ("alive", "yes" if found["alive"] else f"no ({found['why']})"),
         ("accepting", "yes" if found["accepting"] else f"no ({_why_not(found)})"),
         ("leaving", _leaving(found)),
+        ("capture", _capture(found.get("capture"))),
         ("waiting", found["waiting"]),
         ("held", found["held"]),
         ("oldest", show.span(found["oldest_age"]) if found["waiting"] or found["held"] else ""),
@@ -144,6 +148,17 @@ def status(json_: bool) -> None:
 
 def _why_not(found: dict[str, Any]) -> str:
     return found["why"] or ("it is stopping" if found["stopping"] else "unknown")
+
+
+def _capture(allowed: list[str] | None) -> str:
+    """Staging left on in production looks well otherwise: all is `delivered`, and nothing arrives."""
+    if allowed is None:
+        return ""
+    return (
+        f"on: mail stays on this machine, but to {', '.join(allowed)}"
+        if allowed
+        else "on: all mail stays on this machine"
+    )
 
 
 def _leaving(found: dict[str, Any]) -> str:
@@ -181,7 +196,10 @@ def explain(
     header: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Which rule takes a message, why not the others, which account it leaves by, and when it could."""
+    """Which rule takes a message, and by which account.
+
+    Why not the other rules, and when it could leave. Asks the relay that runs; where none does, or with --config, the file.
+    """
     for option, address in (("--from", from_), ("--to", to)):
         if "@" not in address:
             raise click.UsageError(f"{option} wants a mail address such as user@example.com, not {address!r}")
@@ -194,7 +212,7 @@ def explain(
     asked: dict[str, Any] = {"from": from_, "to": to, "headers": headers}
     asked |= {"client": client_, "class": given.pop("class_")} | given
     asked = {k: v for k, v in asked.items() if v}
-    found = _explain_file(config_path, asked) if config_path else client.ask("POST", "/v1/explain", asked)
+    found = _explain_file(config_path, asked) if config_path else _explain_running(asked)
     if json_:
         show.as_json(found)
         return
@@ -205,6 +223,8 @@ def explain(
             f"  {'→' if hit else ' '} {rule['name']:20} {rule['origin']:24} {rule['verdict']}",
             fg="green" if hit else None,
         )
+    if not asked.get("user") and any(r["verdict"].startswith("does not match: user: ") for r in found["rules"]):
+        click.echo("  no login was assumed; --user NAME says who logged in")
     if not found["route"]:
         click.secho(f"  no rule matches: {found['text']}", fg="red")
     elif not found["egresses"]:
@@ -216,6 +236,18 @@ def explain(
 
         give_up = print_duration(found["retry"]["give_up"])
         click.echo(f"  tried for {give_up}; in doubt: {found['retry']['in_doubt']}")
+
+
+def _explain_running(asked: dict[str, Any]) -> Any:
+    """By the relay that runs; where none does, by the file that it would read."""
+    try:
+        return client.ask("POST", "/v1/explain", asked)
+    except Failed as error:
+        file = _file(None)
+        if error.exit_code != 69 or not os.path.exists(file):
+            raise
+        click.echo(f"no relay is running: by {file}", err=True)
+        return _explain_file(file, asked)
 
 
 def _explain_file(path: Path, asked: dict[str, Any]) -> Any:

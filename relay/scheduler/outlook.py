@@ -68,7 +68,7 @@ class Outlook:
                 if e.breaker.auth_failed
                 else "resting"
                 if e.breaker.is_open
-                else "open",
+                else "ready",
                 "wait": round(e.breaker.wait(now), 1),
                 "why": e.breaker.why,
             }

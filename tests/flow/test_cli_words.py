@@ -165,6 +165,8 @@ def test_two_reasons_are_told_once() -> None:
     assert joined("connect: refused", "main rests: connect: refused") == "main rests: connect: refused"
     assert joined("a: b, and more", "a: b") == "a: b, and more"
     assert joined("450 busy", "main rests: x") == "450 busy; besides, main rests: x"
+    assert joined("main: 535 no", "main rests: auth: 535 no") == "main rests: auth: 535 no"
+    assert joined("in doubt: x", "main rests: x") == "in doubt: x; besides, main rests: x"
     assert joined("", "x") == joined("x", "") == "x"
 
 
