@@ -79,7 +79,8 @@ def send(
             code, text = smtp.data(raw)
             _expect((code, text))
     except smtplib.SMTPAuthenticationError as error:
-        raise Failed(f"the login was refused: {error.smtp_code} {_text(error.smtp_error)}", 77) from None
+        said = f"the login was refused: {error.smtp_code} {_text(error.smtp_error)}"
+        raise Failed(said, 75 if error.smtp_code < 500 else 77) from None
     except smtplib.SMTPNotSupportedError as error:
         raise Failed(
             f"{server} does not offer that: {error} (`auth` and `tls` of its listener; --tls here)", 69
@@ -177,7 +178,10 @@ def _expect(reply: tuple[int, bytes]) -> None:
 )
 @click.option("--delay", type=float, default=0.0, help="Seconds before each 250 to the final dot.")
 def sink(listen: str, folder: Path, delay: float) -> None:
-    """A small upstream that keeps what it gets, one .eml file a message, and sends nothing on."""
+    """An upstream for tests: it keeps mail, sends nothing on.
+
+    Each message is one .eml file.
+    """
     from relay.listener.front import ListenError
     from relay.settings import Address
     from relay.sink import Kept, Sink

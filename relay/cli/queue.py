@@ -67,7 +67,10 @@ def queue() -> None:
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
 def list_(all_: bool, limit: int | None, json_: bool, **given: Any) -> None:
-    """Recipients that wait, the oldest first; with --all or --state also those that are done."""
+    """What waits, the oldest first; --all: what is done too.
+
+    A line for each recipient. --state selects those that are done too.
+    """
     if not all_ and not given["state"]:
         given["state"] = "queued,deferred,active,held"
     rows = client.recipients(_wanted((), given), limit)

@@ -31,9 +31,9 @@ GROUP = "relay"
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 def init(path: Path | None, host: str, username: str | None, unit: Path | None, no_unit: bool, force: bool) -> None:
-    """Write a first configuration, every key commented, a folder for secrets, and the systemd unit.
+    """Write the first files of an installation.
 
-    Default: where `relay serve` looks.
+    A configuration, every key commented, a folder for secrets, and the systemd unit. Default: where `relay serve` looks.
     """
     from relay.config import template
     from relay.config.load import ConfigError, load
@@ -64,19 +64,28 @@ def init(path: Path | None, host: str, username: str | None, unit: Path | None, 
 def _tell_next(file: Path, unit: Path | None, login: bool) -> None:
     click.echo("next:")
     if not login:
-        click.echo(f"  edit `accounts` in {file}; a password belongs into {file.parent / 'secrets'}")
+        click.echo(f"  edit `accounts` in {file}; a password goes into a file in {file.parent / 'secrets'}")
     click.echo(f"  relay check {file}")
     if unit is None:
         click.echo(f"  relay serve {file}")
         return
-    if _command().lstrip("'").startswith(("/home/", "/root/")):
+    if _hidden():
         click.echo(
-            "  the unit's service sees neither /home nor /root: install the relay elsewhere, such as by pipx --global"
+            "  the service sees neither /home nor /root: install the relay elsewhere, and call that one in the unit:"
         )
+        click.echo("    python3 -m venv /opt/relay && /opt/relay/bin/pip install RELAY")
+        click.echo(f"    ExecStart=/opt/relay/bin/relay serve --config {file}    in {unit}")
     if _group() is None:
         click.echo(f"  useradd --system --home-dir /var/lib/relay --shell /usr/sbin/nologin {GROUP}")
         click.echo(f"  chgrp -R {GROUP} {file.parent}")
     click.echo("  systemctl daemon-reload && systemctl enable --now relay")
+
+
+def _hidden() -> bool:
+    """Whether ProtectHome= keeps this program, or the Python that runs it, from the service."""
+    return any(
+        path.lstrip("'").startswith(("/home/", "/root/")) for path in (_command(), os.path.realpath(sys.executable))
+    )
 
 
 def _with_login(text: str, username: str | None) -> str:
@@ -152,12 +161,15 @@ def _own_file() -> Path:
 
 @click.group()
 def password() -> None:
-    """Passwords of the users that log in to the relay."""
+    """Passwords of the users who log in to the relay."""
 
 
 @password.command("hash")
 def password_hash() -> None:
-    """Ask for a password (or read it from standard input) and print its argon2 hash, for `users.NAME.password_hash`."""
+    """Print the hash of a password.
+
+    It is asked for, or read from standard input; the hash (argon2id) belongs to `users.NAME.password_hash`.
+    """
     from relay.listener.auth import hasher_
 
     click.echo(f'"{hasher_().hash(read_password(new=True))}"')
