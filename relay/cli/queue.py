@@ -58,7 +58,7 @@ def _wanted(ids: tuple[str, ...], given: dict[str, Any]) -> dict[str, str]:
 
 @click.group()
 def queue() -> None:
-    """Look at mail and act on it: where it is, why it waits, when it moves."""
+    """Look at mail and act on it: where it is, why it waits."""
 
 
 @queue.command("list")
@@ -323,7 +323,10 @@ def _save(number: str, path: Path, force: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: bool) -> None:
-    """Send a kept message again, as a new one, routed by the rules in force."""
+    """Send a kept message again, as a new one.
+
+    It is routed by the rules in force.
+    """
     if dry_run:
         message = client.ask("GET", client.message(queue_id))
         names = list(recipients) or [r["recipient"] for r in message["recipients"]]

@@ -20,7 +20,7 @@ from relay import clock
 from relay.admin.words import joined
 from relay.cli import client, show
 from relay.cli.mail import _has_port
-from relay.cli.service import _leaving
+from relay.cli.service import _capture, _leaving
 
 TEXT = b"From: app@example.com\r\nSubject: t\r\n\r\nhello\r\n"
 SLOW = "  default: {retry: {schedule: [1h], give_up: 4h}}"
@@ -280,3 +280,41 @@ async def test_send_tells_what_to_do_where_no_login_is_offered(tmp_path: Path) -
         )
         _, errors = await asyncio.wait_for(said.communicate(b"sesame\n"), 30)
         assert (said.returncode, b"`auth` and `tls` of its listener" in errors) == (69, True), errors
+
+
+def test_explain_before_the_first_start(tmp_path: Path) -> None:
+    """The checklist asks it before the relay runs: then the file answers, and says so."""
+    file = tmp_path / "relay.yaml"
+    file.write_text(
+        f"admin: {{socket: {tmp_path}/admin.sock}}\nspool: {{path: {tmp_path}/spool.db}}\n"
+        "listen: [{name: apps, address: '127.0.0.1:2525', auth: required}]\n"
+        "users: {shop: {password: {env: PATH}}}\naccounts: {main: {host: 127.0.0.1}}\n"
+        "routes: [{name: shop, match: {user: shop}, via: main}]\n"
+    )
+    asked = ("explain", "--from", "a@example.com", "--to", "b@example.com")
+    done = call(*asked, RELAY_CONFIG=str(file))
+    assert done.returncode == 0 and f"no relay is running: by {file}" in done.stderr
+    assert "--user NAME" in done.stdout and "550 5.7.1" in done.stdout
+    done = call(*asked, "--user", "shop", RELAY_CONFIG=str(file))
+    assert "→ shop" in done.stdout and "--user NAME" not in done.stdout
+    assert call(*asked, RELAY_CONFIG=str(tmp_path / "none.yaml")).returncode == 69
+
+
+def test_status_says_that_staging_is_on() -> None:
+    assert _capture(None) == ""
+    assert _capture(["*@example.com", "me@b.example"]).endswith("but to *@example.com, me@b.example")
+    assert "all mail stays" in _capture([])
+
+
+def test_staging_is_seen_from_outside(tmp_path: Path) -> None:
+    """Left on in production by mistake all is `delivered`, and nothing arrives."""
+    file = write_config(tmp_path, {"main": "tls: none"}, extra="capture: {allow: ['*@example.com']}\n")
+    with process(file) as relay:
+        told = call("status", RELAY_CONFIG=str(relay.file)).stdout
+    assert "capture      on: mail stays on this machine, but to *@example.com\n" in told
+
+
+def test_no_line_of_the_list_of_verbs_is_cut() -> None:
+    for group in ([], ["queue"], ["spool"], ["password"]):
+        done = call(*group, "--help", COLUMNS="80")
+        assert "..." not in done.stdout.partition("Commands:")[2], done.stdout
