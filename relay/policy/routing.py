@@ -132,7 +132,8 @@ class Match:
         for wanted, questions in ((True, self.all_of), (False, self.none_of)):
             for q in questions:
                 if q.ask(facts) is not wanted:
-                    return f"{'' if wanted else 'not '}{q.fact}: {', '.join(q.patterns)}"
+                    named = ", ".join(p or "the null sender" if q.fact == "sender" else p for p in q.patterns)
+                    return f"{'' if wanted else 'not '}{q.fact}: {named}"
         return ""
 
 
