@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.config.load import load
+
 from .support import ENV, ROOT, Recorder, Relay, run, until
 
 README = (ROOT / "README.md").read_text()
@@ -58,6 +60,7 @@ def relay(file: Path, *arguments: str, said: str = "") -> str:
 def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
     with Recorder() as shop, Recorder() as crm:
         file = installed(tmp_path, "two applications", {"smtp.shop.example": shop.port, "smtp.crm.example": crm.port})
+        assert load(file).warnings == ()
         with Relay(file) as running:
             for user in ("shop", "crm"):
                 with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
