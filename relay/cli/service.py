@@ -269,7 +269,7 @@ def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
 
 @click.group()
 def spool() -> None:
-    """Check and back up the spool of the running relay; salvage a damaged one."""
+    """Check or back up the spool; salvage a damaged one."""
 
 
 @spool.command("check")
@@ -305,7 +305,9 @@ def spool_backup(folder: Path, json_: bool) -> None:
 @click.argument("target", metavar="TO", type=click.Path(path_type=Path))
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def spool_salvage(source: Path, target: Path, json_: bool) -> None:
-    """Everything that can be read of a damaged spool's folder FROM, in a new folder TO; FROM is left as it is.
+    """Copy what can be read of a damaged spool.
+
+    All that can be read of its folder FROM goes into a new folder TO; FROM is left as it is.
 
     The relay must be stopped. TO starts with everything held. Exit 0 if nothing was lost, 65 otherwise.
     """

@@ -1,7 +1,7 @@
 """Where things lie when the configuration does not say. Looks, and makes nothing.
 
-The usual folders of a service first; where they are not ours to write, what systemd or the desktop hands us, so that
-`relay serve` works for root, for a service and for a user at a shell alike.
+What systemd hands us first, then the usual folders of a service; where they are not ours to write, the user's own, so
+that `relay serve` works for root, for a service and for a user at a shell alike.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def config_file(env: Mapping[str, str], given: Path | None = None, usual: Path =
 
 def state_folder(env: Mapping[str, str], usual: Path = STATE) -> Path:
     """Where the spool lies."""
-    if writable(usual):
-        return usual
-    return _from_systemd(env, "STATE_DIRECTORY") or _home(env, "XDG_STATE_HOME", ".local/state") / "relay"
+    if given := _from_systemd(env, "STATE_DIRECTORY"):
+        return given
+    return usual if writable(usual) else _home(env, "XDG_STATE_HOME", ".local/state") / "relay"
 
 
 def runtime_folder(env: Mapping[str, str], usual: Path = RUNTIME, usual_state: Path = STATE) -> Path:
     """Where the admin socket lies."""
-    if writable(usual):
-        return usual
     if given := _from_systemd(env, "RUNTIME_DIRECTORY"):
         return given
+    if writable(usual):
+        return usual
     if env.get("XDG_RUNTIME_DIR"):
         return Path(env["XDG_RUNTIME_DIR"]) / "relay"
     return state_folder(env, usual_state)

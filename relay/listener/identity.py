@@ -108,11 +108,12 @@ class Identity(Wire):
 
     async def _log_in(self, given: Credentials) -> None:
         name = self.door.listen.name
+        known = given.user if given.user in self.door.guard.logins.users() else None
         try:
             user = await self.door.guard.logins.verify(self.client, given)
         except Busy as error:
             LOGINS.inc(1, name, "busy")
-            self.door.log.warning("login_busy", listener=name, client=self.client, why=str(error))
+            self.door.log.warning("login_busy", listener=name, client=self.client, user=known, why=str(error))
             self._failed_logins += 1
             self.reply(454, "4.7.0", str(error))
         else:
@@ -120,7 +121,6 @@ class Identity(Wire):
             if user is not None:
                 self.user_name, self._logged_in, self._failed_logins = user.name, user, 0
                 return self.reply(235, "2.7.0", "logged in")
-            known = given.user if given.user in self.door.guard.logins.users() else None
             self.door.log.warning("login_failed", listener=name, client=self.client, user=known)
             self._failed_logins += 1
             self.reply(535, "5.7.8", "user name or password is wrong")

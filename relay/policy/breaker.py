@@ -44,6 +44,10 @@ class Breaker:
             return
         self.failures, self.opened, self.until, self.why, self.auth_failed, self.probing = 0, 0, 0.0, "", False, False
 
+    def ask_again(self, now: float) -> None:
+        """An operator may have mended what made it rest: the next probe may start now."""
+        self.until = min(self.until, now)
+
     def returned(self) -> None:
         """The probe ended without a word about the next hop (we stopped it): as before it."""
         self.probing = False

@@ -55,13 +55,15 @@ class Carriers:
         IN_FLIGHT.source = lambda: [((n,), float(e.busy)) for n, e in self.egresses.items()]
 
     def apply(self, config: Config) -> None:
-        """A new configuration: sessions of unchanged accounts are kept."""
+        """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""
         for name, account in config.accounts.items():
             current = self.egresses.get(name)
             if current is None or current.account != account or current.hostname != config.hostname:
                 if current is not None:
                     self._retire(current)
                 self.egresses[name] = Egress(account, config.hostname)
+            else:
+                current.breaker.ask_again(clock.now())
         for name in [n for n in self.egresses if n not in config.accounts]:
             self._retire(self.egresses.pop(name))
 

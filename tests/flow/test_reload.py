@@ -9,6 +9,8 @@ import pytest
 from fakes import Upstream
 from rig import Rig, free_port, process, running, until, write_config
 
+from relay import clock
+
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}"
 TEXT = b"From: boss@corp.example\r\nX-Kind: report\r\nSubject: t\r\n\r\nhello\r\n"
 
@@ -165,3 +167,21 @@ async def test_the_process_reloads_on_sighup_and_by_the_verb(tmp_path: Path) -> 
             assert relay.cli("reload").startswith("reloaded")
             assert relay.json("status")["config_error"] == ""
             assert relay.json("explain", "--from", "a@example.com", "--to", "b@example.com")["route"] == "renamed"
+
+
+async def test_an_account_that_rests_is_asked_again_at_once(tmp_path: Path) -> None:
+    """Its secret was corrected: nobody waits for the end of its pause."""
+    secret = tmp_path / "secret"
+    secret.write_text("wrong\n")
+    async with Upstream(login=("u", "right")) as up:
+        account = {"main": f"port: {up.port}, tls: none, username: u, password: {{file: {secret}}}"}
+        async with running(write_config(tmp_path, account)) as rig:
+            number = await rig.send()
+            await rig.tried(number)
+            assert rig.egress().breaker.wait(clock.now()) > 10
+            rig.app.reload()
+            await until(lambda: len(up.logins) == 2)
+            secret.write_text("right\n")
+            await until(lambda: rig.egress().breaker.wait(clock.now()) > 10)
+            rig.app.reload()
+            await rig.reaches(number, "delivered")

@@ -25,7 +25,8 @@ def test_config_file(tmp_path: Path) -> None:
 
 def test_state_folder(tmp_path: Path) -> None:
     usual = tmp_path / "var" / "lib" / "relay"
-    assert places.state_folder(ENV | {"STATE_DIRECTORY": "/s"}, usual) == usual
+    assert places.state_folder(ENV, usual) == usual
+    assert places.state_folder(ENV | {"STATE_DIRECTORY": "/s"}, usual) == Path("/s")  # what was said explicitly
     assert not usual.exists()
     assert places.state_folder(ENV | {"STATE_DIRECTORY": "/s/a:/s/b"}, LOCKED) == Path("/s/a")
     assert places.state_folder(ENV | {"XDG_STATE_HOME": "/x"}, LOCKED) == Path("/x/relay")
@@ -34,7 +35,7 @@ def test_state_folder(tmp_path: Path) -> None:
 
 def test_runtime_folder(tmp_path: Path) -> None:
     assert places.runtime_folder(ENV, tmp_path) == tmp_path
-    assert places.runtime_folder(ENV | {"RUNTIME_DIRECTORY": "/r"}, LOCKED) == Path("/r")
+    assert places.runtime_folder(ENV | {"RUNTIME_DIRECTORY": "/r"}, tmp_path) == Path("/r")
     assert places.runtime_folder(ENV | {"XDG_RUNTIME_DIR": "/x"}, LOCKED) == Path("/x/relay")
     assert places.runtime_folder(ENV, LOCKED, LOCKED) == Path("/home/u/.local/state/relay")
 
