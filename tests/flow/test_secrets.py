@@ -223,7 +223,7 @@ async def test_no_canary_comes_out(tmp_path: Path, format_: str) -> None:
     for path in (tmp_path / "spool").rglob("*"):
         if path.is_file():
             everything[path.name] = path.read_bytes()
-    assert b"5.7.8" in everything["log"] and b"5.7.8" in everything["spool.db"]
+    assert b"5.7.8" in everything["log"] and b"5.7.8" in everything["spool.db"] + everything["spool.db-wal"]
     assert {where: setting.found(text) for where, text in everything.items() if setting.found(text)} == {}
 
 
