@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import trustme
 import uvloop
-from fakes import DEAF, DROP, RESET, Also, BlackHole, Early, Endless, Upstream
+from fakes import DEAF, DROP, RESET, Also, Early, Endless, Upstream
 from rig import write_config
 
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}"
@@ -137,6 +138,25 @@ def fates(stage: str, kind: Kind, message: str, tripped: bool) -> list[Fate]:
 
 
 # -- a cell
+
+
+class BlackHole:
+    """A port where connecting hangs: nobody accepts, and the queue of those who wait is full."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
+        self._listener.listen(0)
+        self.port = self._listener.getsockname()[1]
+        self._waiting = [socket.socket() for _ in range(4)]
+        for sock in self._waiting:
+            sock.setblocking(False)
+            sock.connect_ex(self._listener.getsockname())
+
+    def close(self) -> None:
+        for sock in (*self._waiting, self._listener):
+            sock.close()
 
 
 @dataclass
