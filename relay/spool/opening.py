@@ -103,7 +103,11 @@ def check(connection: sqlite3.Connection, path: Path) -> list[str]:
     if found != "ok":
         raise SpoolCorrupt(f"{path} is damaged ({' '.join(found.split())}); {LEFT}")
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
-    return queries.strays(connection) if ours else []
+    if not ours:
+        return []
+    for (state,) in connection.execute("SELECT DISTINCT state FROM recipient").fetchall():
+        State(state)  # one that cannot be is damage that no page tells
+    return queries.strays(connection)
 
 
 def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Opened:
