@@ -1,7 +1,8 @@
 """A scripted SMTP upstream over real sockets: it answers what a test wants at each command, and keeps what it got.
 
 A script is `{command: action or list of actions}`; the last action of a list repeats. Commands are BANNER, EHLO, HELO,
-STARTTLS, HANDSHAKE (instead of TLS, after the 220), AUTH, MAIL, RCPT, DATA, BODY (while the body arrives), DOT, RSET,
+STARTTLS, HANDSHAKE (instead of TLS, after the 220), AUTH, MAIL, RCPT, DATA, EMPTY (DATA without a recipient), BODY (while the body
+arrives), DOT, RSET,
 QUIT. An action is the text of a reply, bytes to be sent as they are, DROP, RESET, SILENT, DEAF, one of the classes below,
 or a function of the argument that returns one.
 """
@@ -121,6 +122,7 @@ class Upstream:
         self.most_open = 0
         self.most_held = 0
         self.floods = 0  # times that something endless was begun
+        self.unread = 0  # bytes that had come when the last command was read
         self._counts: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -245,6 +247,7 @@ class _Talk:
         }  # fmt: skip
         while True:
             line = (await self.reader.readuntil(b"\r\n")).decode("utf-8", "replace").rstrip("\r\n")
+            self.up.unread = len(self.reader._buffer)  # type: ignore[attr-defined]
             self.up.sessions[self.number].append(line)
             verb, _, argument = line.partition(" ")
             handler = handlers.get(verb.upper())
@@ -359,7 +362,8 @@ class _Talk:
             self.up.transactions.append(self.transaction)
 
     async def rcpt(self, argument: str) -> None:
-        assert self.transaction is not None
+        if self.transaction is None:
+            return await self.send("503 5.5.1 MAIL first")
         recipient = argument.partition("<")[2].partition(">")[0]
         self.transaction.recipients.append(recipient)
         text = await self.say("RCPT", recipient, "250 2.1.5 ok")
@@ -367,8 +371,15 @@ class _Talk:
             self.transaction.accepted.append(recipient)
 
     async def data(self, argument: str) -> None:
+        if self.transaction is None or not self.transaction.accepted:
+            said = self.up.action("EMPTY", argument, "503 5.5.1 RCPT first")  # only who pipelines says DATA then
+            await self.send(said)
+            if self.transaction is not None and said.startswith("354"):
+                self.transaction.wire = (await self.reader.readuntil(b".\r\n"))[:-3]
+                self.transaction = None
+                await self.send("554 5.5.1 no valid recipients")
+            return
         transaction, self.transaction = self.transaction, None
-        assert transaction is not None
         if not (await self.say("DATA", argument, "354 go on")).startswith("354"):
             return
         early: Early | None = self.up.action("BODY", transaction.sender, None)

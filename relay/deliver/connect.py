@@ -13,14 +13,45 @@ import ipaddress
 import os
 import socket
 import ssl
+from typing import Any, cast
 
-from aiosmtplib.errors import SMTPException, SMTPHeloError, SMTPResponseException
+import aiosmtplib
+from aiosmtplib.errors import (
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponseException,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+)
+from aiosmtplib.response import SMTPResponse
 
-from relay.deliver.smtp import TIMEOUTS, Client, Failure, Upstream, of_error
+from relay.deliver.dialogue import LOST, SILENT, TOO_MANY, Dialogue
+from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
 from relay.deliver.tls import PinMismatch, check_pin, context_for
 from relay.reply import Reply, Stage, clean
 from relay.secrets import SecretError
 from relay.settings import Account, Tls
+
+
+class Client(aiosmtplib.SMTP):
+    """aiosmtplib's, kept in step with its upstream, and ended at once."""
+
+    async def execute_command(self, *args: bytes, **limit: Any) -> SMTPResponse:
+        self.in_step()
+        return await super().execute_command(*args, **limit)
+
+    def in_step(self) -> None:
+        """What was said beyond the last reply would be taken for the answer to what we say next: then we don't."""
+        if self.protocol is not None and self.protocol._buffer:
+            self.close()
+            raise SMTPServerDisconnected("upstream said more than one reply")
+
+    def close(self) -> None:
+        """A transport that is merely closed would still send what it has buffered, the final dot with it; over TLS it would
+        wait half a minute for the peer's goodbye, as one session more than `connections` allows."""
+        if self.transport is not None:
+            cast(asyncio.WriteTransport, self.transport).abort()
+        super().close()
 
 
 async def connect(account: Account, hostname: str) -> Upstream:
@@ -70,7 +101,21 @@ async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
         # connection's by the time that the transport lets go of it.
         asyncio.get_running_loop().call_later(1.0, sock.close)
         raise
-    return Upstream(account, client)
+    return Upstream(account, *_handed_over(client))
+
+
+def _handed_over(client: Client) -> tuple[Dialogue, dict[str, str]]:
+    """The wire in our hands, and what EHLO offered; aiosmtplib knows nothing of it any more."""
+    extensions, transport = client.esmtp_extensions, client.transport
+    if transport is None:
+        raise Failure(Stage.EHLO, LOST)
+    ahead = client.protocol is not None and client.protocol._buffer
+    # uvloop's transports are no subclass of asyncio's.
+    talk = Dialogue(cast(asyncio.Transport, transport))
+    client.transport = client.protocol = None
+    if ahead:
+        talk.end(TOO_MANY)
+    return talk, extensions
 
 
 async def _resolved(account: Account) -> str:
@@ -210,3 +255,19 @@ def _tls_words(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate is not accepted: {error.verify_message}"
     return f"TLS failed: {error.reason or error}"
+
+
+def _reply(code: int, text: str) -> Reply:
+    """RFC 5321 §4.2.1: the first digit is 2 to 5. Anything else is no reply; aiosmtplib says -1 where it could read no code."""
+    if 200 <= code < 600:
+        return Reply.of(code, text)
+    return Reply(0, clean(f"malformed reply: {text if code < 0 else f'{code:03} {text}'}"))
+
+
+def of_error(error: BaseException) -> Reply:
+    if isinstance(error, SMTPResponseException):
+        return _reply(error.code, error.message)
+    if isinstance(error, SMTPTimeoutError | TimeoutError):
+        return SILENT
+    text = str(error.__cause__ or error)
+    return Reply.of(0, text) if text else LOST

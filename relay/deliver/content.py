@@ -28,8 +28,17 @@ class Content:
     body: bytes | Path
 
 
-def stuffed(text: bytes) -> bytes:
-    """A whole message with dots stuffed (RFC 5321 §4.5.2) and its last line ended, without the final dot."""
+def stuffed(head: bytes, body: bytes) -> tuple[bytes, ...]:
+    """A whole message in pieces, dots stuffed (RFC 5321 §4.5.2) and its last line ended, without the final dot.
+
+    A body without such dots is not copied.
+    """
+    if not head.endswith(b"\r\n"):
+        return (_stuffed(head + body),)
+    return (_stuffed(head), _stuffed(body)) if body else (_stuffed(head),)
+
+
+def _stuffed(text: bytes) -> bytes:
     if text.startswith(b"."):
         text = b"." + text
     if not text.endswith(b"\r\n"):

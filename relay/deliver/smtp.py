@@ -1,30 +1,22 @@
-"""One transaction on an open session. aiosmtplib speaks; we decide what its errors mean.
+"""One transaction on an open session.
 
 Promises: a reply for each recipient; whether the final dot left us is known exactly. Refuses to guess: any failure is a
-`Failure` with its stage. `connect` opens sessions.
+`Failure` with its stage. `connect` opens sessions. Where the upstream offers PIPELINING (RFC 2920), MAIL, RCPT and DATA go
+out together; what their replies mean is the same, and whose they are is made sure of.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import aiosmtplib
-from aiosmtplib.errors import (
-    SMTPException,
-    SMTPResponseException,
-    SMTPServerDisconnected,
-    SMTPTimeoutError,
-)
-from aiosmtplib.protocol import SMTPProtocol
-from aiosmtplib.response import SMTPResponse
+from typing import NoReturn
 
 from relay.deliver.content import END, Content, slices, stuffed
+from relay.deliver.dialogue import LOST, TOO_MANY, Dialogue, Said
 from relay.envelope import EIGHT_BIT, UTF8, xtext
-from relay.reply import Reply, Stage, clean
+from relay.reply import Reply, Stage
 from relay.settings import Account
 
 # Seconds; RFC 5321 §4.5.3.2. Connecting has no figure there: Postfix waits 30.
@@ -42,6 +34,8 @@ TIMEOUTS = {
     Stage.DOT: 600.0,
 }
 _PROMPT = 5.0  # for QUIT and RSET: nothing depends on them
+_GRACE = 1.0  # for a reply that should not come
+_RSET, _DATA = b"RSET\r\n", b"DATA\r\n"
 _ENDS_ALL = (421, 530)  # to one recipient they are said as well, but they are not about him
 
 
@@ -53,7 +47,7 @@ class Failure(Exception):
         self.stage, self.reply = stage, reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What the upstream said about one recipient, and where."""
 
@@ -65,7 +59,7 @@ class Answer:
         return self.stage is Stage.DOT and 200 <= self.reply.code < 300
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parcel:
     """One transaction's worth."""
 
@@ -79,32 +73,12 @@ class Parcel:
     asked: tuple[tuple[str, str], ...] = ()  # (NOTIFY, ORCPT) of each recipient; empty: none said anything
 
 
-class Client(aiosmtplib.SMTP):
-    """aiosmtplib's, kept in step with its upstream, and ended at once."""
-
-    async def execute_command(self, *args: bytes, **limit: Any) -> SMTPResponse:
-        self.in_step()
-        return await super().execute_command(*args, **limit)
-
-    def in_step(self) -> None:
-        """What was said beyond the last reply would be taken for the answer to what we say next: then we don't."""
-        if self.protocol is not None and self.protocol._buffer:
-            self.close()
-            raise SMTPServerDisconnected("upstream said more than one reply")
-
-    def close(self) -> None:
-        """A transport that is merely closed would still send what it has buffered, the final dot with it; over TLS it would
-        wait half a minute for the peer's goodbye, as one session more than `connections` allows."""
-        if self.transport is not None:
-            cast(asyncio.WriteTransport, self.transport).abort()
-        super().close()
-
-
 class Upstream:
-    """An open session. Made by `connect`."""
+    """An open session. Made by `connect`; `extensions` are what EHLO offered, in lower case, with their arguments."""
 
-    def __init__(self, account: Account, client: Client) -> None:
-        self.account, self._client = account, client
+    def __init__(self, account: Account, talk: Dialogue, extensions: Mapping[str, str]) -> None:
+        self.account, self._talk, self._offers = account, talk, extensions
+        self._pipelining = "pipelining" in extensions
         self.transactions = 0
         self.idle_since = 0.0
         self.passes_on = False  # the transaction under way asks for reports, of an upstream that makes them
@@ -116,34 +90,23 @@ class Upstream:
 
     @property
     def usable(self) -> bool:
-        return self._client.is_connected and self.transactions < self.account.messages_per_connection
+        return self.connected and self.transactions < self.account.messages_per_connection
 
     @property
     def connected(self) -> bool:
-        return self._client.is_connected
+        return self._talk.ended is None
 
     async def deliver(self, parcel: Parcel) -> list[Answer]:
         """One answer a recipient, in order. Raises Failure where the transaction failed as a whole."""
         self.transactions += 1
         self.stage, self._ended = Stage.MAIL, False
-        self.answers = answers = []
+        answers: list[Answer | None] = []
+        self.answers = answers
         self._check(parcel)
-        if self._dirty:
-            await self._reset()
-        self._dirty = True
-        self.passes_on = self._client.supports_extension("dsn")
-        reply = await self._say(Stage.MAIL, b"MAIL", *self._mail_arguments(parcel))
-        if not _positive(reply):
-            raise Failure(Stage.MAIL, reply)
-        for number, recipient in enumerate(parcel.recipients):
-            asked = _asked(*parcel.asked[number]) if self.passes_on and parcel.asked else []
-            reply = await self._say(Stage.RCPT, b"RCPT", b"TO:<" + recipient.encode() + b">", *asked)
-            if reply.code in _ENDS_ALL:
-                raise Failure(Stage.RCPT, reply)
-            # RFC 5321 §4.2.5: 250 and 251 take responsibility.
-            answers.append(None if _positive(reply) else Answer(Stage.RCPT, reply))
+        self.passes_on = "dsn" in self._offers
+        await (self._ahead(parcel) if self._pipelining else self._step_by_step(parcel))
         if None in answers:
-            final = await self._data(parcel.content)
+            final = await self._content(parcel.content)
             # After a refusal a RSET comes first: an upstream that refused early and again at the dot has a second reply for us.
             self._dirty = not final.accepted
             return [a or final for a in answers]
@@ -151,169 +114,229 @@ class Upstream:
 
     async def quit(self, timeout: float = _PROMPT) -> None:
         """Politely, but not for long."""
-        with contextlib.suppress(SMTPException, OSError, TimeoutError):
-            await self._client.execute_command(b"QUIT", timeout=timeout)
+        self._talk.say(b"QUIT\r\n", replies=1)
+        await self._talk.reply(timeout)
         self.close()
 
     def close(self) -> None:
         """At once."""
-        self._client.close()
+        self._talk.end()
+
+    # -- the envelope
 
     def _check(self, parcel: Parcel) -> None:
         """What this upstream can't take is known before a byte is sent."""
-        if parcel.needs & UTF8 and not self._client.supports_extension("smtputf8"):
+        if parcel.needs & UTF8 and "smtputf8" not in self._offers:
             raise Failure(
                 Stage.MAIL, Reply(553, "upstream does not offer SMTPUTF8, which an address or header needs", "5.6.7")
             )
-        limit = self._client.esmtp_extensions.get("size", "")
+        limit = self._offers.get("size", "")
         if limit.isdecimal() and 0 < int(limit) < parcel.size:
             raise Failure(
                 Stage.MAIL, Reply(552, f"message has {parcel.size} bytes and the upstream takes {limit}", "5.3.4")
             )
 
-    def _mail_arguments(self, parcel: Parcel) -> list[bytes]:
-        arguments = [b"FROM:<" + parcel.sender.encode() + b">"]
-        if self._client.supports_extension("size"):
-            arguments.append(b"SIZE=%d" % parcel.size)
-        if parcel.needs & EIGHT_BIT and self._client.supports_extension("8bitmime"):
-            arguments.append(b"BODY=8BITMIME")
+    def _mail(self, parcel: Parcel) -> bytes:
+        command = b"MAIL FROM:<" + parcel.sender.encode() + b">"
+        if "size" in self._offers:
+            command += b" SIZE=%d" % parcel.size
+        if parcel.needs & EIGHT_BIT and "8bitmime" in self._offers:
+            command += b" BODY=8BITMIME"
         if parcel.needs & UTF8:
-            arguments.append(b"SMTPUTF8")
+            command += b" SMTPUTF8"
         if self.passes_on:
             # RFC 3461 §5.2.1: what was said is passed on, and nothing that was not.
             if parcel.ret:
-                arguments.append(b"RET=" + parcel.ret.encode())
+                command += b" RET=" + parcel.ret.encode()
             if parcel.envid:
-                arguments.append(b"ENVID=" + xtext(parcel.envid).encode())
-        return arguments
+                command += b" ENVID=" + xtext(parcel.envid).encode()
+        return command + b"\r\n"
 
-    async def _reset(self) -> None:
-        reply = await self._say(Stage.MAIL, b"RSET", timeout=min(_PROMPT, TIMEOUTS[Stage.MAIL]))
-        if not _positive(reply):
-            raise Failure(Stage.MAIL, Reply(0, f"upstream refused RSET: {reply}"))
+    def _rcpt(self, parcel: Parcel, number: int) -> bytes:
+        command = b"RCPT TO:<" + parcel.recipients[number].encode() + b">"
+        if self.passes_on and parcel.asked:
+            notify, orcpt = parcel.asked[number]
+            if notify:
+                command += b" NOTIFY=" + notify.encode()
+            if orcpt:
+                command += b" ORCPT=" + orcpt.encode()
+        return command + b"\r\n"
+
+    async def _step_by_step(self, parcel: Parcel) -> None:
+        """A command, its reply, the next command; up to the 354, or to the last recipient where none is taken."""
+        if self._dirty:
+            self._cleaned(await self._ask(Stage.MAIL, _RSET, min(_PROMPT, TIMEOUTS[Stage.MAIL])))
+        self._dirty = True
+        self._sender_taken(await self._ask(Stage.MAIL, self._mail(parcel)))
+        for number in range(len(parcel.recipients)):
+            self._answered(await self._ask(Stage.RCPT, self._rcpt(parcel, number)))
+        if None in self.answers:
+            self._go_ahead(await self._ask(Stage.DATA, _DATA))
+
+    async def _ask(self, stage: Stage, command: bytes, timeout: float | None = None) -> Said:
+        self._in_step(stage)
+        self._talk.say(command, replies=1)
+        return await self._talk.reply(timeout or TIMEOUTS[stage])
+
+    async def _ahead(self, parcel: Parcel) -> None:
+        """All commands at once, and then their replies (RFC 2920); up to the 354, or an end without it."""
+        dirty, self._dirty = self._dirty, True
+        commands = [_RSET, self._mail(parcel)] if dirty else [self._mail(parcel)]
+        commands += [self._rcpt(parcel, number) for number in range(len(parcel.recipients))]
+        commands.append(_DATA)
+        self._in_step(Stage.MAIL)
+        talk = self._talk
+        talk.say(b"".join(commands), replies=len(commands))
+        try:
+            if dirty:
+                self._cleaned(await talk.reply(min(_PROMPT, TIMEOUTS[Stage.MAIL])))
+                self._dirty = True
+            self._sender_taken(await talk.reply(TIMEOUTS[Stage.MAIL]))
+            for _ in parcel.recipients:
+                self._answered(await talk.reply(TIMEOUTS[Stage.RCPT]))
+            go = await talk.reply(TIMEOUTS[Stage.DATA])
+            if None in self.answers:
+                return self._go_ahead(go)
+        except Failure as failure:
+            if not self.connected and self._talk.ended is not TOO_MANY:
+                raise
+            if failure.reply.code in _ENDS_ALL:
+                self.close()  # DATA may have been answered 354: what comes next would be the message
+                raise
+            go = Said(0, b"") if failure.stage is Stage.DATA else await self._rest()
+            await self._end_without(go)
+            raise
+        await self._end_without(go)
+
+    async def _rest(self) -> Said:
+        """The last of the replies that are still to come: that to DATA."""
+        while True:
+            said = await self._talk.reply(TIMEOUTS[Stage.RCPT])
+            if not (self._talk.owed and said.code):
+                return said
+
+    async def _end_without(self, go: Said) -> None:
+        """No message follows: out of the transaction again, and in step. `go`: what DATA was answered, if not told before."""
+        if go.code == 354 and None in self.answers:
+            return self.close()
+        if go.code == 354:
+            # RFC 2920 §3.1: it takes a message for nobody, so it gets one.
+            self._talk.say(END, replies=1)
+            if not (await self._talk.reply(TIMEOUTS[Stage.DOT])).code:
+                self.close()
+            return
+        await self._confirm()
+
+    async def _confirm(self) -> None:
+        """That no reply was taken for another's. Raises Failure where one was.
+
+        Had the upstream said one too many, 354 could not have come in DATA's place. Where no 354 came, RSET is answered: by
+        the reply that is left over, and then by its own.
+        """
+        out_of_step = self._talk.ended is TOO_MANY
+        if not out_of_step:
+            self._talk.say(_RSET, replies=1)
+            said = await self._talk.reply(min(_PROMPT, TIMEOUTS[Stage.MAIL]))
+            if said.positive:
+                self._dirty = False
+                return
+            out_of_step = said.code == 354
+            if said.code and not out_of_step:
+                self._talk.say(b"", replies=1)
+                out_of_step = (await self._talk.reply(_GRACE)).code > 0
+        self.close()
+        if out_of_step:
+            self.answers.clear()
+            raise Failure(Stage.DATA, TOO_MANY)
+
+    # -- what a reply to the envelope means
+
+    def _in_step(self, stage: Stage) -> None:
+        """What was said beyond the last reply would be taken for the answer to what we say next: then we don't."""
+        if self._talk.ended is not None:
+            raise Failure(stage, self._talk.ended)
+
+    def _came(self, stage: Stage, said: Said) -> None:
+        """A reply."""
+        if not said.code:
+            self.close()
+            raise Failure(stage, said.reply)
+
+    def _cleaned(self, said: Said) -> None:
+        self._came(Stage.MAIL, said)
+        if not said.positive:
+            raise Failure(Stage.MAIL, Reply(0, f"upstream refused RSET: {said.reply}"))
         self._dirty = False
 
-    async def _say(self, stage: Stage, *command: bytes, timeout: float | None = None) -> Reply:
-        try:
-            response = await self._client.execute_command(*command, timeout=timeout or TIMEOUTS[stage])
-        except (SMTPException, OSError, ValueError) as error:
-            self.close()
-            raise Failure(stage, of_error(error)) from None
-        reply = _reply(response.code, response.message)
-        if not reply.code:
-            self.close()
-            raise Failure(stage, reply)
-        return reply
+    def _sender_taken(self, said: Said) -> None:
+        self._came(Stage.MAIL, said)
+        if not said.positive:
+            raise Failure(Stage.MAIL, said.reply)
 
-    async def _data(self, content: Content) -> Answer:
-        reply = await self._say(Stage.DATA, b"DATA")
-        if reply.code != 354:
-            if reply.code < 400:
+    def _answered(self, said: Said) -> None:
+        self._came(Stage.RCPT, said)
+        if said.code in _ENDS_ALL:
+            raise Failure(Stage.RCPT, said.reply)
+        # RFC 5321 §4.2.5: 250 and 251 take responsibility.
+        self.answers.append(None if said.positive else Answer(Stage.RCPT, said.reply))
+
+    def _go_ahead(self, said: Said) -> None:
+        self._came(Stage.DATA, said)
+        if said.code != 354:
+            if said.code < 400:
                 self.close()  # out of step: nobody knows what its next reply would answer
+                if self._pipelining:
+                    self.answers.clear()  # nor what those before it did
             # RFC 5321 §4.3.2: 503 or 554 here refuse the message.
-            raise Failure(Stage.DATA, reply)
-        protocol = self._client.protocol
-        if protocol is None:
-            raise Failure(Stage.BODY, Reply(0, "connection lost"))
-        try:
-            self._client.in_step()
-        except SMTPException as error:
-            raise Failure(Stage.BODY, of_error(error)) from None
-        self.stage = Stage.BODY
-        await self._send_body(protocol, content)
-        try:
-            response = await protocol.read_response(timeout=TIMEOUTS[Stage.DOT])
-        except (SMTPException, OSError) as error:
-            self.close()
-            raise Failure(Stage.DOT, of_error(error)) from None
-        reply = _reply(response.code, response.message)
-        if reply.code:
-            self.stage = Stage.MAIL  # no doubt is left
-        if reply.code in (0, 421):
-            self.close()
-        if reply.code in (0, *_ENDS_ALL):
-            raise Failure(Stage.DOT, reply)
-        return Answer(Stage.DOT, reply)
+            raise Failure(Stage.DATA, said.reply)
 
-    async def _send_body(self, protocol: SMTPProtocol, content: Content) -> None:
+    # -- the message
+
+    async def _content(self, content: Content) -> Answer:
+        self._in_step(Stage.BODY)
+        self.stage = Stage.BODY
+        await self._send(content)
+        said = await self._talk.reply(TIMEOUTS[Stage.DOT])
+        if said.code:
+            self.stage = Stage.MAIL  # no doubt is left
+        if said.code in (0, 421):
+            self.close()
+        if said.code in (0, *_ENDS_ALL):
+            raise Failure(Stage.DOT, said.reply)
+        return Answer(Stage.DOT, said.reply)
+
+    async def _send(self, content: Content) -> None:
         """Returns at stage DOT, when the kernel has taken all including the final dot; until then a failure is no doubt."""
-        transport = cast(asyncio.WriteTransport, protocol.transport)
-        # Woken when the transport's buffer is empty, not when it is merely lower: so "drained" means "the dot has left".
-        # Over TLS the same figure asks for another thing (a pause although nothing is left, and no end of it), and what the
-        # layer below still has is not told: there a dot that is on its way counts as sent, which errs towards doubt.
-        transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0, low=0)
-        # An upstream may refuse in the middle of the body: that reply is wanted, not dropped as unsolicited.
-        protocol._response_pending = True
+        talk = self._talk
+        talk.say(b"", replies=1)  # an upstream may refuse in the middle of the body: that reply is wanted too
         try:
             if isinstance(content.body, Path):
                 async for data in slices(content):
-                    await self._write(protocol, data)
-                    if _answered(protocol):
-                        raise ConnectionResetError("upstream answered in the middle of the message")
+                    await self._write(data)
+                    if talk.heard:
+                        self._give_up(LOST)
                 self._ended = True
-                await self._write(protocol, END)
+                await self._write(END)
             else:
                 self._ended = True
-                await self._write(protocol, stuffed(content.head + content.body) + END)
+                await self._write(*stuffed(content.head, content.body), END)
             self.stage = Stage.DOT
         except asyncio.CancelledError:
             # Cancelled in the moment between the buffer's last byte and our waking up: then the dot has left.
-            if self._ended and not transport.get_write_buffer_size():
+            if self._ended and not talk.transport.get_write_buffer_size():
                 self.stage = Stage.DOT
             self.close()
             raise
-        except (SMTPException, OSError, TimeoutError) as error:
-            early = _early_reply(protocol)
-            self.close()
-            raise Failure(Stage.BODY, early or of_error(error)) from None
 
-    @staticmethod
-    async def _write(protocol: SMTPProtocol, data: bytes) -> None:
-        if data:
-            protocol.write(data)
-            if protocol._paused:
-                async with asyncio.timeout(TIMEOUTS[Stage.BODY]):
-                    await protocol._drain_helper()
-            if protocol._connection_lost:
-                raise ConnectionResetError("connection lost")
+    async def _write(self, *data: bytes) -> None:
+        self._talk.say(*data, replies=0)
+        if (self._talk.paused or not self.connected) and (why := await self._talk.drained(TIMEOUTS[Stage.BODY])):
+            self._give_up(why)
 
-
-def _asked(notify: str, orcpt: str) -> list[bytes]:
-    """The parameters of RCPT."""
-    return [f"{name}={value}".encode() for name, value in (("NOTIFY", notify), ("ORCPT", orcpt)) if value]
-
-
-def _positive(reply: Reply) -> bool:
-    return 200 <= reply.code < 300
-
-
-def _reply(code: int, text: str) -> Reply:
-    """RFC 5321 §4.2.1: the first digit is 2 to 5. Anything else is no reply; aiosmtplib says -1 where it could read no code."""
-    if 200 <= code < 600:
-        return Reply.of(code, text)
-    return Reply(0, clean(f"malformed reply: {text if code < 0 else f'{code:03} {text}'}"))
-
-
-def _answered(protocol: SMTPProtocol) -> bool:
-    """A reply before the dot: what the upstream says to the dot would be taken for the answer to the next command."""
-    return protocol._response_waiter is not None and protocol._response_waiter.done()
-
-
-def _early_reply(protocol: SMTPProtocol) -> Reply | None:
-    """What came before the body was whole, unless it sounds as if all were well."""
-    waiter = protocol._response_waiter
-    if waiter is None or not waiter.done() or waiter.cancelled():
-        return None
-    if error := waiter.exception():
-        return of_error(error)
-    reply = _reply(*waiter.result())
-    return None if 200 <= reply.code < 400 else reply
-
-
-def of_error(error: BaseException) -> Reply:
-    if isinstance(error, SMTPResponseException):
-        return _reply(error.code, error.message)
-    if isinstance(error, SMTPTimeoutError | TimeoutError):
-        return Reply(0, "timed out")
-    text = str(error.__cause__ or error) or "connection lost"
-    return Reply.of(0, text)
+    def _give_up(self, why: Reply) -> NoReturn:
+        """In the middle of the body. What the upstream said to it counts, unless it sounds as if all were well."""
+        early = self._talk.heard
+        self.close()
+        if early:
+            why = early.reply if early.code >= 400 else Reply(0, "upstream answered in the middle of the message")
+        raise Failure(Stage.BODY, why)

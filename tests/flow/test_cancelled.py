@@ -39,7 +39,7 @@ def amid(rig: Rig) -> list[asyncio.Task[None]]:
     return [
         task
         for task, session in rig.app.scheduler.carriers.at_work.items()
-        if session is not None and session.stage is Stage.BODY and session._client.protocol._paused
+        if session is not None and session.stage is Stage.BODY and session._talk.paused
     ]
 
 

@@ -118,20 +118,66 @@ async def test_partial_refusal_is_exact_for_each_recipient(tmp_path: Path) -> No
         assert sorted(r for t in later for r in t.recipients) == sorted(n for n in names if n[0] in "bd")
 
 
-async def test_no_recipient_taken_sends_no_data_and_keeps_the_session(tmp_path: Path) -> None:
-    def answer(recipient: str) -> str:
-        return "550 5.1.1 nobody" if recipient.startswith("no") else "250 ok"
+def _no_or_yes(recipient: str) -> str:
+    return "550 5.1.1 nobody" if recipient.startswith("no") else "250 ok"
 
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_no_recipient_taken_keeps_the_session(tmp_path: Path, pipelining: bool) -> None:
+    """DATA is not said, unless it was said ahead; RSET makes sure that both are in step."""
     more = ", connections: 1"
-    async with Upstream({"RCPT": answer}) as up, running(write_config(tmp_path, one(up, more))) as rig:
+    async with (
+        Upstream({"RCPT": _no_or_yes}, extensions=("PIPELINING",) if pipelining else ()) as up,
+        running(write_config(tmp_path, one(up, more))) as rig,
+    ):
         bad, good = await rig.send_many(
             [("app@example.com", (r,), HEAD) for r in ("no@example.net", "yes@example.net")]
         )
         await rig.settled()
         assert (await rig.row(bad))["state"] == "failed"
         assert (await rig.row(good))["state"] == "delivered"
+        (said,) = [[line[:4] for line in session] for session in up.sessions]
+        ahead = ["DATA"] if pipelining else []
+        assert said == ["EHLO", "MAIL", "RCPT", *ahead, "RSET", "MAIL", "RCPT", "DATA"]
+
+
+async def test_a_message_for_nobody_is_a_single_dot(tmp_path: Path) -> None:
+    """RFC 2920 section 3.1: an upstream may answer 354 to a DATA that was said ahead, though it took no recipient."""
+    more = ", connections: 1"
+    async with (
+        Upstream({"RCPT": _no_or_yes, "EMPTY": "354 go on"}) as up,
+        running(write_config(tmp_path, one(up, more))) as rig,
+    ):
+        bad, good = await rig.send_many(
+            [("app@example.com", (r,), HEAD) for r in ("no@example.net", "yes@example.net")]
+        )
+        await rig.settled()
+        assert [(r["state"], r["attempts"]) for r in await rig.rows(bad, good)] == [("failed", 1), ("delivered", 1)]
+        assert (up.transactions[0].wire, up.transactions[0].accepted) == (b"", [])
+        assert len(up.sessions) == 1 and up.delivered() == ["yes@example.net"]
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_commands_go_out_together_where_pipelining_is_offered(tmp_path: Path, pipelining: bool) -> None:
+    """RSET and MAIL up to DATA, before a reply has come; and a command at a time where it is not offered."""
+    names = [f"{'no' if i % 3 else 'yes'}{i}@example.net" for i in range(9)]
+    waiting = []
+
+    def rcpt(recipient: str) -> str:
+        waiting.append(up.unread)
+        return _no_or_yes(recipient)
+
+    script = {"RCPT": rcpt, "DOT": ["451 4.3.0 later", "250 ok"]}
+    async with (
+        Upstream(script, extensions=("PIPELINING",) if pipelining else ()) as up,
+        running(write_config(tmp_path, one(up, ", connections: 1"))) as rig,
+    ):
+        number = await rig.send(*names, message=HEAD)
+        await rig.settled()
+        states = {r["recipient"]: (r["state"], r["attempts"]) for r in await rig.rows(number)}
+        assert states == {n: ("failed", 1) if n.startswith("no") else ("delivered", 2) for n in names}
         assert len(up.sessions) == 1 and "RSET" in up.sessions[0]
-        assert len(up.commands("DATA")) == 1
+        assert all(n > 0 for n in waiting) if pipelining else not any(waiting)
 
 
 async def test_a_session_closed_while_idle_costs_no_attempt(tmp_path: Path) -> None:

@@ -93,18 +93,60 @@ async def test_a_second_reply_that_is_late_is_nobodys(tmp_path: Path) -> None:
         await rig.reaches(await rig.send(message=HEAD + b"x\r\n"), "delivered")
         await until(lambda: up.done and not rig.egress().busy)
         await rig.reaches(await rig.send(message=HEAD + b"x\r\n"), "delivered")
-        assert len(up.sessions) == 1
+        assert len(up.sessions) == 2
+
+
+REFUSED_ONCE = {"RCPT": ["550 5.1.1 nobody", b"250 2.1.5 ok\r\n550 5.1.1 nobody\r\n", "250 2.1.5 ok"]}
+THREE = ("no@example.net", "a@example.net", "b@example.net")
 
 
 async def test_a_second_reply_to_one_recipient_is_not_the_next_ones(tmp_path: Path) -> None:
     """Who was refused before keeps that; the others are asked again in a session that is in step."""
-    script = {"RCPT": ["550 5.1.1 nobody", b"250 2.1.5 ok\r\n550 5.1.1 nobody\r\n", "250 2.1.5 ok"]}
-    async with Upstream(script) as up, running(write_config(tmp_path, one(up))) as rig:
-        number = await rig.send("no@example.net", "a@example.net", "b@example.net", message=HEAD + b"x\r\n")
+    async with Upstream(REFUSED_ONCE, extensions=()) as up, running(write_config(tmp_path, one(up))) as rig:
+        number = await rig.send(*THREE, message=HEAD + b"x\r\n")
         await rig.settled()
         rows = [(r["state"], r["attempts"]) for r in await rig.rows(number)]
         assert rows == [("failed", 1), ("delivered", 2), ("delivered", 2)]
         assert up.delivered() == ["a@example.net", "b@example.net"] and len(up.sessions) == 2
+
+
+async def test_said_ahead_nobody_knows_which_reply_is_one_too_many(tmp_path: Path) -> None:
+    """So nobody is given one of them: all are asked again."""
+    async with Upstream(REFUSED_ONCE) as up, running(write_config(tmp_path, one(up))) as rig:
+        number = await rig.send(*THREE, message=HEAD + b"x\r\n")
+        await rig.settled()
+        rows = [(r["state"], r["attempts"]) for r in await rig.rows(number)]
+        assert rows == [("delivered", 2)] * 3
+        assert up.delivered() == list(THREE) and len(up.sessions) == 2
+
+
+# After 354 a late one may be a refusal in the middle of the body.
+@pytest.mark.parametrize(
+    ("where", "late"), [("MAIL", False), ("MAIL", True), ("RCPT", False), ("RCPT", True), ("DATA", False)]
+)
+@pytest.mark.parametrize("extra", [b"250 2.0.0 ok\r\n", b"451 4.0.0 no\r\n", b"550 5.0.0 no\r\n", b"354 go on\r\n"])
+async def test_one_reply_too_many_gives_nobody_anothers_answer(
+    tmp_path: Path, where: str, extra: bytes, late: bool
+) -> None:
+    """Wherever it comes, with whatever code: the one who is refused may be asked again, the others are never refused."""
+    usual = {"MAIL": b"250 2.1.0 ok\r\n", "RCPT": b"250 2.1.5 ok\r\n", "DATA": b"354 go\r\n"}[where]
+    both = Pieces((usual, extra)) if late else usual + extra
+
+    def rcpt(recipient: str) -> object:
+        if recipient.startswith("no"):
+            return "550 5.1.1 nobody"
+        return both if where == "RCPT" and recipient.startswith("a") and len(up.transactions) == 1 else "250 2.1.5 ok"
+
+    script: dict[str, object] = {"RCPT": rcpt}
+    if where != "RCPT":
+        script[where] = [both, usual]
+    async with Upstream(script) as up, running(write_config(tmp_path, one(up))) as rig:
+        number = await rig.send(*THREE, message=HEAD + b"x\r\n")
+        await rig.settled()
+        first, *others = await rig.rows(number)
+        assert first["state"] == "failed" and first["last_reply"] == "550 5.1.1 nobody"
+        assert [r["state"] for r in others] == ["delivered"] * 2
+        assert up.delivered() == ["a@example.net", "b@example.net"]
 
 
 @pytest.mark.parametrize("login", ["235 2.7.0 welcome", "250 2.0.0 ok"])
