@@ -10,7 +10,7 @@ from relay.policy.routing import Answers, Facts, LaneFacts, lane_facts
 from relay.recipient import Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
-from relay.spool import Spool, SpoolError
+from relay.spool import Head, Spool, SpoolError
 from relay.spool.downtime import PULSE
 from relay.submission import BadMessage, read_head
 
@@ -139,8 +139,7 @@ class Housekeeper:
                 try:
                     due_at = await self.spool.due(lane.id)
                 finally:
-                    if due_at is not None and (lane.due_at is None or due_at < lane.due_at):
-                        lane.due_at = due_at
+                    self.scheduler.lanes.update([Head(lane.id, "", due_at)])
                 if moved:
                     self.log.event("routed_anew", lane=lane.id, recipients=moved)
 

@@ -1,14 +1,24 @@
-"""The lanes in memory: when each is due, where it goes, and why it waits."""
+"""The lanes in memory: when each is due, which way it leaves by, and why it waits.
+
+A pass costs by what can move, not by what waits. A lane lies in one of three places: among the timers until it is due,
+then in the turns of its way, or nowhere while nothing waits in it or nothing of it may move. A way is all lanes that leave
+by the same accounts: one question to the gate answers for all of them, and one whose accounts rest is not asked again
+before they may be dialled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
-from relay.policy.gate import FOREVER
 from relay.policy.routing import Action, LaneFacts, Route, Undecided
 from relay.settings import Config
 from relay.spool import Head
+
+AGAIN = 5.0  # seconds after which a way that rests is looked at again, whatever it was told
+_SLACK = 64
 
 _NO_ROUTE = "no route of the configuration in force matches it; it waits for one that does, see `relay explain`"
 _STALE = "it is being routed anew after a reload"
@@ -24,12 +34,22 @@ class Lane:
     route: Route | None = None
     egresses: tuple[str, ...] = ()
     stale: bool = False  # the configuration asks a question that its facts don't answer
-    wait_until: float = 0.0
-    why: str = ""
+    why: str = ""  # it does not move
+    way: Way | None = None  # None: it does not move
+    turn: int = 0  # its place in the turns of its way; 0: it is not in them
 
     @property
     def movable(self) -> bool:
         return not self.stale and self.route is not None
+
+
+@dataclass(slots=True, eq=False)
+class Way:
+    """The lanes that leave by the same accounts; without any: those that a rule ends here."""
+
+    egresses: tuple[str, ...]
+    turns: deque[Lane] = field(default_factory=deque)  # those that are due, the longest waiting first
+    rests: bool = False
 
 
 @dataclass
@@ -38,6 +58,12 @@ class Lanes:
 
     config: Config
     by_id: dict[int, Lane] = field(default_factory=dict)
+    _ways: dict[tuple[str, ...], Way] = field(default_factory=dict)
+    _timers: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # (due, lane), a heap; what is outdated is passed over
+    _open: dict[Way, None] = field(default_factory=dict)  # ways with lanes in their turns
+    _rests: list[tuple[float, int, Way]] = field(default_factory=list)  # (until, number, way), a heap
     _turn: int = 0
 
     def update(self, heads: Iterable[Head]) -> None:
@@ -49,6 +75,12 @@ class Lanes:
                 self._route(lane)
             if head.due_at is not None and (lane.due_at is None or head.due_at < lane.due_at):
                 lane.due_at = head.due_at
+                self._place(lane)
+
+    def found(self, lane: Lane, due_at: float | None) -> None:
+        """The spool was asked: this is when the lane's next recipient is due. It goes behind the others."""
+        lane.due_at = due_at
+        self._place(lane)
 
     def imagined(self, facts: str) -> Lane:
         """The lane of these facts as it would be; it is not kept."""
@@ -57,42 +89,96 @@ class Lanes:
         return lane
 
     def reload(self, config: Config) -> None:
+        """Every lane is routed anew, and nothing rests for what was known before."""
         self.config = config
+        for kept in (self._ways, self._timers, self._open, self._rests):
+            kept.clear()
         for lane in self.by_id.values():
+            lane.turn = 0
             self._route(lane)
+            self._place(lane)
 
     def _route(self, lane: Lane) -> None:
         """Derive the route from the lane's facts; no row is read."""
         table = self.config.table
-        lane.wait_until, lane.why, lane.egresses = 0.0, "", ()
+        lane.why, lane.egresses, lane.way = "", (), None
         lane.stale = not lane.facts.covers(table.questions)
         route = None if lane.stale else lane.facts.route_in(table, self.config.accounts)
         lane.route = None if isinstance(route, Undecided) else route
         if lane.stale:
-            lane.why, lane.wait_until = _STALE, FOREVER
+            lane.why = _STALE
         elif lane.route is None:
-            lane.why, lane.wait_until = _NO_ROUTE, FOREVER
+            lane.why = _NO_ROUTE
         elif lane.route.action is Action.VIA:
             known = [e for e in table.egresses(lane.route, lane.facts.ask) if e in self.config.accounts]
             lane.egresses = tuple(known)
+        if lane.route is not None and (lane.egresses or lane.route.action is not Action.VIA):
+            lane.way = self._ways.get(lane.egresses)
+            if lane.way is None:
+                lane.way = self._ways[lane.egresses] = Way(lane.egresses)
 
-    def due(self, now: float) -> list[Lane]:
-        """Lanes with something due, each pass beginning with another one."""
-        ready = [lane for lane in self.by_id.values() if lane.due_at is not None and lane.due_at <= now]
-        if not ready:
-            return []
-        self._turn = (self._turn + 1) % len(ready)
-        return ready[self._turn :] + ready[: self._turn]
+    def _place(self, lane: Lane) -> None:
+        """Among the timers, where it can move at all and is not in its turns already."""
+        if lane.due_at is None or lane.way is None or lane.turn:
+            return
+        heappush(self._timers, (lane.due_at, lane.id))
+        if len(self._timers) > 2 * len(self.by_id) + _SLACK:  # a busy lane leaves one behind for each time it was due
+            self._timers = [
+                (x.due_at, x.id) for x in self.by_id.values() if x.due_at is not None and x.way and not x.turn
+            ]
+            heapify(self._timers)
 
-    def next_due(self, now: float) -> float | None:
-        """When the next lane that could move may do so; None: nothing waits for a time."""
-        times = [
-            max(lane.due_at, lane.wait_until)
-            for lane in self.by_id.values()
-            if lane.due_at is not None and (lane.due_at > now or lane.wait_until > now)
-        ]
-        finite = [t for t in times if t != FOREVER]
-        return min(finite, default=None)
+    # -- what can move
+
+    def ways(self, now: float) -> list[Way]:
+        """Those that have something due and do not rest."""
+        while self._timers and self._timers[0][0] <= now:
+            due_at, number = heappop(self._timers)
+            lane = self.by_id[number]
+            if lane.due_at == due_at and lane.way is not None and not lane.turn:
+                self._turn += 1
+                lane.turn = self._turn
+                lane.way.turns.append(lane)
+                if not lane.way.rests:
+                    self._open[lane.way] = None
+        while self._rests and self._rests[0][0] <= now:
+            *_, way = heappop(self._rests)
+            way.rests = False
+            if way.turns:
+                self._open[way] = None
+        return list(self._open)
+
+    def rest(self, way: Way, until: float, now: float) -> None:
+        """None of its accounts may be dialled before that time, and nobody is at work who could learn better."""
+        del self._open[way]
+        way.rests = True
+        self._turn += 1
+        heappush(self._rests, (min(until, now + AGAIN), self._turn, way))
+
+    def take(self, ways: Sequence[Way], most: int) -> Iterator[Lane]:
+        """Up to so many lanes out of these, whoever has waited longest first; each comes back by `found`."""
+        waiting = [way for way in ways if way.turns]
+        while waiting and most > 0:
+            way = waiting[0] if len(waiting) == 1 else min(waiting, key=lambda w: w.turns[0].turn)
+            lane = way.turns.popleft()
+            lane.turn = 0
+            # Emptied it is asked again once it has something; else after the others, for a claim may be full before its end.
+            self._open.pop(way, None)
+            if way.turns:
+                self._open[way] = None
+            else:
+                waiting.remove(way)
+            if lane.due_at is not None:
+                most -= 1
+                yield lane
+
+    def next_due(self) -> float | None:
+        """When there may be more that can move; None: nothing waits for a time."""
+        timers = self._timers
+        while timers and (self.by_id[timers[0][1]].due_at != timers[0][0] or self.by_id[timers[0][1]].turn):
+            heappop(timers)
+        times = [heap[0][0] for heap in (timers, self._rests) if heap]
+        return min(times, default=None)
 
     def stale(self) -> list[Lane]:
         return [lane for lane in self.by_id.values() if lane.stale]

@@ -14,13 +14,15 @@ from relay.policy.gate import Go, admit
 from relay.policy.routing import Action
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.carry import STOPPED, Carriers, Work
-from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.outlook import Outlook
 from relay.scheduler.record import Recorder
 from relay.settings import Config
 from relay.settle import Outcome
 from relay.spool import Ask, Claim, Claimed, Spool, SpoolError
 
+MAX_ASKED = 200  # lanes in one claim: others wait for its transaction
+MAX_ENDED = 10  # lanes that a rule ends, in one claim
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 
 LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
@@ -53,6 +55,7 @@ class Scheduler:
     async def dispatch(self) -> None:
         """The loop. Ends only by cancellation."""
         learnt = False
+        self.lanes.reload(self.config)  # nothing is left out of its turn by what ended this loop
         while True:
             now = clock.now()
             try:
@@ -70,7 +73,7 @@ class Scheduler:
                 timeout: float | None = 0.0
                 await asyncio.sleep(0)
             else:
-                due = self.lanes.next_due(now)
+                due = self.lanes.next_due()
                 timeout = 5.0 if due is None else min(5.0, max(0.01, due - now))
             self.lanes.update(await self.spool.wait(timeout))
 
@@ -81,9 +84,13 @@ class Scheduler:
         asks, goes = self._plan(now)
         if not asks:
             return False
-        claims, due = await self._claim(asks)
-        for ask in asks:
-            self.lanes.by_id[ask.lane].due_at = due[ask.lane]
+        lanes = [self.lanes.by_id[ask.lane] for ask in asks]
+        due = {lane.id: lane.due_at for lane in lanes}
+        try:
+            claims, due = await self._claim(asks)
+        finally:
+            for lane in lanes:
+                self.lanes.found(lane, due[lane.id])
         for claim in claims:
             try:
                 self._assign(claim, goes)
@@ -106,28 +113,25 @@ class Scheduler:
         """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
         asks: list[Ask] = []
         goes: dict[int, str] = {}
-        reserved: dict[str, int] = {}
-        lanes = [lane for lane in self.lanes.due(now) if lane.movable]
-        share = max(1, len(lanes))
-        for lane in lanes:
-            assert lane.route is not None
-            if lane.route.action is not Action.VIA:
-                asks.append(Ask(lane.id, 50, now))
+        open_ways: dict[str, tuple[int, list[Way]]] = {}
+        for way in self.lanes.ways(now):
+            if not way.egresses:
+                asks += [Ask(lane.id, 50, now) for lane in self.lanes.take([way], MAX_ENDED)]
                 continue
-            views = [self.egresses[name].view(now) for name in lane.egresses]
-            decision = admit(views, now)
-            if not isinstance(decision, Go):
-                lane.wait_until, lane.why = decision.until, decision.why
-                continue
-            lane.wait_until, lane.why = 0.0, ""
-            room = decision.count - reserved.get(decision.egress, 0)
-            if room <= 0:
-                continue
+            decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
+            if isinstance(decision, Go):
+                open_ways.setdefault(decision.egress, (decision.count, []))[1].append(way)
+            elif not any(self.egresses[name].busy for name in way.egresses):
+                self.lanes.rest(way, decision.until, now)
+        for egress, (room, ways) in open_ways.items():
             # Fair turns: no lane takes all the room while others have something due.
-            count = max(1, min(room, -(-decision.count // share)))
-            reserved[decision.egress] = reserved.get(decision.egress, 0) + count
-            goes[lane.id] = decision.egress
-            asks.append(Ask(lane.id, count, now))
+            share = -(-room // sum(len(way.turns) for way in ways))
+            for lane in self.lanes.take(ways, min(room, MAX_ASKED - len(asks))):
+                goes[lane.id] = egress
+                asks.append(Ask(lane.id, min(share, room), now))
+                room -= share
+                if room <= 0:
+                    break
         return asks, goes
 
     def _assign(self, claim: Claim, goes: dict[int, str]) -> None:
