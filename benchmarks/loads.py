@@ -1,0 +1,91 @@
+"""Loads: Postfix' smtp-source in front of a server, Postfix' smtp-sink behind it, and the clock."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [p for p in (str(ROOT), str(ROOT / "tests")) if p not in sys.path]
+
+from service.support import ENV, answers, free_port, until  # noqa: E402
+
+SENDER, RECIPIENT = "app@example.org", "user@example.com"
+LIMIT = 60.0  # seconds for one run
+
+
+class Stuck(Exception):
+    """A load did not end in its time."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What smtp-source does. `share`: of COUNT, how many messages."""
+
+    name: str
+    sessions: int
+    size: int = 4096  # bytes
+    fresh: bool = False  # a new connection for each message
+    share: float = 1.0
+
+
+class Sink:
+    """smtp-sink, which prints how many messages it has had."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._output, self.count = b"", 0
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        command = ["smtp-sink", *user, "-c", "-m", "1000", f"127.0.0.1:{self.port}", "1024"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENV)
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
+
+    def __enter__(self) -> Sink:
+        until(lambda: answers(self.port), what="smtp-sink answers")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._pipe.close()
+
+    def poll(self) -> int:
+        self._output += self._pipe.read() or b""
+        *whole, self._output = self._output.split(b"\r")
+        for line in whole[-1:]:
+            found = re.search(rb"mesgs?=(\d+)", line)
+            self.count = int(found[1]) if found else self.count
+        return self.count
+
+
+def drive(port: int, sink: Sink, load: Load, count: int) -> tuple[float, float]:
+    """Messages a second until the last 250, and until the sink has counted the last one. Raises Stuck."""
+    had = sink.poll()
+    command = ["smtp-source", *([] if load.fresh else ["-d"]), "-s", str(load.sessions), "-m", str(count)]
+    command += ["-l", str(load.size), "-f", SENDER, "-t", RECIPIENT, f"127.0.0.1:{port}"]
+    begin = time.monotonic()
+    source = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE)
+    accepted = relayed = 0.0
+    try:
+        while not (accepted and relayed):
+            now = time.monotonic() - begin
+            if not accepted and source.poll() is not None:
+                accepted = now
+            if not relayed and sink.poll() - had >= count:
+                relayed = now
+            if now > LIMIT:
+                raise Stuck(f"only {sink.poll() - had} of {count} messages came through within {LIMIT:g} s")
+            time.sleep(0.002)
+    finally:
+        source.kill()
+        told = source.communicate()[1].decode(errors="replace").strip()
+    if source.returncode:
+        raise Stuck(f"smtp-source: {told}")
+    return count / accepted, count / relayed
