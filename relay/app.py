@@ -76,7 +76,7 @@ class App:
         await self._recover()
         self._limits(config)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
-        self.scheduler = Scheduler(self.spool, config, self.log)
+        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
         await self._open_admin(config)

@@ -38,6 +38,7 @@ class Egress(Generic[W]):
         self.breaker = Breaker()
         self.backlog: deque[W] = deque()
         self.carriers = 0
+        self.granted = 0  # places kept for what is being accepted
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
         self._goodbyes: set[asyncio.Task[None]] = set()
@@ -46,7 +47,12 @@ class Egress(Generic[W]):
 
     @property
     def busy(self) -> int:
-        return len(self.backlog) + self.carriers
+        return len(self.backlog) + self.carriers + self.granted
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes one transaction more, without a question about its health."""
+        return not self.breaker.is_open and self.busy < self.account.connections * AHEAD
 
     @property
     def sessions(self) -> int:

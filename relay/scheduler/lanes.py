@@ -148,6 +148,10 @@ class Lanes:
                 self._open[way] = None
         return list(self._open)
 
+    def waits_for(self, egress: str) -> bool:
+        """Whether something that is due could leave by it."""
+        return any(way.turns and egress in way.egresses for way in self._open)
+
     def rest(self, way: Way, until: float, now: float) -> None:
         """None of its accounts may be dialled before that time, and nobody is at work who could learn better."""
         del self._open[way]

@@ -38,6 +38,7 @@ class Scheduler:
         self.carriers = Carriers(spool, self.recorder, log)
         self.outlook = Outlook(self.lanes, self.carriers)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
+        self._granted: dict[int, Egress[Work]] = {}
         LANES.source = lambda: [((), float(len(self.lanes.by_id)))]
         self.apply(config)
 
@@ -51,6 +52,32 @@ class Scheduler:
         self.carriers.apply(config)
         self.lanes.reload(config)
         self.spool.wake()
+
+    # -- what needs no dispatch: a message is claimed by the transaction that accepts it
+
+    def grant(self, message: int, lane: int, recipients: int) -> bool:
+        """Where its egress takes more and nobody waits for it: then it would be claimed next in any case."""
+        found = self.lanes.by_id.get(lane)
+        if found is None or not found.movable or not found.egresses or self.recorder.unrecorded > MAX_UNRECORDED:
+            return False
+        egress = self.egresses[found.egresses[0]]
+        if recipients > egress.account.recipients_per_message or not egress.open or self.carriers.stopping:
+            return False
+        if self.lanes.waits_for(egress.name):
+            return False
+        egress.granted += 1
+        self._granted[message] = egress
+        return True
+
+    def take(self, claim: Claim) -> None:
+        egress = self._granted[claim.message]
+        self.give_up(claim.message)
+        self._assign_all([claim], {claim.recipients[0].lane: egress.name})
+
+    def give_up(self, message: int) -> None:
+        self._granted.pop(message).granted -= 1
+
+    # -- what waits
 
     async def dispatch(self) -> None:
         """The loop. Ends only by cancellation."""
@@ -91,13 +118,16 @@ class Scheduler:
         finally:
             for lane in lanes:
                 self.lanes.found(lane, due[lane.id])
+        self._assign_all(claims, goes)
+        return bool(claims)
+
+    def _assign_all(self, claims: list[Claim], goes: dict[int, str]) -> None:
         for claim in claims:
             try:
                 self._assign(claim, goes)
             except Exception as error:  # noqa: BLE001 - what is claimed has an owner, or goes back
                 self.log.error("dispatch_error", id=queue_id(claim.message), error=repr(error))
                 self.carriers.give_back(claim, claim.recipients, "internal trouble")
-        return bool(claims)
 
     async def _claim(self, asks: list[Ask]) -> tuple[list[Claim], dict[int, float | None]]:
         """Cancelled in the middle it gives back what was claimed: else it would be in doubt at the next start."""

@@ -116,6 +116,7 @@ class NewMessage:
     envid: str = ""  # RFC 3461 §4.4, decoded
     ret: str = ""  # FULL, HDRS, or not said
     report: int = 0  # 1: a report that we wrote, 2: one about a report
+    lane: int = 0  # where a Taker granted it: its recipients are claimed from the start
 
 
 @dataclass(slots=True)
@@ -265,6 +266,22 @@ class Report:
     hint: str = ""  # what an operator could do
 
 
+class Taker(Protocol):
+    """Who may take a message on as it is accepted, so that one transaction stores and claims it."""
+
+    def grant(self, message: int, lane: int, recipients: int) -> bool:
+        """Whether its recipients, all of this lane, may go at once; a place is kept for them."""
+        ...
+
+    def take(self, claim: Claim) -> None:
+        """It is durable, and claimed."""
+        ...
+
+    def give_up(self, message: int) -> None:
+        """It was not stored: the place is free."""
+        ...
+
+
 class Reporter(Protocol):
     """Who writes the reports. The spool asks in the transaction that makes the news, and tells it once that is durable."""
 
@@ -318,6 +335,7 @@ class Spool(Protocol):
 
     counts: dict[State, int]
     reporter: Reporter | None  # None: nobody is told anything
+    taker: Taker | None  # None: what is accepted waits to be claimed
     refusal: str  # why no mail is accepted at the moment; empty: it is
     max_message_size: int
     keep: float

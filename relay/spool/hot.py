@@ -19,9 +19,9 @@ from relay.spool.writer import Rows
 _MESSAGE = Rows("INSERT INTO message VALUES {}", 18)
 _CONTENT = Rows("INSERT INTO content (id, bytes) VALUES {}", 2)
 _RECIPIENT = Rows(
-    "INSERT INTO recipient (message, n, lane, state, priority, due_at, expires_at, address, egress, note, notify, orcpt) "
+    "INSERT INTO recipient (message, n, lane, state, priority, due_at, expires_at, run, address, egress, note, notify, orcpt) "
     "VALUES {}",
-    12,
+    13,
 )
 _EVENT = Rows("INSERT INTO event (at, message, n, kind, egress, code, data) VALUES {}", 7)
 _SETTLE = Rows(
@@ -30,7 +30,7 @@ _SETTLE = Rows(
     "egress = v.egress, note = v.note, crashes = v.crashes FROM v WHERE message = v.m AND n = v.i",
     9,
 )
-_ID_BLOCK = 1 << 16
+ID_BLOCK = 1 << 16
 
 
 class Lanes:
@@ -38,6 +38,7 @@ class Lanes:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.by_facts: dict[str, int] = {f: i for i, f in connection.execute("SELECT id, facts FROM lane")}
+        self.reserved = 0  # message numbers below this one are reserved
 
     def intern(self, connection: sqlite3.Connection, facts: set[str]) -> dict[str, int]:
         """The ids of these facts; unknown ones are inserted. Remembered by `learn` once the transaction has committed."""
@@ -72,6 +73,7 @@ Write = Callable[[sqlite3.Connection, Sequence[Tell]], Written]  # reports.write
 
 
 def accept(
+    run: int,
     lanes: Lanes,
     write: Write,
     connection: sqlite3.Connection,
@@ -80,7 +82,7 @@ def accept(
     """(id, is it new, lanes of its facts, the reports) for each. A known idempotency key answers with the first id."""
     first = _claim_keys(connection, messages)
     fresh = [m for m in messages if m.id not in first]
-    ids = store(lanes, connection, fresh) if fresh else lanes.by_facts
+    ids = store(lanes, connection, fresh, run) if fresh else lanes.by_facts
     # Refused after DATA while others of the same message were accepted: its client was answered 250.
     tells = [
         Tell(m.id, n, News.FAILED, m.accepted_at)
@@ -92,14 +94,16 @@ def accept(
     return [(first.get(m.id, m.id), m.id not in first, ids, NOTHING if i else told) for i, m in enumerate(messages)]
 
 
-def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage]) -> dict[str, int]:
-    """New messages as rows; returns the lanes."""
+def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage], run: int = 0) -> dict[str, int]:
+    """New messages as rows; returns the lanes. `run` claims those that a Taker granted."""
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
     _MESSAGE.run(connection, [_message_row(m) for m in fresh])
     _CONTENT.run(connection, [(m.id, m.body) for m in fresh if _is_inline(m)])
-    _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids)])
+    _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids, run)])
     _EVENT.run(connection, [row for m in fresh for row in _accept_events(m)])
-    _reserve_ids(connection, max(m.id for m in fresh))
+    highest = max(m.id for m in fresh)
+    if highest >= lanes.reserved:
+        reserve_ids(connection, highest)
     return ids
 
 
@@ -136,16 +140,28 @@ def _message_row(m: NewMessage) -> tuple[Any, ...]:
     )
 
 
-def _recipient_rows(m: NewMessage, lanes: dict[str, int]) -> list[tuple[Any, ...]]:
+def _recipient_rows(m: NewMessage, lanes: dict[str, int], run: int) -> list[tuple[Any, ...]]:
     return [
         (
-            *(m.id, n, lanes[r.facts], int(r.state), m.priority, r.due_at, r.expires_at, r.address, r.egress),
+            m.id,
+            n,
+            lanes[r.facts],
+            _ACTIVE if m.lane else int(r.state),
+            m.priority,
+            r.due_at,
+            r.expires_at,
+            run if m.lane else 0,
+            r.address,
+            r.egress,
             json.dumps({"why": r.why}) if r.why else "{}",
             r.notify,
             r.orcpt,
         )
         for n, r in enumerate(m.recipients)
     ]
+
+
+_ACTIVE = int(State.ACTIVE)
 
 
 _AT_INTAKE = {State.HELD: "held", State.DELIVERED: "delivered", State.FAILED: "failed"}
@@ -159,9 +175,31 @@ def _accept_events(m: NewMessage) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _reserve_ids(connection: sqlite3.Connection, highest: int) -> None:
+def reserve_ids(connection: sqlite3.Connection, highest: int) -> None:
     """Keeps meta.next_id above every id that was given, in blocks, so that it is written seldom."""
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + _ID_BLOCK, highest))
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + ID_BLOCK, highest))
+
+
+def lane_of(lanes: Lanes, m: NewMessage) -> int:
+    """The lane that all its recipients lie in, if all may go now and it is known already; else 0."""
+    facts = m.recipients[0].facts
+    for r in m.recipients:
+        if r.state is not State.QUEUED or r.facts != facts or r.due_at > m.accepted_at:
+            return 0
+    return lanes.by_facts.get(facts, 0)
+
+
+def claimed_at_once(m: NewMessage) -> Claim:
+    """What a claim of this message would read, had it been stored before."""
+    place = Place.TABLE if isinstance(m.body, bytes) else Place.FILE
+    return Claim(
+        m.id, m.sender, m.class_, m.user, m.tag, m.accepted_at, len(m.head) + m.body_size, m.smtp, m.head, place,
+        [
+            Claimed(n, r.address, State.QUEUED, 0, r.expires_at, m.lane, False, 0, r.notify, r.orcpt)
+            for n, r in enumerate(m.recipients)
+        ],
+        m.body if isinstance(m.body, bytes) else None, m.envid, m.ret, m.report,
+    )  # fmt: skip
 
 
 def claim(
@@ -234,19 +272,18 @@ def _activate(connection: sqlite3.Connection, keys: list[tuple[int, int]], run: 
     )
 
 
+_DUE = "SELECT min(due) FROM ({})".format(
+    " UNION ALL ".join(
+        f"SELECT min(due_at) AS due FROM recipient WHERE lane = ?1 AND priority = {priority} AND state < 2"
+        for priority in range(4)
+    )
+)
+
+
 def due(connection: sqlite3.Connection, lane: int) -> float | None:
     """When the lane's next recipient is due. Four seeks in the index."""
-    found = [
-        row[0]
-        for priority in range(4)
-        if (
-            row := connection.execute(
-                "SELECT due_at FROM recipient WHERE lane = ? AND priority = ? AND state < 2 ORDER BY due_at LIMIT 1",
-                (lane, priority),
-            ).fetchone()
-        )
-    ]
-    return min(found, default=None)
+    found: float | None = connection.execute(_DUE, (lane,)).fetchone()[0]
+    return found
 
 
 def heads(connection: sqlite3.Connection) -> list[Head]:
@@ -298,16 +335,22 @@ def drop_bodies(connection: sqlite3.Connection, messages: set[int], keep: str) -
         return []
     # 4: delivered, 5: failed. What `capture` took is kept to be looked at.
     wanted = "state < 4" if keep == "none" else "(state < 4 OR state = 5)"
-    rows = connection.execute(
-        "SELECT id, place FROM message WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
-        f"(SELECT 1 FROM recipient WHERE message = id AND ({wanted} OR egress = 'capture'))",
-        (json.dumps(list(messages)),),
-    ).fetchall()
-    inline = [message for message, place in rows if place == Place.TABLE]
-    if inline:
-        # The row's absence says that it was dropped: rewriting the message row would cost its head again.
-        connection.execute("DELETE FROM content WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(inline),))
-    files = [message for message, place in rows if place == Place.FILE]
+    done = f"NOT EXISTS (SELECT 1 FROM recipient WHERE message = {{}}.id AND ({wanted} OR egress = 'capture'))"
+    ids = json.dumps(list(messages))
+    # The row's absence says that it was dropped: rewriting the message row would cost its head again.
+    dropped = connection.execute(
+        f"DELETE FROM content WHERE id IN (SELECT value FROM json_each(?)) AND {done.format('content')}", (ids,)
+    ).rowcount
+    if dropped == len(messages):
+        return []
+    files = [
+        row[0]
+        for row in connection.execute(
+            f"SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?)) AND place = {int(Place.FILE)} "
+            f"AND {done.format('message')}",
+            (ids,),
+        )
+    ]
     if files:
         connection.execute(
             "UPDATE message SET place = 2 WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(files),)

@@ -129,7 +129,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     )
     gap = downtime.gap(meta.get("alive_at"), now)
     moved = downtime.close(connection, gap, now) if gap else 0
-    hot._reserve_ids(connection, next_id)
+    hot.reserve_ids(connection, next_id)
     connection.execute("COMMIT")
     counts = {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
     return Opened(run, next_id, hot.Lanes(connection), counts, before, restored, gap, moved)

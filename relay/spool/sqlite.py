@@ -27,6 +27,7 @@ from relay.spool import (
     Reporter,
     Settlement,
     SpoolFull,
+    Taker,
     hot,
     keep,
     opening,
@@ -56,13 +57,14 @@ class SqliteSpool:
         self.run = opened.run
         self._writer, self._reader, self._lanes = writer, reader, opened.lanes
         self.reporter: Reporter | None = None
+        self.taker: Taker | None = None
         # Of reports on the writing thread, of what arrives on the loop: one count, whose `next` is atomic.
         self._ids = itertools.count(opened.next_id + 1)
         self._news, self._hot = recent.News(), recent.Bodies()
         self._room = 0
         self._oldest = 0  # no older message waits
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
-        self._accept = partial(hot.accept, self._lanes, self._write)
+        self._accept = partial(hot.accept, self.run, self._lanes, self._write)
         self._claim = partial(hot.claim, self.run)
         self._record = partial(hot.record, lambda: self.keep_bodies, self._write)
 
@@ -113,27 +115,47 @@ class SqliteSpool:
         """Durable when it returns: (id, is it new). Raises SpoolFull."""
         if self.refusal:
             raise SpoolFull(self.refusal)
+        if self.taker is not None and (lane := hot.lane_of(self._lanes, message)):
+            message.lane = lane if self.taker.grant(message.id, lane, len(message.recipients)) else 0
         size = len(message.head) + (len(message.body) if isinstance(message.body, bytes) else 0)
-        number, fresh, lanes, told = await self._writer.submit(self._accept, message, ACCEPT, size)
-        if fresh:
-            self._arrived(message, lanes)
-        if told.reports:
-            self._reported(told)
+        number, fresh, _, _ = await self._writer.submit(
+            self._accept, message, ACCEPT, size, partial(self._accepted, message)
+        )
         return number, fresh
+
+    def _accepted(self, message: NewMessage, result: Any) -> None:
+        """Its transaction has ended, whether or not the client still waits for that."""
+        fresh = False
+        if not isinstance(result, BaseException):
+            _, fresh, lanes, told = result
+            if fresh:
+                self._arrived(message, lanes)
+            if told.reports:
+                self._reported(told)
+        if message.lane and self.taker is not None:
+            if fresh:
+                self.taker.take(hot.claimed_at_once(message))
+            else:
+                self.taker.give_up(message.id)
 
     def _arrived(self, message: NewMessage, lanes: dict[str, int]) -> None:
         """A new message is durable: count and announce it."""
         number = message.id
         self._lanes.learn(lanes)
+        if number >= self._lanes.reserved:
+            self._lanes.reserved = number + hot.ID_BLOCK
         self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
-        if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
-            self._hot.remember(number, message.body)
         self._room -= len(message.head) + message.body_size
         if self._room < 0:
             self.check_room()
-        for r in message.recipients:
-            self.counts[r.state] += 1
-            self._news.announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
+        if message.lane:
+            self.counts[State.ACTIVE] += len(message.recipients)
+        else:
+            if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
+                self._hot.remember(number, message.body)
+            for r in message.recipients:
+                self.counts[r.state] += 1
+                self._news.announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
         if self.queued >= self.max_queued:
             self.refusal = f"{self.queued} recipients are queued and max_queued is {self.max_queued}"
 

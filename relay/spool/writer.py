@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, NoReturn, TypeVar
 
 import aiosqlite
@@ -42,6 +43,7 @@ class Job(Generic[T]):
     done: asyncio.Future[T]
     rank: int
     size: int  # bytes beyond a few small rows
+    then: Callable[[T | BaseException], None] | None = None  # hears it first, whether or not anybody waits still
 
 
 class Connection(aiosqlite.Connection):
@@ -99,11 +101,16 @@ class Writer:
         self._pages, self._changes = 0, 0  # since the last checkpoint
 
     def submit(
-        self, run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]], work: Any, rank: int, size: int = 0
+        self,
+        run: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]],
+        work: Any,
+        rank: int,
+        size: int = 0,
+        then: Callable[[T | BaseException], None] | None = None,
     ) -> asyncio.Future[T]:
         """Enqueue; the future ends when the transaction has committed. Jobs of a lower rank run first in it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(run, work, done, rank, size))
+        self._waiting.append(Job(run, work, done, rank, size, then))
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._drain(), name="spool-writer")
         return done
@@ -167,6 +174,8 @@ class Writer:
     def _answer(self, group: list[Job[Any]], results: list[Any]) -> None:
         self._refused = ""
         for job, result in zip(group, results, strict=True):
+            if job.then is not None:
+                job.then(result)
             if isinstance(result, BaseException):
                 COMMIT_ERRORS.inc()
                 if isinstance(result, SpoolFull):
@@ -260,22 +269,18 @@ def translate(error: Exception) -> SpoolError:
 class Rows:
     """Multi-row statements: a constant number of them whatever the batch, since each begs for the GIL.
 
-    `template` has `{}` where `(?,?,…),(?,?,…)` goes; rows are sent in blocks of these sizes, so that few texts are
-    prepared and all stay in the statement cache.
+    `template` has `{}` where `(?,?,…),(?,?,…)` goes. Up to MOST rows go in one statement of just that length: the texts of
+    all lengths stay in the statement cache.
     """
 
     template: str
     width: int
-    sizes: tuple[int, ...] = (64, 16, 4, 1)
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]], *before: Any) -> None:
         """`before`: parameters that stand before the rows in the template."""
-        start = 0
-        for size in self.sizes:
-            while len(rows) - start >= size:
-                block = rows[start : start + size]
-                connection.execute(self._text(size), [*before, *(value for row in block for value in row)])
-                start += size
+        for start in range(0, len(rows), MOST):
+            block = rows[start : start + MOST]
+            connection.execute(self._text(len(block)), [*before, *chain.from_iterable(block)])
 
     def _text(self, size: int) -> str:
         key = (self.template, size)
@@ -286,4 +291,5 @@ class Rows:
         return text
 
 
+MOST = 32  # rows of one statement
 _TEXTS: dict[tuple[str, int], str] = {}
