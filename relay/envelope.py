@@ -15,6 +15,7 @@ EIGHT_BIT, UTF8 = 1, 2
 # Crockford's base 32: no I, L, O, U, so that an id can be read over the telephone.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUE = {c: i for i, c in enumerate(_ALPHABET)} | {"O": 0, "I": 1, "L": 1}
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 QUEUE_ID_LENGTH = 11
 
 # RFC 5321 §4.1.2, with RFC 6531 §3.3: any non-ASCII character counts as atext.
@@ -90,11 +91,10 @@ def unxtext(text: str) -> str:
 
 def queue_id(number: int) -> str:
     """A message's number (a counter that is never reused, below 2**55) as its 11-letter queue id."""
-    letters = []
-    for _ in range(QUEUE_ID_LENGTH):
-        letters.append(_ALPHABET[number & 31])
-        number >>= 5
-    return "".join(reversed(letters))
+    return (
+        f"{_PAIRS[number >> 45 & 1023]}{_PAIRS[number >> 35 & 1023]}{_PAIRS[number >> 25 & 1023]}"
+        f"{_PAIRS[number >> 15 & 1023]}{_PAIRS[number >> 5 & 1023]}{_ALPHABET[number & 31]}"
+    )
 
 
 def parse_queue_id(text: str) -> int:

@@ -24,6 +24,7 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # needs no quotes in logfmt
 _ADDRESSES = ("sender", "recipient")
 _ADDRESS = re.compile(r'(?:"[^"@]{1,64}"|[^\s<>",:;()]+)@[^\s<>",:;()]+')
 MAX_VALUE = 1000
+MAX_REMEMBERED = 2000
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -37,6 +38,7 @@ class MailLog:
         self._lines: list[str] = []
         self._scheduled = False
         self._lost = 0
+        self._second, self._until_second = -1, ""
         self._key = secrets.token_bytes(16)
         self._journal = "JOURNAL_STREAM" in os.environ
 
@@ -46,10 +48,9 @@ class MailLog:
             listener(kind, fields)
         if self.stream is None:
             return
-        record = {name.rstrip("_"): value for name, value in fields.items() if value is not None and value != ""}
         if self.redact:
-            record = self._redacted(record)
-        self._lines.append(self._line(kind, level, record))
+            fields = self._redacted(fields)
+        self._lines.append(self._line(kind, level, fields))
         if not self._scheduled:
             self._scheduled = True
             try:
@@ -80,21 +81,37 @@ class MailLog:
             # A full disk must not stop mail; the next line that can be written says how many could not.
             self._lost += len(lines)
 
-    def _line(self, kind: str, level: int, record: dict[str, Any]) -> str:
-        when = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def _line(self, kind: str, level: int, fields: dict[str, Any]) -> str:
         head = f"<{level}>" if self._journal else ""
+        when = self._time(clock.now())
         if self.format == "json":
+            record = {name.rstrip("_"): value for name, value in fields.items() if value is not None and value != ""}
             return (
                 head + json.dumps({"time": when, "level": _NAMES[level], "event": kind, **record}, default=str) + "\n"
             )
-        pairs = " ".join(f"{name}={_quoted(value)}" for name, value in record.items())
-        return f"{head}time={when} level={_NAMES[level]} event={kind} {pairs}\n"
+        parts = [f"{head}time={when} level={_NAMES[level]} event={kind}"]
+        for name, value in fields.items():
+            if value is None or value == "":
+                continue
+            if name[-1] == "_":
+                name = name[:-1]
+            parts.append(f"{name}={_QUOTED[value] if type(value) is str else _quoted(value)}")
+        return " ".join(parts) + "\n"
+
+    def _time(self, now: float) -> str:
+        """UTC in RFC 3339, to the millisecond; many lines share a second."""
+        second = int(now)
+        if second != self._second:
+            self._second, self._until_second = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        return f"{self._until_second}.{int(now % 1 * 1000):03}Z"
 
     def _redacted(self, record: dict[str, Any]) -> dict[str, Any]:
         """Addresses as hashes: whole fields that are one, and wherever they are quoted, as in a reply."""
         whole = [str(record[name]) for name in _ADDRESSES if record.get(name)]
         found: dict[str, Any] = {}
         for name, value in record.items():
+            if value is None or value == "":
+                continue
             if name in _ADDRESSES:
                 value = self._hashed(str(value))
             elif isinstance(value, str) and "@" in value:
@@ -109,7 +126,24 @@ class MailLog:
 
 
 def _quoted(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)[:MAX_VALUE]
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+class _Quoted(dict[str, str]):
+    """What was written before: most values come again."""
+
+    def __missing__(self, text: str) -> str:
+        quoted = _quoted(text)
+        if len(text) < 100:
+            if len(self) >= MAX_REMEMBERED:
+                self.clear()
+            self[text] = quoted
+        return quoted
+
+
+_QUOTED = _Quoted()

@@ -19,7 +19,7 @@ NULL_SENDER_REFUSED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What happened to one recipient by one egress."""
 

@@ -20,7 +20,7 @@ class ContentError(Exception):
         self.gone = gone
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
     """Head and body as the spool keeps them: CRLF line ends only."""
 

@@ -24,7 +24,7 @@ class BadCommand(Exception):
         self.code, self.enhanced, self.text = code, enhanced, text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mail:
     sender: str
     size: int = 0
@@ -34,7 +34,7 @@ class Mail:
     envid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rcpt:
     address: str
     notify: int = 0  # bits of Notify
@@ -139,8 +139,14 @@ def _orcpt(value: str, smtputf8: bool) -> str:
     return f"{kind};{re.sub('[+]..', lambda found: found[0].upper(), address)}"
 
 
+_USUAL = re.compile(r'(FROM|TO):<([^\s"\\<>]*)>(| .*)', re.IGNORECASE)
+
+
 def _path(argument: str, keyword: str, wanted: str) -> tuple[str, str]:
     """The path between the brackets and what follows it. Blanks around it and missing brackets are forgiven."""
+    found = _USUAL.fullmatch(argument)
+    if found and found[1].upper() == keyword:
+        return found[2], found[3]
     head, colon, rest = argument.partition(":")
     if not colon or head.strip().upper() != keyword:
         raise BadCommand(501, "5.5.4", f"syntax: {wanted}")
@@ -175,6 +181,8 @@ def _closing(text: str) -> int:
 
 
 def _parameters(text: str) -> list[tuple[str, str | None]]:
+    if not text:
+        return []
     found: dict[str, str | None] = {}
     for word in text.split():
         name, equals, value = word.partition("=")

@@ -91,7 +91,7 @@ class Session(Identity):
             text = line.rstrip(b"\r\n").decode("utf-8")
         except UnicodeDecodeError:
             raise BadCommand(500, "5.5.2", "command is not UTF-8") from None
-        if _CONTROL.search(text):
+        if not text.isprintable() and _CONTROL.search(text):
             raise BadCommand(500, "5.5.2", "command has a control character")
         return text.strip(" \t")
 

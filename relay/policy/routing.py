@@ -20,10 +20,11 @@ from relay.policy.networks import in_networks
 # What the lane stores as a value, because every recipient has it and limits are named by it.
 VALUE_FACTS = ("class", "user")
 ADDRESS_FACTS = ("sender", "from", "recipient")
+MAX_LANES = 10_000  # texts that are remembered
 TEXT_FACTS = ("class", "user", "tag", "listener")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which costs four times as much to make; nobody changes one
 class Facts:
     """What rules may ask of one recipient of one message. None: not known (yet), as header facts are at RCPT time."""
 
@@ -181,6 +182,11 @@ class Table:
         return tuple(seen.values())
 
     @cached_property
+    def lanes(self) -> dict[tuple[Any, ...], str]:
+        """What `lane_facts` said before."""
+        return {}
+
+    @cached_property
     def by_name(self) -> dict[str, Route]:
         return {r.name: r for r in self.routes}
 
@@ -254,7 +260,13 @@ def lane_facts(table: Table, facts: Facts, ask: Callable[[Question], bool | None
     Overrides: `route` (a route's name), `via` (an egress' name), `released` (True).
     """
     asked = {q.key: bool(ask(q)) for q in table.questions}
-    return _canonical(facts.class_ or "default", facts.user, asked, overrides)
+    known = (facts.class_, facts.user, tuple(asked.values()), tuple(overrides.items()))
+    text = table.lanes.get(known)
+    if text is None:
+        if len(table.lanes) >= MAX_LANES:
+            table.lanes.clear()
+        text = table.lanes[known] = _canonical(facts.class_ or "default", facts.user, asked, overrides)
+    return text
 
 
 def _canonical(class_: str, user: str, asked: Mapping[str, bool], overrides: Mapping[str, str | bool]) -> str:
