@@ -26,8 +26,10 @@ def room_for_clients(descriptors: int, upstream: int, doors: int) -> tuple[int, 
     """(sessions, backlog of each door): what clients may take of so many descriptors.
 
     The rest stays for the spool, the admin socket and `upstream` connections: a crowd at the door must not keep mail from
-    leaving. Half is theirs at least. A backlog is what the kernel may hand us at once, before we can say 421.
+    leaving. Half is theirs at least. A backlog is what the kernel may hand us at once, before we can say 421. It is no less
+    than a burst of applications needs: beyond it Linux answers with SYN cookies and forgets whoever connects while it is
+    full; such a client is connected, is never greeted, and waits for minutes.
     """
-    keep = min(descriptors // 2, 64 + upstream)
-    room = descriptors - keep
-    return room, max(4, min(512, keep // (4 * max(1, doors))))
+    backlog = max(4, min(512, descriptors // (4 * max(1, doors))))
+    keep = min(descriptors // 2, 64 + upstream + backlog * doors)
+    return descriptors - keep, backlog

@@ -100,7 +100,8 @@ def test_the_room_that_descriptors_leave() -> None:
         for doors in (1, 8):
             room, backlog = room_for_clients(descriptors, 20, doors)
             assert descriptors / 2 <= room < descriptors and 4 <= backlog <= 512
-    assert room_for_clients(1024, 20, 1)[0] == 1024 - 84
+    assert room_for_clients(1024, 20, 1) == (1024 - 84 - 256, 256)
+    assert room_for_clients(20000, 20, 2) == (20000 - 84 - 1024, 512)
 
 
 async def test_beyond_the_room_of_all_doors_421(tmp_path: Path) -> None:

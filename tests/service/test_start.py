@@ -185,6 +185,25 @@ def test_port_in_use(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_burst_of_clients_while_it_is_busy(tmp_path: Path) -> None:
+    """Whoever the kernel let in is greeted: with a short backlog most of them would wait for ever."""
+    file = tmp_path / "relay.yaml"
+    file.write_text(config_text(tmp_path, 9))
+    with Relay(file) as relay:
+        relay.signal(signal.SIGSTOP)
+        clients = [socket.socket() for _ in range(200)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", relay.port))
+        relay.signal(signal.SIGCONT)
+        for client in clients:
+            client.settimeout(10)
+            assert client.recv(3, socket.MSG_WAITALL) == b"220"
+            client.close()
+        assert relay.stop() == 0
+        relay.clean()
+
+
 def test_admin_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
