@@ -6,6 +6,7 @@ from relay.spool import INLINE_LIMIT, Spool, Staging
 from relay.submission import BadMessage, split
 
 IN_FLIGHT_LIMIT = 64 << 20  # bytes of messages that are arriving, over all sessions
+MAX_PARTS = 256  # pieces of one message: a byte in a piece of its own takes forty times its size
 
 
 class Budget:
@@ -47,6 +48,8 @@ class Incoming:
         else:
             self._held += len(data)
             self._parts.append(data)
+            if len(self._parts) > MAX_PARTS:
+                self._parts = [b"".join(self._parts)]
             return self._held > INLINE_LIMIT
         return False
 
@@ -57,16 +60,16 @@ class Incoming:
 
     async def spill(self) -> None:
         """Write what is held to the staged file; the head stays in memory."""
-        data = b"".join(self._parts)
+        parts, self._parts = self._parts, []
         if self._staged is None:
+            data = b"".join(parts)
             try:
                 start = split(data, complete=False)
             except BadMessage as error:
                 return self.refuse(error)
-            self.head, data = data[:start], data[start:]
+            self.head, parts = data[:start], [data[start:]]
             self._staged = self._spool.stage(self.id)
-        self._parts = []
-        await self._staged.write(data)
+        await self._staged.write(*parts)
         self._give(self._held - len(self.head))
 
     async def finish(self) -> tuple[bytes, bytes | Staging]:
@@ -79,7 +82,7 @@ class Incoming:
             content = b"".join(self._parts)
             start = split(content)
             return content[:start], content[start:]
-        await self._staged.write(b"".join(self._parts))
+        await self._staged.write(*self._parts)
         await self._staged.finish()
         return self.head, self._staged
 

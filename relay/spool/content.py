@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relay.envelope import parse_queue_id, queue_id
+
+BEHIND = 256 * 1024  # bytes that are written before the disk is set to work on them
 
 
 def sync(path: Path) -> None:
@@ -92,13 +94,14 @@ class Staged:
         self.size = 0
         self._threads = threads
         self._file: int | None = None
+        self._begun = 0  # bytes that the disk was told of
         # A client may hang up while a slice is being written: then `_abandon` waits for it, and what comes after is lost.
         self._lock = threading.Lock()
         self._abandoned = False
 
-    async def write(self, data: bytes) -> None:
-        """Append; returns once the kernel has it, which is the back-pressure of the one who sends."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._write, data)
+    async def write(self, *parts: bytes) -> None:
+        """Append; returns once the kernel has it, which is the back-pressure of the one who sends. Copies nothing."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write, parts)
 
     async def finish(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._finish)
@@ -110,18 +113,27 @@ class Staged:
         except RuntimeError:  # a session that was cut at the very end: the threads are gone already
             self._abandon()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, parts: Sequence[bytes]) -> None:
         with self._lock:
             if not self._abandoned:
-                self._append(data)
+                self._append(parts)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, parts: Sequence[bytes]) -> None:
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
-        self.size += len(data)
+        size = sum(map(len, parts))
+        written = os.writev(self._file, parts)
+        if written < size:  # a disk that is nearly full, or a signal
+            view = memoryview(b"".join(parts))[written:]
+            while view:
+                view = view[os.write(self._file, view) :]
+        self.size += size
+        if self.size - self._begun >= BEHIND:
+            # Else all of a message would be written at its fdatasync, and each commit of the spool meanwhile wait behind
+            # it: 60 ms for 10 MB. This is the advice that starts it; what is not on disk yet stays in memory, and so is
+            # there to be sent.
+            os.posix_fadvise(self._file, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self.size
 
     def _finish(self) -> None:
         with self._lock:

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PAGE 4096
@@ -39,6 +40,7 @@ typedef struct {
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_ftruncate)(int, off_t), (*real_unlink)(const char *);
 static int (*real_unlinkat)(int, const char *, int), (*real_rename)(const char *, const char *);
 static ssize_t (*real_write)(int, const void *, size_t), (*real_pwrite)(int, const void *, size_t, off_t);
+static ssize_t (*real_writev)(int, const struct iovec *, int);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char root[PATH_MAX], shadow[PATH_MAX - 64], control[PATH_MAX], count[PATH_MAX];
@@ -208,6 +210,7 @@ __attribute__((constructor)) static void start(void) {
 	real_rename = dlsym(RTLD_NEXT, "rename");
 	real_write = dlsym(RTLD_NEXT, "write");
 	real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
+	real_writev = dlsym(RTLD_NEXT, "writev");
 	const char *given = getenv("FAULT_ROOT");
 	struct stat st;
 	if (!given || !realpath(given, root) || stat(root, &st)) { *root = 0; return; }
@@ -270,6 +273,23 @@ static ssize_t write_it(int fd, const void *data, size_t n, off_t at, int positi
 ssize_t write(int fd, const void *data, size_t n) { return write_it(fd, data, n, 0, 0); }
 ssize_t pwrite(int fd, const void *data, size_t n, off_t at) { return write_it(fd, data, n, at, 1); }
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at) { return write_it(fd, data, n, at, 1); }
+
+/* Piece by piece: a fault may then fall between two of them, as a kernel's partial write does. */
+ssize_t writev(int fd, const struct iovec *pieces, int count) {
+	struct stat st;
+	pthread_mutex_lock(&lock);
+	int ours = root_length && file_at(fd, &st);
+	pthread_mutex_unlock(&lock);
+	if (!ours) return real_writev(fd, pieces, count);
+	ssize_t sum = 0;
+	for (int i = 0; i < count; i++) {
+		ssize_t n = write(fd, pieces[i].iov_base, pieces[i].iov_len);
+		if (n < 0) return sum ? sum : n;
+		sum += n;
+		if ((size_t)n < pieces[i].iov_len) break;
+	}
+	return sum;
+}
 
 static int truncate_it(int fd, off_t size) {
 	struct stat st;

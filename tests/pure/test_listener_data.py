@@ -137,3 +137,12 @@ def test_what_is_held_back_does_not_grow_with_size_or_chunks(line: bytes) -> Non
         out += len(clean)
         assert len(clean) <= 2 * (len(line) + 4)
     assert out <= 2 * 20_000 * len(line) + 8
+
+
+def test_what_needs_no_cleaning_is_not_copied() -> None:
+    reader = DataReader()
+    reader.feed(b"Subject: x\r\n\r\ny")  # what is cut off the ends of a message is
+    for piece in (b"x" * 65536, b"a text. It has dots.\r\nx" * 100, "Gr\u00fc\u00dfe".encode() * 100):
+        clean, used = reader.feed(piece)
+        assert clean is piece
+        assert used == len(piece)

@@ -11,6 +11,7 @@ from conftest import Spools, until
 from making import NOW, claim, message, put, settled
 
 from relay.envelope import queue_id
+from relay.incoming import MAX_PARTS, Budget, Incoming
 from relay.recipient import State
 from relay.spool import NewMessage, Place
 from relay.spool.sqlite import SqliteSpool
@@ -147,3 +148,21 @@ async def test_what_is_abandoned_after_the_end_goes_too(spools: Spools) -> None:
     spool.content.close()
     file.abandon()
     assert files(spool) == []
+
+
+async def test_a_message_that_dribbles_in_takes_no_more_memory_than_its_size(spools: Spools) -> None:
+    """A byte in a piece of its own takes forty times its size, and the limit over all sessions counts bytes."""
+    spool = await spools.open()
+    wanted = b"Subject: x\r\n\r\n" + b"0123456789abcde\n" * 40_000
+    incoming = Incoming(spool, budget := Budget())
+    for start in range(0, len(wanted), 7):
+        if incoming.feed(wanted[start : start + 7]):
+            await incoming.spill()
+        assert len(incoming._parts) <= MAX_PARTS
+    head, body = await incoming.finish()
+    assert not isinstance(body, bytes)
+    assert head + body.path.read_bytes() == wanted
+    assert body.size == len(wanted) - len(head)
+    incoming.release()
+    assert budget.used == 0
+    await until(lambda: files(spool) == [])
