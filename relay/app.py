@@ -22,6 +22,7 @@ from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
 from relay.policy import poison
+from relay.pulse import Pulse
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
@@ -86,6 +87,7 @@ class App:
         self.supervisor.start("record", self.scheduler.recorder.run)
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
+        self.supervisor.start("pulse", Pulse().run)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")

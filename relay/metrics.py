@@ -55,18 +55,19 @@ class Histogram:
 
     BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0, 3600.0, 86400.0)
 
-    def __init__(self, name: str, help_: str) -> None:
-        self.name, self.help = name, help_
-        self.counts, self.sum = [0] * (len(self.BUCKETS) + 1), 0.0
+    def __init__(self, name: str, help_: str, buckets: Sequence[float] = BUCKETS) -> None:
+        """`buckets`: their upper bounds in seconds, growing."""
+        self.name, self.help, self.buckets = name, help_, tuple(buckets)
+        self.counts, self.sum = [0] * (len(self.buckets) + 1), 0.0
         _ALL[name] = self
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.BUCKETS, value)] += 1
+        self.counts[bisect_left(self.buckets, value)] += 1
         self.sum += value
 
     def family(self) -> Metric:
         total, buckets = 0, []
-        for bound, count in zip((*map(str, self.BUCKETS), "+Inf"), self.counts, strict=True):
+        for bound, count in zip((*map(str, self.buckets), "+Inf"), self.counts, strict=True):
             total += count
             buckets.append((bound, total))
         family = HistogramMetricFamily(self.name, self.help)

@@ -26,7 +26,6 @@ LEAVING = metrics.Gauge(
     "relay_last_delivery_seconds", "Seconds since a next hop took a message; absent before the first"
 )
 DRIFT = metrics.Gauge("relay_clock_drift_seconds", "How far the wall clock has left the time that the relay goes by")
-LAG = metrics.Gauge("relay_loop_lag_seconds", "How late the event loop came back from its last second of sleep")
 
 
 class Housekeeper:
@@ -35,7 +34,6 @@ class Housekeeper:
     def __init__(self, spool: Spool, scheduler: Scheduler, log: MailLog) -> None:
         self.spool, self.scheduler, self.log = spool, scheduler, log
         self.oldest: float | None = None
-        self.lag = 0.0
         self._drifted = False
         self._refused = ""
         self._untold: tuple[int, int] | None = None  # who heard of a delay last, where more are to
@@ -46,7 +44,6 @@ class Housekeeper:
             [((), clock.now() - scheduler.recorder.last_delivery)] if scheduler.recorder.last_delivery else []
         )
         DRIFT.source = lambda: [((), clock.drift())]
-        LAG.source = lambda: [((), self.lag)]
 
     def oldest_age(self, now: float) -> float:
         return max(0.0, now - self.oldest) if self.oldest is not None else 0.0
@@ -58,9 +55,7 @@ class Housekeeper:
         """The loop. Ends only by cancellation."""
         expire_at = purge_at = delays_at = 0.0
         while True:
-            before = clock.monotonic()
             await asyncio.sleep(TICK)
-            self.lag = max(0.0, clock.monotonic() - before - TICK)
             now = clock.now()
             self._watch_clock()
             await self._room()
