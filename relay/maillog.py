@@ -1,6 +1,6 @@
 """The mail log: one line an event, logfmt or JSON, in one voice.
 
-Lines are collected and written once a tick of the loop: a `logging` call costs 23 µs. No body and no secret ever comes
+Lines are collected and written together, fifty times a second at most: a `logging` call costs 23 µs. No body and no secret ever comes
 here; with `redact` an address becomes a keyed hash, the same within a run. Under systemd a line starts with its priority.
 """
 
@@ -24,6 +24,7 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # needs no quotes in logfmt
 _ADDRESSES = ("sender", "recipient")
 _ADDRESS = re.compile(r'(?:"[^"@]{1,64}"|[^\s<>",:;()]+)@[^\s<>",:;()]+')
 MAX_VALUE = 1000
+GATHER = 0.02  # seconds
 MAX_REMEMBERED = 2000
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -36,7 +37,7 @@ class MailLog:
         self.stream, self.format, self.redact = stream, format_, redact
         self.listeners: list[Listener] = []
         self._lines: list[str] = []
-        self._scheduled = False
+        self._scheduled, self._flushed = False, 0.0
         self._lost = 0
         self._second, self._until_second = -1, ""
         self._key = secrets.token_bytes(16)
@@ -51,12 +52,21 @@ class MailLog:
         if self.redact:
             fields = self._redacted(fields)
         self._lines.append(self._line(kind, level, fields))
-        if not self._scheduled:
-            self._scheduled = True
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-            except RuntimeError:
-                self.flush()
+        if not self._scheduled or level < INFO:
+            self._schedule(level)
+
+    def _schedule(self, level: int) -> None:
+        """A first line is written at once, and what is no mere news; what follows it a little later together."""
+        self._scheduled = True
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self.flush()
+        wait = self._flushed + GATHER - clock.monotonic()
+        if wait > 0 and level == INFO:
+            loop.call_later(wait, self.flush)
+        else:
+            loop.call_soon(self.flush)
 
     def warning(self, kind: str, **fields: Any) -> None:
         self.event(kind, WARNING, **fields)
@@ -65,7 +75,7 @@ class MailLog:
         self.event(kind, ERROR, **fields)
 
     def flush(self) -> None:
-        self._scheduled = False
+        self._scheduled, self._flushed = False, clock.monotonic()
         lines, self._lines = self._lines, []
         if not lines or self.stream is None:
             return

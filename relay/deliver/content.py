@@ -37,11 +37,11 @@ def stuffed(head: bytes, body: bytes) -> tuple[bytes, ...]:
     A body without such dots is not copied.
     """
     if not head.endswith(b"\r\n"):
-        return (_stuffed(head + body),)
-    return (_stuffed(head), _stuffed(body)) if body else (_stuffed(head),)
+        return (_ended(head + body),)
+    return (_ended(head), _ended(body)) if body else (_ended(head),)
 
 
-def _stuffed(text: bytes) -> bytes:
+def _ended(text: bytes) -> bytes:
     if text.startswith(b"."):
         text = b"." + text
     if not text.endswith(b"\r\n"):

@@ -66,7 +66,7 @@ class Dialogue(asyncio.Protocol):
     def say(self, *data: bytes, replies: int) -> None:
         """Write; the upstream owes us so many replies more for it."""
         self._owed += replies
-        if self.ended is None:
+        if self.ended is None and data:
             if len(data) == 1:
                 self.transport.write(data[0])
             else:

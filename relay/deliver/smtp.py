@@ -242,7 +242,7 @@ class Upstream:
                 return
             out_of_step = said.code == 354
             if said.code and not out_of_step:
-                self._talk.say(b"", replies=1)
+                self._talk.say(replies=1)
                 out_of_step = (await self._talk.reply(_GRACE)).code > 0
         self.close()
         if out_of_step:
@@ -308,7 +308,7 @@ class Upstream:
     async def _send(self, content: Content) -> None:
         """Returns at stage DOT, when the kernel has taken all including the final dot; until then a failure is no doubt."""
         talk = self._talk
-        talk.say(b"", replies=1)  # an upstream may refuse in the middle of the body: that reply is wanted too
+        talk.say(replies=1)  # an upstream may refuse in the middle of the body: that reply is wanted too
         try:
             if isinstance(content.body, Path):
                 async for data in slices(content):

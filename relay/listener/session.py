@@ -142,7 +142,7 @@ class Session(Identity):
         self._check_allowance(envelope, 1)
         self._mail = envelope
         self.transaction_began()
-        self.reply(250, "2.1.0", "Ok")
+        self.say(b"250 2.1.0 Ok\r\n")
 
     def _protocol(self, smtputf8: bool) -> str:
         """For Received: RFC 3848, RFC 6531 §4.3."""
@@ -202,7 +202,7 @@ class Session(Identity):
         self._check_allowance(mail, len(mail.recipients) + 1)
         mail.recipients.append(recipient)
         mail.asked.setdefault(recipient, (rcpt.notify, rcpt.orcpt))
-        self.reply(250, "2.1.5", "Ok")
+        self.say(b"250 2.1.5 Ok\r\n")
 
     def _data(self, argument: str) -> None:
         if argument:
@@ -219,7 +219,7 @@ class Session(Identity):
         self._reader = DataReader()
         self.data_began()
         self._incoming = Incoming(self.door.intake.spool, self.door.intake.budget)
-        self.reply(354, "", "end data with <CR><LF>.<CR><LF>")
+        self.say(b"354 end data with <CR><LF>.<CR><LF>\r\n")
 
     def _rset(self, argument: str) -> None:
         self.forget_mail()
@@ -229,7 +229,7 @@ class Session(Identity):
         self.reply(250, "2.0.0", "Ok")
 
     def _quit(self, argument: str) -> None:
-        self.reply(221, "2.0.0", "Bye")
+        self.say(b"221 2.0.0 Bye\r\n")
         self.close()
 
     def _vrfy(self, argument: str) -> None:
@@ -279,7 +279,7 @@ class Session(Identity):
             number, _ = await self.door.intake.accept(mail, incoming, ascii_only=ascii_only)
             accepted = True
             self._idle_commands, self._told_throttled = 0, False
-            self.reply(250, "2.0.0", f"Ok: queued as {queue_id(number)}")
+            self.say(f"250 2.0.0 Ok: queued as {queue_id(number)}\r\n".encode())
         except BadMessage as error:
             self.door.log.event("refused", client=self.client, sender=mail.sender, code=error.code, why=error.text)
             self.refuse(error.code, error.enhanced, error.text)

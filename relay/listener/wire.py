@@ -256,10 +256,14 @@ class Wire(SMTP):
 
     # -- replies
 
+    def say(self, reply: bytes) -> None:
+        """One of ours that is always the same, as it goes over the wire."""
+        self._replies.append(reply)
+
     def reply(self, code: int, enhanced: str, text: str) -> None:
         enhanced = enhanced + " " if enhanced else ""
         safe = text[:MAX_CODE_TEXT].encode("ascii", "replace").translate(_PRINTABLE)
-        self._replies.append(b"%d %s%s\r\n" % (code, enhanced.encode(), safe))
+        self.say(b"%d %s%s\r\n" % (code, enhanced.encode(), safe))
 
     def refuse(self, code: int, enhanced: str, text: str) -> None:
         self.reply(code, enhanced, text)

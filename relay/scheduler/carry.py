@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,8 +44,9 @@ class Work:
 class Carriers:
     """All egresses and those who work for them."""
 
-    def __init__(self, spool: Spool, recorder: Recorder, log: MailLog) -> None:
-        self.spool, self.recorder, self.log = spool, recorder, log
+    def __init__(self, spool: Spool, recorder: Recorder, log: MailLog, nudge: Callable[[], None]) -> None:
+        """`nudge`: there is room for more."""
+        self.spool, self.recorder, self.log, self.nudge = spool, recorder, log, nudge
         self.egresses: dict[str, Egress[Work]] = {}
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
@@ -115,13 +117,13 @@ class Carriers:
             if (session := self.at_work[task]) is not None:
                 # Cut in the middle of a transaction, it waits for a reply that would be taken for the next one's.
                 (egress.give if whole else egress.drop)(session)
-            self.spool.wake()
+            self.nudge()
 
     def _carried(self, task: asyncio.Task[None], egress: Egress[Work]) -> None:
         self.at_work.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
             self.log.error("carrier_died", error=repr(error))
-        if not self.stopping:
+        if egress.backlog and not self.stopping:
             self._hire(egress, len(egress.backlog))
 
     async def _attempt(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> None:
@@ -167,7 +169,8 @@ class Carriers:
             session = self.at_work[task]
             passed_on = session is not None and session.passes_on
             self._answered(egress, work, answers, clock.monotonic() - started, passed_on)
-        self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
+        if egress.backlog:
+            self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
             egress.give(session)
@@ -177,7 +180,8 @@ class Carriers:
         session = self.at_work[task]
         if session is None:
             session = self.at_work[task] = await egress.take()
-            self._hire(egress, len(egress.backlog))
+            if egress.backlog:
+                self._hire(egress, len(egress.backlog))
         kept = session.transactions > 0
         try:
             return await session.deliver(parcel)

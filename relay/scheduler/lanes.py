@@ -148,6 +148,11 @@ class Lanes:
                 self._open[way] = None
         return list(self._open)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something is due that may leave."""
+        return bool(self._open)
+
     def waits_for(self, egress: str) -> bool:
         """Whether something that is due could leave by it."""
         return any(way.turns and egress in way.egresses for way in self._open)

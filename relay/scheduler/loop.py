@@ -34,8 +34,8 @@ class Scheduler:
     def __init__(self, spool: Spool, config: Config, log: MailLog) -> None:
         self.spool, self.config, self.log = spool, config, log
         self.lanes = Lanes(config)
-        self.recorder = Recorder(spool, config, log)
-        self.carriers = Carriers(spool, self.recorder, log)
+        self.recorder = Recorder(spool, config, log, self._nudge)
+        self.carriers = Carriers(spool, self.recorder, log, self._nudge)
         self.outlook = Outlook(self.lanes, self.carriers)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self._granted: dict[int, Egress[Work]] = {}
@@ -78,6 +78,11 @@ class Scheduler:
         self._granted.pop(message).granted -= 1
 
     # -- what waits
+
+    def _nudge(self) -> None:
+        """Something was sent, or recorded: whoever waits for that may come to his turn."""
+        if self.lanes.waiting:
+            self.spool.wake()
 
     async def dispatch(self) -> None:
         """The loop. Ends only by cancellation."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from relay import clock, metrics
 from relay.envelope import domain_of, queue_id
@@ -31,8 +32,9 @@ DELAY = metrics.Histogram("relay_delivery_delay_seconds", "From acceptance until
 class Recorder:
     """Takes settlements from carriers and dispatch; `run` is its loop."""
 
-    def __init__(self, spool: Spool, config: Config, log: MailLog) -> None:
-        self.spool, self.config, self.log = spool, config, log
+    def __init__(self, spool: Spool, config: Config, log: MailLog, nudge: Callable[[], None]) -> None:
+        """`nudge`: something is recorded."""
+        self.spool, self.config, self.log, self._nudge = spool, config, log, nudge
         self.last_delivery = 0.0
         self._settled: list[Settlement] = []
         self._have_settled = asyncio.Event()
@@ -114,7 +116,7 @@ class Recorder:
                     self._settled = batch + self._settled
                     self._have_settled.set()  # this loop will be started again: it must not wait for more
                     raise
-                self.spool.wake()
+                self._nudge()
 
     @property
     def unrecorded(self) -> int:
