@@ -105,6 +105,8 @@ def _one(
         held = {"why": outcome.reply.text}
         return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
     attempts = r.attempts + 1
+    if outcome.result is Result.DELIVERED:
+        return _delivered(claim, r, outcome, now, attempts)
     crashes = r.crashes + 1 if outcome.crashed else 0
     verb, kind, why, doubt = _verdict(r, outcome, class_, now, attempts)
     if crashes >= poison.MOST and verb is Verb.SOFT:
@@ -117,15 +119,25 @@ def _one(
     data: dict[str, Any] = {"last_reply": str(outcome.reply)}
     if why:
         data["why"] = why
-    if verb is Verb.ACCEPTED and (found := remote_id(outcome.reply.text)):
-        data["remote_id"] = found
     note: dict[str, Any] = dict(data)
-    if state in (State.DELIVERED, State.FAILED):
+    if state is State.FAILED:
         note["settled_at"] = now
     data |= {"stage": outcome.stage.value, "seconds": round(outcome.seconds, 3), "attempt": attempts}
     if state is State.DEFERRED:
         data["due_at"] = due_at
     return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note, crashes), kind, data
+
+
+def _delivered(
+    claim: Claim, r: Claimed, outcome: Outcome, now: float, attempts: int
+) -> tuple[Change, str, Mapping[str, Any]]:
+    data: dict[str, Any] = {"last_reply": str(outcome.reply)}
+    if found := remote_id(outcome.reply.text):
+        data["remote_id"] = found
+    note = data | {"settled_at": now}
+    data["stage"], data["seconds"], data["attempt"] = outcome.stage.value, round(outcome.seconds, 3), attempts
+    state = move(State.ACTIVE, Verb.ACCEPTED)
+    return _change(claim, r, state, now, attempts, r.in_doubt, outcome.egress, note), "delivered", data
 
 
 def _verdict(
@@ -135,8 +147,6 @@ def _verdict(
     said = f"{outcome.egress}: {outcome.reply}" if outcome.egress else str(outcome.reply)
     said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
-        case Result.DELIVERED:
-            return Verb.ACCEPTED, "delivered", "", r.in_doubt
         case Result.HARD:
             return Verb.HARD, "failed", f"rejected: {said}", r.in_doubt
         case Result.DOUBT:

@@ -24,6 +24,8 @@ MAX_VALUES = 50  # of one name that a rule may look at
 MAX_VALUE = 1000  # characters of a value that a rule may look at
 
 _FIELD = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
+_NAME = re.compile(rb"[!-9;-~]{1,200}[ \t]*")
+MAX_NAMES, MAX_NAME = 2000, 100  # that are remembered, and bytes of one
 _SIMPLE_FROM = re.compile(r'[^"(),:;<>@]*<([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)>\s*')
 _BARE_FROM = re.compile(r'\s*([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)\s*')
 _REMOVED = (b"bcc", b"resent-bcc")
@@ -91,16 +93,37 @@ def split(content: bytes, complete: bool = True) -> int:
     return len(content)
 
 
+class _Names(dict[bytes, tuple[bytes, bool] | None]):
+    """Field names as they are written -> (in lower case, is it kept), or None: no name. The same few come again and again."""
+
+    def __missing__(self, written: bytes) -> tuple[bytes, bool] | None:
+        known = None
+        if _NAME.fullmatch(written):
+            name = written.rstrip(b" \t").lower()
+            known = name, name not in _REMOVED and not name.startswith(_OPTION_PREFIX)
+        if len(written) <= MAX_NAME:
+            if len(self) >= MAX_NAMES:
+                self.clear()
+            self[written] = known
+        return known
+
+
+_NAMES = _Names()
+
+
 def read_head(head: bytes) -> Head:
     """Reads a header block. Raises BadMessage for one with too many fields or hops (RFC 5321 §6.3)."""
-    kept: list[bytes] = []
-    fields: list[tuple[bytes, bytes]] = []
-    keep_last, hops = True, 0
     lines = head.split(b"\r\n")
     if len(lines) > MAX_FIELDS:
         raise BadMessage(552, "5.3.4", f"header block has more than {MAX_FIELDS} lines")
+    kept: list[bytes] = []
+    fields: list[tuple[bytes, bytes]] = []
+    keep_last = True
     for line in lines:
-        if line[:1] in (b" ", b"\t"):
+        if not line:
+            keep_last = True
+            continue
+        if line[0] in b" \t":
             if keep_last:
                 kept.append(line)
             if fields:
@@ -108,43 +131,48 @@ def read_head(head: bytes) -> Head:
                 if len(value) < 4 * MAX_VALUE:  # enough for a rule; more would make this quadratic
                     fields[-1] = (name, value + b"\r\n" + line)
             continue
-        match = _FIELD.match(line)
-        if match is None:
+        colon = line.find(b":")
+        known = _NAMES[line[:colon]] if colon > 0 else None
+        if known is None:
             keep_last = True
-            if line:
-                kept.append(line)
-            continue
-        name = match[1].lower()
-        fields.append((name, line[match.end() :]))
-        keep_last = name not in _REMOVED and not name.startswith(_OPTION_PREFIX)
+        else:
+            name, keep_last = known
+            fields.append((name, line[colon + 1 :]))
         if keep_last:
             kept.append(line)
-            hops += name == b"received"
-    if hops > MAX_HOPS:
-        raise BadMessage(554, "5.4.6", f"mail loop: {hops} Received headers, {MAX_HOPS} are allowed")
-    return _summary(kept, fields, hops)
+    kept += (b"", b"")
+    return _summary(b"\r\n".join(kept), fields)
 
 
-def _summary(kept: list[bytes], fields: list[tuple[bytes, bytes]], hops: int) -> Head:
-    names = {name for name, _ in fields}
-    options, unknown = {}, []
+def _summary(kept: bytes, fields: list[tuple[bytes, bytes]]) -> Head:
+    found = Head(kept, "", False, False, 0, {}, (), fields)
+    author: bytes | None = None
+    unknown = []
     for name, value in fields:
-        if name.startswith(_OPTION_PREFIX):
-            option = _OPTIONS.get(name.decode("ascii"))
-            if option:
-                options[option] = _text(value)
+        if name == b"from":
+            author = value if author is None else author
+        elif name == b"date":
+            found.has_date = True
+        elif name == b"message-id":
+            found.has_message_id = True
+        elif name == b"received":
+            found.hops += 1
+        elif name.startswith(_OPTION_PREFIX):
+            if option := _OPTIONS.get(name.decode("ascii")):
+                found.options[option] = _text(value)
             else:
                 unknown.append(name.decode("ascii")[:60])
-    return Head(
-        b"".join(line + b"\r\n" for line in kept) + b"\r\n",
-        next((from_address(_text(value)) for name, value in fields if name == b"from"), ""),
-        b"date" in names,
-        b"message-id" in names,
-        hops,
-        options,
-        tuple(unknown),
-        fields,
-    )
+    found.unknown = tuple(unknown)
+    if found.hops > MAX_HOPS:
+        raise BadMessage(554, "5.4.6", f"mail loop: {found.hops} Received headers, {MAX_HOPS} are allowed")
+    if author is not None:
+        found.from_ = _first_address(author)
+    return found
+
+
+@lru_cache(maxsize=2048)
+def _first_address(value: bytes) -> str:
+    return from_address(_text(value))
 
 
 def _text(value: bytes) -> str:
@@ -228,8 +256,13 @@ class Options:
     route: str = ""
 
 
+_NONE = Options()
+
+
 def read_options(head: Head, honour: frozenset[str], now: float) -> tuple[Options, list[str]]:
     """The honoured options, and what was ignored and why, for the log. Raises BadMessage where one makes no sense."""
+    if not head.options and not head.unknown:
+        return _NONE, []
     ignored = [f"{name}: unknown" for name in head.unknown]
     ignored += [
         f"x-relay-{name.replace('_', '-')}: not honoured by this listener"
@@ -288,12 +321,17 @@ def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, 
 
     No recipient is named in Received: it would show one Bcc recipient to another.
     """
+    date = _date(int(now))
+    text = f"{_received(helo, client, hostname, protocol)} id {queue_id};\r\n\t{date}\r\n"
+    if not head.has_date:
+        text += f"Date: {date}\r\n"
+    if not head.has_message_id:
+        text += f"Message-ID: <{queue_id.lower()}@{hostname}>\r\n"
+    return text.encode("ascii", "replace")
+
+
+@lru_cache(maxsize=256)
+def _received(helo: str, client: str, hostname: str, protocol: str) -> str:
     greeted = _SAFE_NAME.sub("?", helo)[:255] or "unknown"
     literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]" if client else "local"  # a UNIX socket
-    date = _date(int(now))
-    lines = [f"Received: from {greeted} ({literal})", f"\tby {hostname} with {protocol} id {queue_id};", f"\t{date}"]
-    if not head.has_date:
-        lines.append(f"Date: {date}")
-    if not head.has_message_id:
-        lines.append(f"Message-ID: <{queue_id.lower()}@{hostname}>")
-    return "".join(line + "\r\n" for line in lines).encode("ascii", "replace")
+    return f"Received: from {greeted} ({literal})\r\n\tby {hostname} with {protocol}"

@@ -223,6 +223,8 @@ class Table:
 
     def egresses(self, route: Route, ask: Callable[[Question], bool | None]) -> tuple[str, ...]:
         """Those of a route that may send as this sender, in order."""
+        if not self.senders:
+            return route.via
         return tuple(e for e in route.via if e not in self.senders or ask(self.senders[e]) is not False)
 
     def pick_for(self, facts: Facts) -> Route | Undecided | None:
