@@ -18,7 +18,7 @@ _DOT = re.compile(rb"\r\n\.")
 class DataReader:
     """One message. Feed it until `done`."""
 
-    __slots__ = ("_held", "_started", "ascii", "bare", "done", "nul")
+    __slots__ = ("_held", "_started", "ascii", "bare", "done", "dropped", "nul")
 
     def __init__(self) -> None:
         # The CRLF of the DATA command itself counts: ".CRLF" may be the first line.
@@ -28,6 +28,7 @@ class DataReader:
         self.bare = False  # a bare CR or LF was met, and became CRLF
         self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8)
         self.ascii = True
+        self.dropped = False  # set by who feeds it: nobody wants the rest, only its end is looked for
 
     def feed(self, data: bytes | bytearray) -> tuple[bytes, int]:
         """(clean bytes, how many bytes of `data` belong to the message). All do until `done`.
@@ -55,6 +56,8 @@ class DataReader:
         return self._clean(text[:cut], dot is not None) if cut else b"", len(data)
 
     def _clean(self, text: bytes, dots: bool) -> bytes:
+        if self.dropped:
+            return b""
         if dots:
             # A cut never falls between CRLF and a dot (that would have been held back), so this is exact: RFC 5321
             # §4.5.2 deletes the first dot of a line that has more.

@@ -243,11 +243,10 @@ class Session(Identity):
 
     # -- DATA
 
-    def read_data(self) -> None:
+    def read_data(self, data: bytes | bytearray) -> int:
         reader, incoming = self._reader, self._incoming
         assert reader is not None and incoming is not None
-        clean, used = reader.feed(bytes(self._buffer))
-        del self._buffer[:used]
+        clean, used = reader.feed(data)
         spill = incoming.feed(clean) if clean else False
         if reader.nul:
             incoming.refuse(
@@ -257,12 +256,14 @@ class Session(Identity):
             incoming.refuse(
                 BadMessage(554, "5.6.0", "message has a bare CR or LF; lines end with CRLF (RFC 5321 section 2.3.8)")
             )
+        reader.dropped = incoming.refusal is not None
         if reader.done:
             self._reader = None
             self.data_ended()
             self.run(self._end_of_data(incoming, reader.ascii))
         elif spill:
             self.run(self._spill(incoming))
+        return used
 
     async def _spill(self, incoming: Incoming) -> None:
         try:

@@ -65,7 +65,8 @@ class Wire(SMTP):
         """A message is arriving or being stored."""
         raise NotImplementedError
 
-    def read_data(self) -> None:
+    def read_data(self, data: bytes | bytearray) -> int:
+        """A piece of a message; how much of it belongs to it."""
         raise NotImplementedError
 
     def command(self, line: bytes) -> None:
@@ -131,6 +132,10 @@ class Wire(SMTP):
         if self.in_data():
             self._heard = clock.monotonic()
             self._data_bytes += len(data)
+            if not self._buffer and self._task is None and not self._write_paused:
+                data = data[
+                    self.read_data(data) :
+                ]  # not by way of the buffer: most of a large message is not copied there
         self._buffer += data
         self._process()
 
@@ -190,7 +195,7 @@ class Wire(SMTP):
                 self.loop.call_soon(self._process)
                 return
             if self.in_data():
-                self.read_data()
+                del self._buffer[: self.read_data(self._buffer)]
             elif not self._read_command():
                 break
             if len(self._replies) > MAX_REPLIES:

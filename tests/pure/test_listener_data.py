@@ -139,6 +139,17 @@ def test_what_is_held_back_does_not_grow_with_size_or_chunks(line: bytes) -> Non
     assert out <= 2 * 20_000 * len(line) + 8
 
 
+def test_of_what_is_dropped_only_the_end_is_looked_for() -> None:
+    reader = DataReader()
+    assert reader.feed(b"a\0b\rc\r")[0]
+    reader.dropped = True
+    for piece in (b"\0" * 1000, b"\n\r\n..\r", b"\n.", b"\r"):
+        assert reader.feed(piece) == (b"", len(piece))
+        assert not reader.done
+    assert reader.feed(b"\nQUIT\r\n") == (b"", 1)
+    assert reader.done
+
+
 def test_what_needs_no_cleaning_is_not_copied() -> None:
     reader = DataReader()
     reader.feed(b"Subject: x\r\n\r\ny")  # what is cut off the ends of a message is
