@@ -26,6 +26,7 @@ from relay.spool import NewMessage, NewRecipient, Notify, Place, Spool, SpoolErr
 from relay.submission import BadMessage, Head, Options, authors, prefix, read_head, read_options
 
 BREATH = 50  # recipients between two turns of the loop
+MAX_TOLD = 10  # options of one message that are logged, each on a line
 
 ENDED = metrics.Counter(
     "relay_recipients_ended_at_intake_total", "Recipients that a rule held or ended at once", ["result"]
@@ -115,6 +116,8 @@ class Intake:
             ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
         elif options.class_ and allowed and options.class_ not in allowed:
             ignored.append(f"x-relay-class: class {options.class_!r} is none of this user's")
+        if len(ignored) > MAX_TOLD:
+            ignored[MAX_TOLD:] = [f"and {len(ignored) - MAX_TOLD} more"]
         for text in ignored:
             self._log.warning("option_ignored", id=queue_id(incoming.id), listener=envelope.listen.name, option=text)
         facts = self._facts(config, envelope, head, options, incoming.size)

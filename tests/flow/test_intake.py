@@ -15,6 +15,7 @@ from front import REST, Front, front
 
 from relay import clock
 from relay.envelope import parse_queue_id, queue_id
+from relay.intake import MAX_TOLD
 from relay.policy.backoff import Retry
 from relay.policy.classes import Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
@@ -61,6 +62,16 @@ async def test_what_is_added_and_what_is_taken_away(tmp_path: Path) -> None:
         assert {r["tag"] for r in await relay.rows()} == {"order-7"}
         (ignored,) = relay.told("option_ignored")
         assert ignored["option"] == "x-relay-unknown: unknown"
+
+
+async def test_thousands_of_options_do_not_flood_the_log(tmp_path: Path) -> None:
+    async with front(tmp_path) as relay:
+        said = b"".join(b"X-Relay-No-%d: x\r\n" % i for i in range(4000)) + b"Subject: x\r\n\r\nx\r\n"
+        number = await relay.send(said, "a@example.net")
+        assert b"X-Relay" not in await relay.kept(number)
+        told = [e["option"] for e in relay.told("option_ignored")]
+        assert len(told) == MAX_TOLD + 1
+        assert told[-1] == f"and {4000 - MAX_TOLD} more"
 
 
 async def test_date_and_message_id_are_kept_where_they_are(tmp_path: Path) -> None:

@@ -211,6 +211,17 @@ def test_no_other_reader_sees_an_author_that_we_let_pass(value: str) -> None:
     assert others(value) <= {"me@shop.example"}, value
 
 
+def test_authors_that_take_long_to_read_are_refused() -> None:
+    """The stdlib's parser wants a millisecond for each such field, and holds up everybody meanwhile."""
+    odd = b"".join(b"Sender: " + b"(a)" * 1300 + b"<me@shop.example>\r\n" for _ in range(49))
+    with pytest.raises(BadMessage, match="cannot be read"):
+        _check_authors(user(senders=MINE), read_head(b"From: me@shop.example\r\n" + odd + b"\r\n"))
+    plain = b"".join(b'Sender: "Jane Q. Doe" <me@shop.example>\r\n' for _ in range(49))
+    _check_authors(user(senders=MINE), read_head(b"From: me@shop.example\r\n" + plain + b"\r\n"))
+    many = b"From: " + b", ".join(b"<me@shop.example>" for _ in range(49)) + b"\r\n\r\n"
+    _check_authors(user(senders=MINE), read_head(many))
+
+
 # -- classes and options
 
 
