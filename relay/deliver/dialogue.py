@@ -8,6 +8,7 @@ ends the session, for it would be taken for the answer to what is said next; one
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from relay.reply import Reply, clean
 
 MAX_LINE = 8192  # bytes of a reply's line; RFC 5321 §4.5.3.1.5 asks for 512
 MAX_REPLY = 4 * MAX_LINE
+
+_REPLY = re.compile(rb"([2-5][0-9][0-9]) ([!-~](?:[ -~]*[!-~])?)\r\n")
 
 LOST = Reply(0, "connection lost")
 SILENT = Reply(0, "timed out")
@@ -157,6 +160,8 @@ class Dialogue(asyncio.Protocol):
         if self.ended is not None:
             return
         data = self._part + data if self._part else data
+        if not self._lines and len(data) < MAX_LINE:
+            data = self._usual(data)
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             if end - start > MAX_LINE:
@@ -165,9 +170,18 @@ class Dialogue(asyncio.Protocol):
             if self.ended is not None:
                 return
             start = end + 1
-        self._part = data[start:]
+        self._part = data[start:] if start else data
         if len(self._part) > MAX_LINE:
             self.end(TOO_LONG)
+
+    def _usual(self, data: bytes) -> bytes:
+        """Takes the replies of one line off its beginning, those that are owed; returns what is left."""
+        while self._owed and (found := _REPLY.match(data)):
+            self._owed -= 1
+            self._replies.append(Said(int(found[1]), found[2]))
+            data = data[found.end() :]
+        self._wake(self._heard if self._replies else None)
+        return data
 
     def _line(self, line: bytes) -> None:
         code, text = line[:3], line[4:].strip(b" \t\r")
