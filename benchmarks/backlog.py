@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A million recipients that wait in a thousand lanes, and mail to a live account beside them.
 
-    .venv/bin/python benchmarks/backlog.py [--count 1000000] [--lanes 1000] [--load 3000]     measures
-    .venv/bin/python benchmarks/backlog.py --make FOLDER                                      leaves such a spool there
+    .venv/bin/python -m benchmarks.backlog [--count 1000000] [--lanes 1000] [--load 3000]     measures
+    .venv/bin/python -m benchmarks.backlog --make FOLDER                                      leaves such a spool there
 
 Whose accounts are dead is due at once and cannot move: each lane belongs to a user whose route leads to one of ten accounts
 where nobody listens, which soon rest. Measured with the queue empty and with it full: the start until mail is taken, what
@@ -16,14 +16,11 @@ import argparse
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loads import Load, Sink, drive
 from benchmarks.process import Metrics, cpu_seconds, memory_mib
@@ -31,12 +28,12 @@ from relay.config.load import load as load_config
 from relay.policy.routing import Facts, Table, lane_facts
 from relay.recipient import State
 from relay.spool import NewMessage, NewRecipient, hot, opening
-from service.support import Relay, free_port, until
+from tests.service.support import Relay, free_port, until
 
 DEAD = 10  # accounts where nobody listens
 AGE = 3600.0  # seconds since the first of the backlog was accepted
 QUIET = 5.0  # seconds during which nothing arrives
-KEPT = Load("10 kept sessions, 4 KiB", 10)
+KEPT = Load(10)
 
 # One key more than is shipped: `max_queued` is a million by default, and mail beside a million would be refused.
 _CONFIG = """\

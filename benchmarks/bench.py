@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""How many messages a second, beside Postfix, on the same machine, under the same load, in turn.
+"""How fast, how soon and how large, beside other servers, on the same machine, under the same load, in turn.
 
-    make bench                      or: .venv/bin/python benchmarks/bench.py [--rounds 3] [--count 3000] [--peers postfix]
+    make bench                      or: .venv/bin/python -m benchmarks.bench [--rounds 3] [--count 3000] [--peers postfix]
 
-The relay runs as it is shipped: every message fsynced before its 250, every check on, one account, its log to a file. Postfix
-runs as Debian ships it, with its own queue folder on the same disk, as a null client towards the same upstream. Both take the
-load from Postfix' smtp-source and hand it to Postfix' smtp-sink, whose count ends the clock. What differs between rounds is noise,
-so the median of the rounds is told, and the rounds with it. Environment: ROUNDS, COUNT, PEERS.
+The relay runs as it is shipped: every message fsynced before its 250, every check on, one account, its log to a file. The
+others run as they are shipped, with a queue of their own on the same disk, as null clients towards the same upstream. What
+differs between rounds is noise, so medians are told, and their span. Environment: ROUNDS, COUNT, PEERS, MODES, BENCH_FOLDER.
 """
 
 from __future__ import annotations
@@ -14,254 +13,180 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
-import sqlite3
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from service.postfix import Postfix  # noqa: E402
-from service.support import ENV, Relay, answers, find, free_port, until  # noqa: E402
+from benchmarks import backlog, machine, plot, report
+from benchmarks.loads import Stuck
+from benchmarks.modes import MODES, NOT_YET, ONCE
+from benchmarks.peers import PEERS
+from benchmarks.report import RELAY, Run
+from tests.service.support import find
 
 OUT = Path(__file__).parent / "out"
-PEERS = ("postfix",)
-SENDER, RECIPIENT = "app@example.org", "user@example.com"
-LIMIT = 60.0  # seconds for one run
-
-CONFIG = """\
-hostname: relay.example.org
-listen:
-  - {{name: local, address: "127.0.0.1:0"}}
-admin: {{socket: {folder}/admin.sock, address: null}}
-spool: {{path: {folder}/spool/spool.db}}
-accounts:
-  sink: {{host: 127.0.0.1, port: {sink}, tls: none}}
-routes:
-  - {{name: all, via: sink}}
-"""
+FOLDER = os.environ.get("BENCH_FOLDER")
 
 
-@dataclass(frozen=True)
-class Load:
-    name: str
-    sessions: int
-    size: int
-    fresh: bool
+class Progress:
+    """A line that tells how far it is; on a terminal it is written over, elsewhere only results are lines."""
 
+    def __init__(self, steps: int) -> None:
+        self.steps, self.done, self._begun = steps, 0, time.monotonic()
+        self._live = sys.stdout.isatty()
 
-LOADS = (
-    Load("10 kept sessions, 4 KiB", 10, 4096, False),
-    Load("10 at once, a new connection each, 4 KiB", 10, 4096, True),
-)
+    def now(self, text: str) -> None:
+        if self._live:
+            passed = time.monotonic() - self._begun
+            left = f", {passed / self.done * (self.steps - self.done):.0f} s to go" if self.done else ""
+            print(f"\r\033[K  {self.done}/{self.steps}{left}: {text} …", end="", flush=True)
 
-
-@dataclass(frozen=True)
-class Run:
-    peer: str
-    load: str
-    accepted: float  # messages a second until the last 250
-    relayed: float  # messages a second until the upstream has counted the last one
-
-
-class Sink:
-    """smtp-sink, which prints how many messages it has had."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self._output, self.count = b"", 0
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        command = ["smtp-sink", *user, "-c", "-m", "1000", f"127.0.0.1:{self.port}", "1024"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENV)
-        assert self._process.stdout is not None
-        self._pipe = self._process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
-
-    def __enter__(self) -> Sink:
-        until(lambda: answers(self.port), what="smtp-sink answers")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._pipe.close()
-
-    def poll(self) -> int:
-        self._output += self._pipe.read() or b""
-        *whole, self._output = self._output.split(b"\r")
-        for line in whole[-1:]:
-            found = re.search(rb"mesgs?=(\d+)", line)
-            self.count = int(found[1]) if found else self.count
-        return self.count
-
-
-def drive(port: int, sink: Sink, load: Load, count: int) -> tuple[float, float]:
-    """(accepted, relayed) a second. Raises SystemExit where it does not end."""
-    had = sink.poll()
-    command = ["smtp-source", *([] if load.fresh else ["-d"]), "-s", str(load.sessions), "-m", str(count)]
-    command += ["-l", str(load.size), "-f", SENDER, "-t", RECIPIENT, f"127.0.0.1:{port}"]
-    begin = time.monotonic()
-    source = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE)
-    accepted = relayed = 0.0
-    while not (accepted and relayed):
-        now = time.monotonic() - begin
-        if not accepted and source.poll() is not None:
-            accepted = now
-        if not relayed and sink.poll() - had >= count:
-            relayed = now
-        if now > LIMIT:
-            source.kill()
-            raise SystemExit(f"only {sink.poll() - had} of {count} messages came through within {LIMIT:g} s")
-        time.sleep(0.002)
-    told = source.communicate()[1]
-    if source.returncode:
-        raise SystemExit(f"smtp-source: {told.decode(errors='replace').strip()}")
-    return count / accepted, count / relayed
+    def result(self, text: str) -> None:
+        self.done += 1
+        print(f"{chr(13)}\033[K  {text}" if self._live else f"  {text}", flush=True)
 
 
 @contextmanager
-def relay(folder: Path, sink: int) -> Iterator[int]:
-    folder.mkdir()
-    file = folder / "relay.yaml"
-    file.write_text(CONFIG.format(folder=folder, sink=sink))
-    with Relay(file) as running:
-        yield running.port
-        assert running.stop() == 0
-        running.clean()
-
-
-@contextmanager
-def postfix(folder: Path, sink: int) -> Iterator[int]:
-    with Postfix(folder, sink) as running:
-        yield running.port
-
-
-def measure(peers: list[str], rounds: int, count: int) -> list[Run]:
-    """Each round: every load, every server in turn, the order turned about from round to round."""
-    starters = {"relay": relay, "postfix": postfix}
-    runs = []
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=os.environ.get("BENCH_FOLDER")))
+def workplace() -> Iterator[Path]:
+    """A folder that daemons may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=FOLDER))
     folder.chmod(0o755)
     try:
-        for number in range(rounds):
-            order = ["relay", *peers] if number % 2 == 0 else [*reversed(peers), "relay"]
-            for load in LOADS:
-                for peer in order:
-                    # A server of its own for each run: nobody inherits another run's queue, cache or connections.
-                    place = folder / f"{peer}-{number}-{LOADS.index(load)}"
-                    with Sink() as sink, starters[peer](place, sink.port) as port:
-                        drive(port, sink, load, count // 10)  # warm: processes forked, code paths taken once
-                        accepted, relayed = drive(port, sink, load, count)
-                    shutil.rmtree(place, ignore_errors=True)
-                    runs.append(Run(peer, load.name, accepted, relayed))
-                    print(
-                        f"  round {number + 1}/{rounds}  {load.name:42} {peer:8}"
-                        f" {accepted:7.0f} accepted/s {relayed:7.0f} relayed/s",
-                        flush=True,
-                    )
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return runs
 
 
-def facts(rounds: int, count: int) -> dict[str, str | int]:
-    version = subprocess.run(["postconf", "-h", "mail_version"], env=ENV, capture_output=True, text=True, check=False)
-    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    try:
-        import uvloop
-
-        loop = f"uvloop {uvloop.__version__}"
-    except ImportError:
-        loop = "asyncio"
-    from relay import __version__
-
-    return {
-        "relay": __version__,
-        "postfix": version.stdout.strip(),
-        "python": platform.python_version(),
-        "loop": loop,
-        "sqlite": sqlite3.sqlite_version,
-        "kernel": platform.release(),
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": model[1] if model else platform.machine(),
-        "fsync_us": round(fsync_cost() * 1e6),
-        "rounds": rounds,
-        "messages": count,
-    }
+def steps(modes: Sequence[str], peers: Sequence[str], rounds: int) -> list[tuple[int, str, str]]:
+    """(round, mode, peer): each round every mode, in it every server in turn, the order turned about from round to round."""
+    return [
+        (number, mode, peer)
+        for number in range(rounds)
+        for mode in modes
+        for peer in (peers if number % 2 == 0 else [*reversed(peers)])
+        if peer in (MODES[mode].peers or peers)
+    ]
 
 
-def fsync_cost() -> float:
-    """Seconds for a 4 KiB append and fdatasync where the spools lie: what a durable 250 costs at least."""
-    with tempfile.NamedTemporaryFile(dir=os.environ.get("BENCH_FOLDER")) as f:
-        taken = []
-        for _ in range(100):
-            f.write(b"x" * 4096)
-            f.flush()
-            begin = time.perf_counter()
-            os.fdatasync(f.fileno())
-            taken.append(time.perf_counter() - begin)
-    return statistics.median(taken)
+def measure(todo: Sequence[tuple[int, str, str]], count: int) -> tuple[list[Run], list[str]]:
+    """The runs, and what failed."""
+    runs, failures, progress = [], [], Progress(len(todo))
+    with workplace() as folder:
+        for number, mode, peer in todo:
+            where = f"round {number + 1}  {mode:8} {peer:8}"
+            progress.now(where)
+            # A server of its own for each run: nobody inherits another run's queue, cache or connections.
+            place = folder / f"{number}-{mode}-{peer}"
+            try:
+                values = MODES[mode].measure(peer, place, count)
+            except (Stuck, AssertionError, OSError) as error:
+                failures.append(f"{where.strip()}: {error}")
+                progress.result(failures[-1])
+            else:
+                runs.append(Run(mode, peer, number, values))
+                told = (f"{report.number(v):>7} {report.MEASURES[m].title}" for m, v in values.items())
+                progress.result(f"{where} {'  '.join(told)}")
+            shutil.rmtree(place, ignore_errors=True)
+    return runs, failures
 
 
-def report(runs: list[Run], known: dict[str, str | int]) -> str:
-    lines = ["", "| load | server | accepted/s | relayed/s | relayed, × relay |", "|---|---|---:|---:|---:|"]
-    bars = [""]
-    for load in dict.fromkeys(r.load for r in runs):
-        mine = [r for r in runs if r.load == load]
-        medians = {
-            peer: (
-                statistics.median(r.accepted for r in mine if r.peer == peer),
-                statistics.median(r.relayed for r in mine if r.peer == peer),
-            )
-            for peer in sorted({r.peer for r in mine}, key=lambda p: p != "relay")
-        }
-        most = max(v for pair in medians.values() for v in pair)
-        bars.append(f"  {load}")
-        for peer, (accepted, relayed) in medians.items():
-            ratio = relayed / medians["relay"][1]
-            lines.append(f"| {load} | {peer} | {accepted:.0f} | {relayed:.0f} | {ratio:.2f} |")
-            for what, value in (("accepted", accepted), ("relayed", relayed)):
-                bars.append(f"    {peer:8} {what:8} {'█' * round(40 * value / most):40} {value:6.0f}/s")
-        for peer, (_, relayed) in medians.items():
-            if peer != "relay":
-                bars.append(f"    the relay passes on {medians['relay'][1] / relayed:.2f} × {peer}")
-    told = ", ".join(f"{k} {v}" for k, v in known.items())
-    return "\n".join([*lines, *bars, "", f"  {told}", ""])
+def fill_queue(count: int, lanes: int, load: int) -> list[backlog.Seen]:
+    """The relay with an empty queue and with a full one."""
+    progress = Progress(2)
+    with workplace() as folder:
+        seen = []
+        for waiting in (0, count):
+            seen.append(backlog.measure(folder / str(waiting), waiting, lanes, load, progress.now))
+            progress.result(f"backlog  {waiting:,} wait: {report.number(seen[-1].relayed)} relayed/s")
+    return seen
+
+
+def chosen(given: str, known: Sequence[str], what: str) -> list[str]:
+    names = [n for n in re.split(r"[\s,]+", given) if n]
+    if unknown := [n for n in names if n not in known]:
+        raise SystemExit(f"{what}: there is no {', '.join(unknown)}; there is: {', '.join(known)}")
+    return names
+
+
+def ready_peers(names: Sequence[str]) -> list[str]:
+    """Those that can be started here; of the others one line each."""
+    found = [RELAY]
+    for name in names:
+        if name == RELAY:
+            continue
+        if why := PEERS[name].lacks():
+            print(f"  without {name}: {why}", flush=True)
+        else:
+            found.append(name)
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    env = os.environ
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=int(env.get("ROUNDS") or 3))
+    parser.add_argument("--count", type=int, default=int(env.get("COUNT") or 3000), help="messages in a run of 4 KiB")
+    parser.add_argument("--peers", default=env.get("PEERS", "postfix"), help=f"of: {', '.join(PEERS)}")
+    all_modes = [*MODES, *NOT_YET, ONCE]
+    parser.add_argument("--modes", default=env.get("MODES") or " ".join(all_modes), help=f"of: {', '.join(all_modes)}")
+    parser.add_argument("--waiting", type=int, default=1_000_000, help="recipients of the backlog")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of bench.json, bench.md and bench.png")
+    given = parser.parse_args()
+    given.peers = chosen(given.peers, [*PEERS], "PEERS")
+    given.modes = chosen(given.modes, all_modes, "MODES")
+    return given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS") or 3))
-    parser.add_argument("--count", type=int, default=int(os.environ.get("COUNT") or 3000), help="messages in a run")
-    parser.add_argument("--peers", default=os.environ.get("PEERS") or "postfix", help=f"of: {', '.join(PEERS)}")
-    given = parser.parse_args()
-    peers = [p for p in re.split(r"[\s,]+", given.peers) if p]
-    if unknown := [p for p in peers if p not in PEERS]:
-        raise SystemExit(f"PEERS: {', '.join(unknown)} cannot be compared with yet; there is: {', '.join(PEERS)}")
-    missing = [p for p in ("smtp-source", "smtp-sink", "postfix") if not find(p)]
-    if missing:
+    given = arguments()
+    if missing := [p for p in ("smtp-source", "smtp-sink") if not find(p)]:
         raise SystemExit(f"{', '.join(missing)} is missing: sudo tests/service/install-programs")
-    if os.geteuid() != 0:
-        print("an instance of Postfix needs root: the relay is measured alone")
-        peers = []
-    known = facts(given.rounds, given.count)
-    runs = measure(peers, given.rounds, given.count)
-    text = report(runs, known)
-    print(text)
-    OUT.mkdir(exist_ok=True)
-    (OUT / "bench.json").write_text(json.dumps({"facts": known, "runs": [asdict(r) for r in runs]}, indent=2) + "\n")
-    (OUT / "bench.md").write_text(text)
-    print(f"  kept in {OUT.relative_to(ROOT)}/bench.json and bench.md")
+    peers = ready_peers(given.peers)
+    known = {p: PEERS[p].version() for p in peers} | machine.facts(FOLDER)
+    known |= {"rounds": given.rounds, "messages": given.count}
+    todo = steps([m for m in given.modes if m in MODES], peers, given.rounds)
+    runs, failures = measure(todo, given.count)
+    seen = fill_queue(given.waiting, 1000, given.count) if ONCE in given.modes else []
+
+    found, titles = report.rows(runs), {name: mode.title for name, mode in MODES.items()}
+    judged = report.judge(found)
+    not_yet = {name: why for name, why in NOT_YET.items() if name in given.modes}
+    told = ", ".join(f"{k} {v}" for k, v in known.items())
+    parts = [report.table(found, titles) if found else "", backlog.table(seen) if seen else "", report.goals(judged)]
+    parts += [f"Not measured: {name}: {why}." for name, why in not_yet.items()]
+    parts += [f"Failed: {failure}" for failure in failures]
+    text = "\n\n".join([*filter(None, parts), told]) + "\n"
+    print(f"\n{report.bars(found, titles)}\n\n{text}")
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "bench.md").write_text(text)
+    (given.out / "bench.json").write_text(
+        json.dumps(
+            {
+                "facts": known,
+                "rows": [asdict(r) | {"ratios": {p: r.ratio(p) for p in r.medians if p != RELAY}} for r in found],
+                "goals": [{"goal": j.goal.text, "ratio": j.ratio, "met": j.met} for j in judged],
+                "backlog": [asdict(s) for s in seen],
+                "not_measured": not_yet,
+                "failures": failures,
+                "runs": [asdict(r) for r in runs],
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+    drawn = bool(found) and plot.draw(found, titles, told, given.out / "bench.png")
+    print(
+        f"  kept in {given.out}: bench.json, bench.md{', bench.png' if drawn else ' (no plot: matplotlib is missing)'}"
+    )
+    if failures:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

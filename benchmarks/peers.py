@@ -1,0 +1,169 @@
+"""The servers: each is started in a folder of its own in front of a sink, takes mail on a port of loopback, and is ended.
+
+All are null clients that send everything to the one upstream, with the settings that they are shipped with; what they must be
+told is where to listen, where to keep their queue, and whither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.loads import ROOT
+from relay import __version__
+from tests.service.postfix import Postfix
+from tests.service.support import ENV, Relay, answers, find, free_port, until
+
+TOOLS = Path(__file__).parent / "out/peers"  # what is fetched for a comparison
+HARAKA = "Haraka@3"
+
+CONFIG = """\
+hostname: relay.example.org
+listen:
+  - {{name: local, address: "127.0.0.1:0"{door}}}
+admin: {{socket: {folder}/admin.sock, address: null}}
+spool: {{path: {folder}/spool/spool.db}}
+{users}accounts:
+  sink: {{host: {host}, port: {port}, tls: {tls}}}
+routes:
+  - {{name: all, via: sink}}
+"""
+
+
+@dataclass(frozen=True)
+class Running:
+    port: int
+    pid: int  # of the process that started the others
+
+
+Start = Callable[[Path, int], AbstractContextManager[Running]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`lacks` installs what it may and says what is still missing, empty if nothing."""
+
+    start: Start
+    lacks: Callable[[], str]
+    version: Callable[[], str]
+
+
+def output(*command: str | Path, cwd: Path | None = None) -> str:
+    """What a program prints, empty where it fails."""
+    try:
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=ENV, cwd=cwd, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+@contextmanager
+def relay(folder: Path, sink: int) -> Iterator[Running]:
+    text = CONFIG.format(folder=folder, door="", users="", host="127.0.0.1", port=sink, tls="none")
+    with relay_with(folder, text) as running:
+        yield running
+
+
+@contextmanager
+def relay_with(folder: Path, config: str) -> Iterator[Running]:
+    """The relay under a configuration; it must end well and have nothing to complain of."""
+    folder.mkdir()
+    file = folder / "relay.yaml"
+    file.write_text(config)
+    with Relay(file) as running:
+        assert running.process is not None
+        yield Running(running.port, running.process.pid)
+        assert running.stop() == 0, running.log()[-2000:]
+        running.clean()
+
+
+@contextmanager
+def postfix(folder: Path, sink: int, **settings: str) -> Iterator[Running]:
+    with Postfix(folder, sink, **settings) as running:
+        yield Running(running.port, running.pid)
+
+
+def _postfix_lacks() -> str:
+    if not find("postfix"):
+        return "the Debian package postfix is missing"
+    return "" if os.geteuid() == 0 else "an instance of Postfix needs root"
+
+
+@contextmanager
+def program(command: list[str | Path], folder: Path, port: int, env: dict[str, str]) -> Iterator[Running]:
+    """A server that stays in the foreground, its words in `folder`/log."""
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(c) for c in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=env
+        )
+    try:
+        until(lambda: answers(port) or process.poll() is not None, 30, f"{command[0]} answers")
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+        yield Running(port, process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# Its plugins for other people's mail ask the DNS; a null client has none of them.
+_HARAKA_PLUGIN = """\
+exports.hook_connect = (next, connection) => { connection.relaying = true; next() }
+exports.hook_get_mx = (next) => next(OK, { exchange: '127.0.0.1', port: %d, priority: 0 })
+"""
+
+
+@contextmanager
+def haraka(folder: Path, sink: int) -> Iterator[Running]:
+    port, home = free_port(), TOOLS / "haraka/node_modules/Haraka"
+    shutil.copytree(home / "config", folder / "config")
+    for name in ("plugins", "queue"):
+        (folder / name).mkdir()
+    (folder / "config/smtp.ini").write_text(f"[main]\nlisten=127.0.0.1:{port}\n")
+    (folder / "config/me").write_text("haraka.example.org\n")
+    (folder / "config/plugins").write_text("null_client\n")
+    (folder / "config/outbound.ini").write_text("local_mx_ok=true\n")  # it would take a server on loopback for itself
+    (folder / "plugins/null_client.js").write_text(_HARAKA_PLUGIN % sink)
+    command: list[str | Path] = ["node", home / "bin/haraka", "-c", folder]
+    with program(command, folder, port, ENV) as running:
+        yield running
+
+
+def _haraka_lacks() -> str:
+    if not find("npm"):
+        return "npm is missing"
+    folder = TOOLS / "haraka"
+    if not _haraka_version():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--prefix", folder, "--silent", "--no-audit", "--no-fund", "--omit=optional"]
+        before = os.environ.get("NPM_BEFORE")
+        output(*install, *([f"--before={before}"] if before else []), "--ignore-scripts", HARAKA)
+    return (
+        "" if _haraka_version() else "npm does not install Haraka 3 (NPM_BEFORE=2026-01-31 asks for its state of a day)"
+    )
+
+
+def _haraka_version() -> str:
+    file = TOOLS / "haraka/node_modules/Haraka/package.json"
+    return str(json.loads(file.read_text())["version"]) if file.exists() else ""
+
+
+PEERS = {
+    "relay": Peer(relay, lambda: "", lambda: _relay_version()),
+    "postfix": Peer(postfix, _postfix_lacks, lambda: output("postconf", "-h", "mail_version")),
+    "haraka": Peer(haraka, _haraka_lacks, _haraka_version),
+}
+
+
+def _relay_version() -> str:
+    commit = output("git", "describe", "--always", "--dirty", cwd=ROOT)
+    return f"{__version__} ({commit})" if commit else __version__
