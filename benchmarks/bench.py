@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks import backlog, machine, plot, report
 from benchmarks.loads import Stuck
 from benchmarks.modes import MODES, NOT_YET, ONCE
-from benchmarks.peers import PEERS
+from benchmarks.peers import NOT_COMPARED, PEERS
 from benchmarks.report import RELAY, Run
 from tests.service.support import find
 
@@ -120,7 +120,7 @@ def ready_peers(names: Sequence[str]) -> list[str]:
     for name in names:
         if name == RELAY:
             continue
-        if why := PEERS[name].lacks():
+        if why := NOT_COMPARED.get(name) or PEERS[name].lacks():
             print(f"  without {name}: {why}", flush=True)
         else:
             found.append(name)
@@ -132,13 +132,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=int(env.get("ROUNDS") or 3))
     parser.add_argument("--count", type=int, default=int(env.get("COUNT") or 3000), help="messages in a run of 4 KiB")
-    parser.add_argument("--peers", default=env.get("PEERS", "postfix"), help=f"of: {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peers", default=env.get("PEERS", "postfix"), help=f"of: {', '.join([*PEERS, *NOT_COMPARED])}"
+    )
     all_modes = [*MODES, *NOT_YET, ONCE]
     parser.add_argument("--modes", default=env.get("MODES") or " ".join(all_modes), help=f"of: {', '.join(all_modes)}")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="recipients of the backlog")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of bench.json, bench.md and bench.png")
     given = parser.parse_args()
-    given.peers = chosen(given.peers, [*PEERS], "PEERS")
+    given.peers = chosen(given.peers, [*PEERS, *NOT_COMPARED], "PEERS")
     given.modes = chosen(given.modes, all_modes, "MODES")
     return given
 

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import exim
 from benchmarks.loads import ROOT
 from relay import __version__
 from tests.service.postfix import Postfix
@@ -144,9 +145,19 @@ def _haraka_lacks() -> str:
     folder = TOOLS / "haraka"
     if not _haraka_version():
         folder.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--prefix", folder, "--silent", "--no-audit", "--no-fund", "--omit=optional"]
-        before = os.environ.get("NPM_BEFORE")
-        output(*install, *([f"--before={before}"] if before else []), "--ignore-scripts", HARAKA)
+        install: list[str | Path] = [
+            "npm",
+            "install",
+            "--prefix",
+            folder,
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--omit=optional",
+        ]
+        if before := os.environ.get("NPM_BEFORE"):
+            install.append(f"--before={before}")
+        output(*install, "--ignore-scripts", HARAKA)
     return (
         "" if _haraka_version() else "npm does not install Haraka 3 (NPM_BEFORE=2026-01-31 asks for its state of a day)"
     )
@@ -157,10 +168,31 @@ def _haraka_version() -> str:
     return str(json.loads(file.read_text())["version"]) if file.exists() else ""
 
 
+@contextmanager
+def exim_(folder: Path, sink: int) -> Iterator[Running]:
+    port = free_port()
+    exim.configure(folder, port, sink)
+    serve = ("exim4", "-C", f"{folder}/exim.conf", "-bdf", "-q30m")
+    with program(exim.enter(folder / "etc", exim.unpacked(TOOLS), *serve), folder, port, ENV) as running:
+        yield running
+
+
+def _exim_version() -> str:
+    for package in (TOOLS / "exim").glob("exim4-daemon-light_*.deb"):
+        return package.name.split("_")[1]
+    return ""
+
+
 PEERS = {
     "relay": Peer(relay, lambda: "", lambda: _relay_version()),
     "postfix": Peer(postfix, _postfix_lacks, lambda: output("postconf", "-h", "mail_version")),
     "haraka": Peer(haraka, _haraka_lacks, _haraka_version),
+    "exim": Peer(exim_, lambda: exim.lacks(TOOLS, output), _exim_version),
+}
+# Asked for by name and answered with a word.
+NOT_COMPARED = {
+    "genro": "genro-mail-proxy takes mail by HTTP and not by SMTP; its release 0.7.0 does not start either: it imports a "
+    "module `tools` that it does not bring"
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.report import MEASURES, Row, number, peers_of
+from benchmarks.report import MEASURES, RELAY, Row, number, peers_of
 
-_COLOURS = {"relay": "#2f6fb0", "postfix": "#d98032", "haraka": "#5b9a57", "exim": "#8a6db1", "genro": "#7d7d7d"}
+_COLOURS = {"relay": "#2f6fb0", "postfix": "#d98032", "haraka": "#5b9a57", "exim": "#8a6db1"}
 _COLUMNS = 4
 
 
@@ -52,7 +52,12 @@ def _panel(axis, found: Sequence[Row], title: str) -> None:  # type: ignore[no-u
             axis.bar(place, value, width * 0.92, color=_COLOURS.get(peer, "#444444"), yerr=span, ecolor="#333333")
             axis.annotate(number(value), (place, high), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     measures = [MEASURES[row.measure] for row in found]
-    axis.set_xticks(range(len(found)), [m.title for m in measures], fontsize=8)
+    others = [p for p in peers if p != RELAY]
+    labels = [m.title for m in measures]
+    if len(others) == 1:  # with more there is no room
+        ratios = [row.ratio(others[0]) for row in found]
+        labels = [f"{text}\n{r:.2f} × {others[0]}" if r else text for text, r in zip(labels, ratios, strict=True)]
+    axis.set_xticks(range(len(found)), labels, fontsize=8)
     better = "" if measures[0].more else " (less is better)"
     axis.set_ylabel(f"{measures[0].unit}{better}", fontsize=8)
     axis.set_title(title, fontsize=9)

@@ -1,0 +1,62 @@
+"""`make bench`, as short as it can be, and the spool that its backlog is made of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import backlog
+from relay.recipient import State
+from relay.spool import Ask
+from relay.spool.sqlite import SqliteSpool
+
+from .support import ENV, ROOT, needs, run
+
+NOW = 1_800_000_000.0
+
+
+@needs("smtp-source", "smtp-sink")
+def test_bench_of_the_relay_alone(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--count", "300", "--peers", "", "--modes", "kept10 fresh latency signed"]
+    env = ENV | {"PYTHONPATH": str(ROOT)}
+    done = run(sys.executable, "-m", "benchmarks.bench", *options, "--out", tmp_path, cwd=ROOT, env=env)
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert [(r["mode"], r["peer"]) for r in kept["runs"]] == [(m, "relay") for m in ("kept10", "fresh", "latency")]
+    assert all(v > 0 for r in kept["runs"] for v in r["values"].values())
+    assert {g["met"] for g in kept["goals"]} == {None}
+    assert kept["failures"] == []
+    assert kept["facts"]["cores"] >= 1
+    assert "signed" in kept["not_measured"]
+    text = (tmp_path / "bench.md").read_text()
+    assert text.splitlines()[0].startswith("|  | load | measure | relay |")
+    assert text in done.stdout
+
+
+def test_bench_knows_its_words(tmp_path: Path) -> None:
+    env = ENV | {"PYTHONPATH": str(ROOT), "MODES": "kept10 kept11"}
+    done = run(sys.executable, "-m", "benchmarks.bench", cwd=ROOT, env=env, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("MODES: there is no kept11; there is: kept10, kept50")
+
+
+async def test_a_backlog_is_a_spool(tmp_path: Path) -> None:
+    """Sound by its own check, all of it due, each recipient in a lane that the configuration's rules can route."""
+    config = backlog.write_config(tmp_path, 2525)
+    path = backlog.make(config, 600, 20, NOW)
+    spool = await SqliteSpool.open(path, NOW)
+    try:
+        assert await spool.check() == []
+        assert spool.counts[State.QUEUED] == spool.queued == 600
+        heads = await spool.heads()
+        assert len(heads) == 20
+        assert {head.due_at for head in heads} <= {NOW - backlog.AGE + n * backlog.AGE / 2 / 600 for n in range(20)}
+        claims, due = await spool.claim([Ask(head.lane, 100, NOW) for head in heads])
+        assert sum(len(claim.recipients) for claim in claims) == 600
+        assert set(due.values()) == {None}
+        assert len({claim.message for claim in claims}) == 600
+        assert max(claim.message for claim in claims) < spool.next_id()
+        body = await spool.read(claims[-1].message, claims[-1].place)
+        assert body == backlog._BODY
+    finally:
+        await spool.close()
