@@ -51,7 +51,11 @@ class Sink:
         os.set_blocking(self._pipe.fileno(), False)
 
     def __enter__(self) -> Sink:
-        until(lambda: answers(self.port), what="the sink answers")
+        try:
+            until(lambda: answers(self.port), what="the sink answers")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ from benchmarks.report import MEASURES, RELAY, Row, number, peers_of
 
 _COLOURS = {"relay": "#2f6fb0", "postfix": "#d98032", "haraka": "#5b9a57", "exim": "#8a6db1"}
 _COLUMNS = 4
+_WIDE = 20.0  # times the smallest bar; beyond it the axis is logarithmic
 
 
 def draw(found: Sequence[Row], titles: Mapping[str, str], caption: str, file: Path) -> bool:
@@ -61,6 +62,9 @@ def _panel(axis, found: Sequence[Row], title: str) -> None:  # type: ignore[no-u
     better = "" if measures[0].more else " (less is better)"
     axis.set_ylabel(f"{measures[0].unit}{better}", fontsize=8)
     axis.set_title(title, fontsize=9)
+    medians = [value for row in found for value in row.medians.values()]
+    if max(medians) > _WIDE * min(medians):
+        axis.set_yscale("log")
     axis.margins(y=0.15)
     axis.tick_params(axis="y", labelsize=7)
     for side in ("top", "right"):

@@ -48,7 +48,11 @@ class Postfix:
         (etc / "main.cf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
         (etc / "master.cf").write_text(f"127.0.0.1:{self.port} inet n - n - - smtpd\n{_MASTER}")
         run("postfix", "-c", etc, "start")
-        until(lambda: answers(self.port), 20, "Postfix answers")
+        try:
+            until(lambda: answers(self.port), 20, "Postfix answers")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     @property
