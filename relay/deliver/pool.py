@@ -17,9 +17,8 @@ from relay.policy.gate import EgressView
 from relay.settings import Account
 
 W = TypeVar("W")
-# Transactions claimed ahead for each connection: enough that none idles while a claim commits, few enough that a crash
-# leaves little in doubt.
-AHEAD = 2
+CLAIM = 0.02  # seconds that a claim may take
+AHEAD = 3  # transactions for each connection that are claimed ahead at most: a crash leaves little in doubt
 
 DIALLED = metrics.Counter("relay_upstream_connects_total", "Sessions opened to upstreams", ["egress"])
 SESSIONS = metrics.Gauge("relay_upstream_sessions", "Open sessions to upstreams", ["egress"])
@@ -38,6 +37,7 @@ class Egress(Generic[W]):
         self.breaker = Breaker()
         self.backlog: deque[W] = deque()
         self.carriers = 0
+        self.pace = CLAIM  # seconds of a transaction, as they have been of late
         self.granted = 0  # places kept for what is being accepted
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
@@ -50,9 +50,22 @@ class Egress(Generic[W]):
         return len(self.backlog) + self.carriers + self.granted
 
     @property
+    def capacity(self) -> int:
+        """Transactions that may be claimed: one for each connection, and what they send until the next claim is made.
+
+        No more than that, for what is claimed keeps its turn: mail of a higher priority waits behind it.
+        """
+        connections = self.account.connections
+        return connections + max(1, min(AHEAD * connections, round(connections * CLAIM / self.pace)))
+
+    def took(self, seconds: float) -> None:
+        """A transaction ended."""
+        self.pace += 0.2 * (max(seconds, 0.0001) - self.pace)
+
+    @property
     def open(self) -> bool:
         """Whether it takes one transaction more, without a question about its health."""
-        return not self.breaker.is_open and self.busy < self.account.connections * AHEAD
+        return not self.breaker.is_open and self.busy < self.capacity
 
     @property
     def sessions(self) -> int:
@@ -75,9 +88,10 @@ class Egress(Generic[W]):
     def view(self, now: float) -> EgressView:
         wait = self.breaker.wait(now)
         probing = self.breaker.is_open
-        room = self.account.connections * AHEAD - self.busy
-        if probing and self.busy:
-            room = 0
+        capacity = self.capacity
+        room = capacity - self.busy
+        if (probing and self.busy) or (self.backlog and room < capacity - self.account.connections):
+            room = 0  # a claim costs a transaction, so it is made for several
         return EgressView(self.name, room, wait, self.breaker.why, probing)
 
     async def take(self, *, fresh: bool = False) -> Upstream:

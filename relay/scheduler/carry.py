@@ -168,7 +168,9 @@ class Carriers:
                 self.log.event("egress_back", egress=egress.name, after=rested)
             session = self.at_work[task]
             passed_on = session is not None and session.passes_on
-            self._answered(egress, work, answers, clock.monotonic() - started, passed_on)
+            seconds = clock.monotonic() - started
+            egress.took(seconds)
+            self._answered(egress, work, answers, seconds, passed_on)
         if egress.backlog:
             self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if (session := self.at_work[task]) is not None and not session.usable:
