@@ -88,6 +88,7 @@ class App:
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.supervisor.start("pulse", Pulse().run)
+        self.supervisor.start("retention", self.housekeeper.forget)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")

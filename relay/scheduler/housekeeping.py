@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from relay import clock, metrics
 from relay.maillog import MailLog
 from relay.policy.routing import Answers, Facts, LaneFacts, lane_facts
-from relay.recipient import Verb
+from relay.recipient import State, Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
 from relay.spool import Head, Spool, SpoolError
@@ -29,7 +31,7 @@ DRIFT = metrics.Gauge("relay_clock_drift_seconds", "How far the wall clock has l
 
 
 class Housekeeper:
-    """Two loops: `tick` (each second) and `relane` (when a reload left lanes without answers)."""
+    """Three loops: `tick` and `forget` (each second), and `relane` (when a reload left lanes without answers)."""
 
     def __init__(self, spool: Spool, scheduler: Scheduler, log: MailLog) -> None:
         self.spool, self.scheduler, self.log = spool, scheduler, log
@@ -52,16 +54,26 @@ class Housekeeper:
         self._wake.set()
 
     async def tick(self) -> None:
-        """The loop. Ends only by cancellation."""
-        expire_at = purge_at = delays_at = 0.0
+        """The loop of what is short and must come round. Ends only by cancellation."""
         while True:
             await asyncio.sleep(TICK)
-            now = clock.now()
             self._watch_clock()
             await self._room()
             await self.scheduler.carriers.sweep()
             try:
                 self.oldest = await self.spool.oldest() if self.spool.queued else None
+            except (SpoolError, OSError) as error:
+                self.log.error("housekeeping_failed", error=str(error))
+            if any(lane.due_at is not None for lane in self.scheduler.lanes.stale()):
+                self._wake.set()
+
+    async def forget(self) -> None:
+        """The loop of what may take minutes where a million rows are concerned: expiry, delays, retention."""
+        expire_at = purge_at = delays_at = 0.0
+        while True:
+            await asyncio.sleep(TICK)
+            now = clock.now()
+            try:
                 if now >= expire_at:
                     expire_at = now + EXPIRE_EVERY
                     await self._expire(now)
@@ -70,11 +82,8 @@ class Housekeeper:
                 if now >= purge_at:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)
-            except SpoolError as error:
-                # `_room` tells of it once a second and refuses mail; what is seldom comes round again.
+            except (SpoolError, OSError) as error:
                 self.log.error("housekeeping_failed", error=str(error))
-            if any(lane.due_at is not None for lane in self.scheduler.lanes.stale()):
-                self._wake.set()
 
     async def _room(self) -> None:
         """Refuse or accept by free space and queue; a disk that refused is asked again."""
@@ -105,11 +114,11 @@ class Housekeeper:
 
     async def _expire(self, now: float) -> None:
         # The last try falls on the end of its time (settle): it is left a while to be made and to say why it failed.
-        while keys := await self.spool.expired(now - EXPIRE_EVERY):
-            count = await self.spool.change(keys, Verb.EXPIRE, now, "expired: its time to be delivered is over")
-            self.log.warning("expired", recipients=count)
-            if not count:
-                return
+        after: tuple[int, int] | None = None
+        while keys := await self.spool.expired(now - EXPIRE_EVERY, after):
+            after = keys[-1]
+            if count := await self.spool.change(keys, Verb.EXPIRE, now, "expired: its time to be delivered is over"):
+                self.log.warning("expired", recipients=count)
 
     async def _tell_delays(self, now: float) -> float:
         """Senders hear of what only waits; what is tried and deferred is told as it settles. Returns when to look again."""
@@ -127,7 +136,8 @@ class Housekeeper:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for lane in self.scheduler.lanes.stale():
+            stale = self.scheduler.lanes.stale()
+            for lane in stale:
                 moved = await self._relane(lane)
                 # What is announced meanwhile must not be overwritten, nor forgotten if the spool does not answer.
                 due_at, lane.due_at = lane.due_at, None
@@ -137,28 +147,47 @@ class Housekeeper:
                     self.scheduler.lanes.update([Head(lane.id, "", due_at)])
                 if moved:
                     self.log.event("routed_anew", lane=lane.id, recipients=moved)
+            if stale and self.spool.counts[State.HELD]:
+                await self._relane_held(stale)
 
     async def _relane(self, lane: Lane) -> int:
-        moved = 0
-        config = self.scheduler.config
+        """Those of a lane that wait for their turn; they leave it, so that the next page is at its head again."""
+        moved, config = 0, self.scheduler.config
         while rows := await self.spool.stale(lane.id, SLICE):
-            moves = []
-            answers: dict[int, Answers] = {}  # a message's header is read once for all its recipients
-            for row in rows:
-                number = row["message"]
-                known = answers.get(number)
-                if config.asks_headers and known is None:
-                    await asyncio.sleep(0)  # a header block of thousands of fields takes 6 ms to read
-                facts = facts_of(row, lane.facts, config.asks_headers and known is None)
-                answers[number] = ask = Answers(facts, known)
-                text = lane_facts(config.table, facts, ask, **lane.facts.overrides)
-                moves.append((number, row["n"], lane.id, text))
-            await self.spool.relane(moves)
-            moved += len(moves)
+            moved += await self._route_anew(rows, {lane.id: lane})
             if config is not self.scheduler.config:
                 self._wake.set()
                 break
         return moved
+
+    async def _relane_held(self, lanes: Sequence[Lane]) -> None:
+        """Those of all these lanes that are held: in one walk, for it has to look at everybody that is."""
+        by_id, config = {lane.id: lane for lane in lanes}, self.scheduler.config
+        after: tuple[int, int] | None = None
+        while rows := await self.spool.stale_held(list(by_id), after, SLICE):
+            after = (rows[-1]["message"], rows[-1]["n"])
+            moved = await self._route_anew(rows, by_id)
+            self.log.event("routed_anew", held=True, recipients=moved)
+            if config is not self.scheduler.config:
+                self._wake.set()
+                break
+
+    async def _route_anew(self, rows: Sequence[dict[str, Any]], lanes: Mapping[int, Lane]) -> int:
+        """Move them to the lanes of their answers under the configuration in force; returns how many they are."""
+        config = self.scheduler.config
+        moves = []
+        answers: dict[tuple[int, int], Answers] = {}  # a message's header is read once for all its recipients of a lane
+        for row in rows:
+            number, lane = row["message"], lanes[row["lane"]]
+            known = answers.get((number, lane.id))
+            if config.asks_headers and known is None:
+                await asyncio.sleep(0)  # a header block of thousands of fields takes 6 ms to read
+            facts = facts_of(row, lane.facts, config.asks_headers and known is None)
+            answers[number, lane.id] = ask = Answers(facts, known)
+            text = lane_facts(config.table, facts, ask, **lane.facts.overrides)
+            moves.append((number, row["n"], lane.id, text))
+        await self.spool.relane(moves)
+        return len(moves)
 
 
 def facts_of(row: dict[str, object], lane: LaneFacts, with_headers: bool) -> Facts:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from relay.spool import queries
+
 AHEAD = 300.0  # seconds without a sign of life that are told; a restart takes less
 BACK = -60.0
 PULSE = 30.0  # seconds between two signs of life, at most
@@ -26,19 +28,21 @@ def close(connection: sqlite3.Connection, seconds: float, now: float) -> int:
     """Move what is not final by that gap, in the open transaction; returns how many recipients."""
     if seconds > 0:
         # What is to be sent later, and waited for that, has lost nothing.
-        sql = (
-            "UPDATE recipient SET expires_at = expires_at + min(?1, max(0, ?2 - "
-            "(SELECT send_at FROM message WHERE id = recipient.message))) WHERE state < 4"
+        change = (
+            "expires_at = expires_at + min(?1, max(0, ?2 - (SELECT send_at FROM message WHERE id = recipient.message)))"
         )
-        return connection.execute(sql, (seconds, now)).rowcount
-    # Never before a `send_at` that lies ahead: that is a wish in the world's time.
-    sql = (
-        "UPDATE recipient SET expires_at = expires_at + ?1, due_at = max(due_at + ?1, coalesce("
-        "(SELECT send_at FROM message WHERE id = recipient.message AND send_at > ?2), 0)) WHERE state < 4"
-    )
-    moved = connection.execute(sql, (seconds, now)).rowcount
-    # Accepted in a future that never was: its age would be unknown for so long, and nothing after it be forgotten.
-    connection.execute("UPDATE message SET accepted_at = ?1 WHERE accepted_at > ?1", (now,))
+    else:
+        # Never before a `send_at` that lies ahead: that is a wish in the world's time.
+        change = (
+            "expires_at = expires_at + ?1, due_at = max(due_at + ?1, coalesce("
+            "(SELECT send_at FROM message WHERE id = recipient.message AND send_at > ?2), 0))"
+        )
+    sql = f"UPDATE recipient SET {change} WHERE state < 4 AND message > ?3 AND message <= ?4"
+    # In parts: of each statement SQLite keeps what it is to change in memory.
+    moved = sum(connection.execute(sql, (seconds, now, *part)).rowcount for part in queries.parts(connection))
+    if seconds < 0:
+        # Accepted in a future that never was: its age would be unknown for so long, and nothing after it be forgotten.
+        connection.execute("UPDATE message SET accepted_at = ?1 WHERE accepted_at > ?1", (now,))
     return moved
 
 

@@ -18,8 +18,19 @@ from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, stat
 from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
 from relay.spool.content import sync
 from relay.spool.hot import Lanes, Write, Written
+from relay.spool.writer import Rows
 
-SLICE = 200  # rows a transaction: 100,000 in one blocked for 2.6 s
+PAGE = 200  # rows that are looked for at once; how many go into a transaction is for `slices` to say
+
+_ACT = Rows(
+    "WITH v(m, i, state, lane, due, note, crashes) AS (VALUES {}) "
+    "UPDATE recipient SET state = v.state, lane = v.lane, due_at = v.due, note = v.note, crashes = "
+    "recipient.crashes * v.crashes FROM v WHERE message = v.m AND n = v.i",
+    7,
+)
+_RELANE = Rows(
+    "WITH v(m, i, lane) AS (VALUES {}) UPDATE recipient SET lane = v.lane FROM v WHERE message = v.m AND n = v.i", 3
+)
 
 _EVENT_OF = {
     Verb.HOLD: "held",
@@ -46,7 +57,9 @@ def touch(now: float, connection: sqlite3.Connection) -> None:
 
 
 def counts(connection: sqlite3.Connection) -> dict[State, int]:
-    return {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
+    """One pass over all rows; to group them would be to sort them, in memory."""
+    sums = ", ".join(f"count(*) FILTER (WHERE state = {int(s)})" for s in State)
+    return dict(zip(State, connection.execute(f"SELECT {sums} FROM recipient").fetchone(), strict=True))
 
 
 @dataclass(slots=True)
@@ -62,14 +75,14 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
     ids = lanes.intern(connection, set(action.facts.values()))
     # What is in flight belongs to its delivery: `expire` looks at it when it settles.
     before_it = [s for s in states_before(action.verb) if s in WAITING]
-    wanted, values = hot.keyed(action.keys)
+    wanted, values = hot.keyed(list(dict.fromkeys(action.keys)))
     rows = connection.execute(
         f"{wanted} SELECT message, n, lane, state, due_at, note, send_at FROM v "
         "CROSS JOIN recipient ON message = v.m AND n = v.i JOIN message ON id = message "
         f"WHERE state IN ({_list(before_it)})",
         values,
     ).fetchall()
-    changed, events, tells, done, moved = [], [], [], set(), dict[int, float]()
+    changed, written, events, tells, done, moved = [], [], [], [], set(), dict[int, float]()
     for message, n, lane, number, due_at, text, send_at in rows:
         before = State(number)
         after = move(before, action.verb)
@@ -78,17 +91,16 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
         if after in READY:
             due_at = max(action.now, send_at)  # what is to be sent later is not sent sooner by the way
             moved[lane_after] = min(due_at, moved.get(lane_after, due_at))
-        connection.execute(
-            "UPDATE recipient SET state = ?, lane = ?, due_at = ?, note = ?, crashes = crashes * ? WHERE message = ? AND n = ?",
-            # Who releases it has looked at it: it starts anew.
-            (int(after), lane_after, due_at, json.dumps(note), action.verb is not Verb.RELEASE, message, n),
-        )
+        # Who releases it has looked at it: it starts anew.
+        crashes = int(action.verb is not Verb.RELEASE)
+        written.append((message, n, int(after), lane_after, due_at, json.dumps(note), crashes))
         events.append(Event(action.now, message, n, _EVENT_OF[action.verb], data={"why": action.why}))
         changed.append((before, after))
         if action.verb is Verb.EXPIRE:  # what an operator cancels he tells himself
             tells.append(Tell(message, n, News.FAILED, action.now, expired=True))
         if after in FINAL:
             done.add(message)
+    _ACT.run(connection, written)
     hot.insert_events(connection, events)
     # Read here: the lane may be one that an earlier job of this transaction made.
     heads = [
@@ -101,9 +113,9 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
     return Acted(changed, hot.drop_bodies(connection, done, keep_bodies), ids, heads, told)
 
 
-def tell_delays(write: Write, connection: sqlite3.Connection, work: tuple[Sequence[tuple[int, int]], float]) -> Written:
+def tell_delays(write: Write, now: float, connection: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Written:
     """Tells the senders of those that still wait."""
-    return write(connection, reports.waiting(connection, *work))
+    return write(connection, reports.waiting(connection, keys, now))
 
 
 def relane(
@@ -111,15 +123,16 @@ def relane(
 ) -> tuple[dict[str, int], list[tuple[int, str, float | None]]]:
     """Moves those that still wait in the lane they were seen in; returns lanes and (lane, facts, due if ready)."""
     ids = lanes.intern(connection, {facts for *_, facts in moves})
-    announced: list[tuple[int, str, float | None]] = []
-    for message, n, lane, facts in moves:
-        row = connection.execute(
-            "UPDATE recipient SET lane = ? WHERE message = ? AND n = ? AND lane = ? AND state IN (0, 1, 3) "
-            "RETURNING state, due_at",
-            (ids[facts], message, n, lane),
-        ).fetchone()
-        if row:
-            announced.append((ids[facts], facts, row[1] if State(row[0]) in READY else None))
+    to = {(message, n, lane): facts for message, n, lane, facts in moves}
+    wanted, values = hot.keyed([(message, n) for message, n, _ in to])
+    rows = connection.execute(
+        f"{wanted} SELECT message, n, lane, state, due_at FROM v CROSS JOIN recipient ON message = v.m AND n = v.i "
+        "WHERE state IN (0, 1, 3)",
+        values,
+    ).fetchall()
+    found = [(m, n, to[m, n, lane], state, due_at) for m, n, lane, state, due_at in rows if (m, n, lane) in to]
+    _RELANE.run(connection, [(m, n, ids[facts]) for m, n, facts, *_ in found])
+    announced = [(ids[facts], facts, due_at if State(state) in READY else None) for *_, facts, state, due_at in found]
     return ids, announced
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from relay.recipient import State
-from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, queries
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries
 from relay.spool.content import make_folder
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
@@ -131,8 +131,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     moved = downtime.close(connection, gap, now) if gap else 0
     hot.reserve_ids(connection, next_id)
     connection.execute("COMMIT")
-    counts = {State(s): n for s, n in connection.execute("SELECT state, count(*) FROM recipient GROUP BY state")}
-    return Opened(run, next_id, hot.Lanes(connection), counts, before, restored, gap, moved)
+    return Opened(run, next_id, hot.Lanes(connection), keep.counts(connection), before, restored, gap, moved)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
@@ -181,9 +180,13 @@ def _statements(sql: str) -> list[str]:
 def _hold_all(connection: sqlite3.Connection, now: float) -> int:
     """A restored backup does not know what was sent after it was taken: nothing moves until an operator looked."""
     note = '{"why":"restored from a backup: compare with what was sent since it was taken"}'
-    connection.execute(
-        "INSERT INTO event (at, message, n, kind, egress, code, data) "
-        "SELECT ?, message, n, 'held', '', 0, ? FROM recipient WHERE state < 3",
-        (now, note),
-    )
-    return connection.execute("UPDATE recipient SET state = 3, note = ? WHERE state < 3", (note,)).rowcount
+    held = 0
+    for part in queries.parts(connection):
+        among = "state < 3 AND message > ? AND message <= ?"
+        connection.execute(
+            "INSERT INTO event (at, message, n, kind, egress, code, data) "
+            f"SELECT ?, message, n, 'held', '', 0, ? FROM recipient WHERE {among}",
+            (now, note, *part),
+        )
+        held += connection.execute(f"UPDATE recipient SET state = 3, note = ? WHERE {among}", (note, *part)).rowcount
+    return held

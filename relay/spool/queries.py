@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from relay.envelope import queue_id
@@ -127,72 +128,147 @@ def body(connection: sqlite3.Connection, number: int) -> bytes:
 
 
 def file_bodies(connection: sqlite3.Connection) -> set[int]:
-    return {row[0] for row in connection.execute("SELECT id FROM message WHERE place = ?", (int(Place.FILE),))}
+    """By the index `in_file`, which wants the number said."""
+    return {row[0] for row in connection.execute(f"SELECT id FROM message WHERE place = {int(Place.FILE)}")}
 
 
 def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     """Counts by lane and state, with the oldest acceptance of each."""
+    groups: dict[tuple[int, int], tuple[int, int]] = {}
+    for after, last in parts(connection):
+        # In parts: what groups a million rows sorts them in memory. Ids grow with time, so that no message is read for it.
+        for lane, state, count, first in connection.execute(
+            "SELECT lane, state, count(*), min(message) FROM recipient WHERE message > ? AND message <= ? "
+            "GROUP BY lane, state",
+            (after, last),
+        ):
+            known = groups.get((lane, state))
+            groups[lane, state] = (known[0] + count, known[1]) if known else (count, first)
+    firsts = json.dumps([first for _, first in groups.values()])
+    among = "WHERE id IN (SELECT value FROM json_each(?))"
+    accepted = dict(connection.execute(f"SELECT id, accepted_at FROM message {among}", (firsts,)).fetchall())
+    facts = dict(connection.execute("SELECT id, facts FROM lane").fetchall())
     return [
-        {"lane": lane, "facts": facts, "state": State(state).label, "recipients": count, "oldest": oldest}
-        for lane, facts, state, count, oldest in connection.execute(
-            "SELECT r.lane, l.facts, r.state, count(*), min(m.accepted_at) FROM recipient r "
-            "JOIN message m ON m.id = r.message JOIN lane l ON l.id = r.lane GROUP BY r.lane, r.state"
-        )
+        {
+            "lane": lane,
+            "facts": facts[lane],
+            "state": State(state).label,
+            "recipients": count,
+            "oldest": accepted[first],
+        }
+        for (lane, state), (count, first) in sorted(groups.items())
+        if first in accepted and lane in facts
     ]
 
 
-def oldest(connection: sqlite3.Connection, after: int) -> tuple[int, float | None] | None:
-    """(id of the oldest message from `after` on that is not done, acceptance of the oldest that wants to leave).
+_PART = 20_000  # rows, by which all of them are gone through
 
-    `after` is an earlier answer: what is done stays done, so that the finished ones before it are not read again. What
-    is held waits for a person and is no sign of trouble.
+
+def parts(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """All messages, in parts of about so many recipients: (after this id, to this one)."""
+    after = -1
+    while True:
+        row = connection.execute(
+            "SELECT message FROM recipient WHERE message > ? ORDER BY message LIMIT 1 OFFSET ?", (after, _PART)
+        ).fetchone()
+        yield after, (last := row[0] if row else (1 << 63) - 1)
+        if row is None:
+            return
+        after = last
+
+
+def oldest(connection: sqlite3.Connection, after: int, moving: int) -> tuple[int, int, float | None] | None:
+    """(id of the oldest message from `after` on that is not done, of the oldest from `moving` on that wants to leave, its
+    acceptance); where none wants to leave the second is above all ids.
+
+    Both are earlier answers: what is done stays done, so that the finished ones before it are not read again. What is held
+    waits for a person and is no sign of trouble; until someone releases it, it is not read again either.
     """
     first = connection.execute(
         f"SELECT message FROM recipient WHERE message >= ? AND state NOT IN {_FINAL} ORDER BY message LIMIT 1", (after,)
     ).fetchone()
     if first is None:
         return None
-    moving = connection.execute(
-        "SELECT accepted_at FROM recipient JOIN message ON id = message "
+    found = connection.execute(
+        "SELECT message, accepted_at FROM recipient JOIN message ON id = message "
         "WHERE message >= ? AND state IN (0, 1, 2) AND send_at <= accepted_at ORDER BY message LIMIT 1",
-        first,
+        (max(moving, first[0]),),
     ).fetchone()
-    return first[0], moving[0] if moving else None
+    if found is None:
+        found = (connection.execute("SELECT max(message) + 1 FROM recipient").fetchone()[0], None)
+    return first[0], *found
+
+
+_STALE = (
+    "SELECT r.message, r.n, r.lane, r.address, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, "
+    "m.size, m.head FROM recipient r JOIN message m ON m.id = r.message WHERE "
+)
 
 
 def stale(connection: sqlite3.Connection, lane: int, limit: int) -> list[dict[str, Any]]:
-    """Waiting recipients of a lane with all that facts are made of."""
-    cursor = connection.execute(
-        "SELECT r.message, r.n, r.address, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, "
-        "m.size, m.head FROM recipient r JOIN message m ON m.id = r.message "
-        "WHERE r.lane = ? AND r.state IN (0, 1, 3) LIMIT ?",
-        (lane, limit),
+    """Recipients of a lane that wait for their turn, with all that facts are made of; by the index `ready`."""
+    return _named(connection, _STALE + "r.lane = ? AND r.state < 2 LIMIT ?", (lane, limit))
+
+
+def stale_held(
+    connection: sqlite3.Connection, lanes: Sequence[int], after: tuple[int, int], limit: int
+) -> list[dict[str, Any]]:
+    """Those that are held, of many lanes at once: no index knows them."""
+    wanted = "(r.message, r.n) > (?, ?) AND r.state = 3 AND r.lane IN (SELECT value FROM json_each(?)) "
+    return _named(
+        connection, _STALE + wanted + "ORDER BY r.message, r.n LIMIT ?", (*after, json.dumps(list(lanes)), limit)
     )
+
+
+def _named(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+    cursor = connection.execute(sql, values)
     names = [d[0] for d in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def expired(connection: sqlite3.Connection, now: float, after: int, limit: int) -> list[tuple[int, int]]:
+def expired(connection: sqlite3.Connection, now: float, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
     return connection.execute(
-        "SELECT message, n FROM recipient WHERE message >= ? AND state IN (0, 1, 3) AND expires_at <= ? LIMIT ?",
-        (after, now, limit),
+        "SELECT message, n FROM recipient WHERE (message, n) > (?, ?) AND state IN (0, 1, 3) AND expires_at <= ? LIMIT ?",
+        (*after, now, limit),
     ).fetchall()
+
+
+def first_expiry(connection: sqlite3.Connection, after: int) -> float | None:
+    """When the first of those that are not done expires."""
+    found: float | None = connection.execute(
+        "SELECT min(expires_at) FROM recipient WHERE message >= ? AND state < 4", (after,)
+    ).fetchone()[0]
+    return found
+
+
+_SILENT = int(Notify.NEVER | Notify.TOLD)
+_TO_TELL = f"r.notify & {_SILENT} = 0 AND (r.notify = 0 OR r.notify & {int(Notify.DELAY)}) AND m.sender != ''"
 
 
 def untold(connection: sqlite3.Connection, before: float, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
     """Those that wait since before that time and whose sender is to hear of it and has not."""
-    silent = int(Notify.NEVER | Notify.TOLD)
     return connection.execute(
         "SELECT r.message, r.n FROM recipient r JOIN message m ON m.id = r.message "
-        f"WHERE (r.message, r.n) > (?, ?) AND r.state < 2 AND r.notify & {silent} = 0 "
-        f"AND (r.notify = 0 OR r.notify & {int(Notify.DELAY)}) "
-        "AND max(m.accepted_at, m.send_at) <= ? AND m.sender != '' ORDER BY r.message, r.n LIMIT ?",
+        f"WHERE (r.message, r.n) > (?, ?) AND r.state < 2 AND {_TO_TELL} "
+        "AND max(m.accepted_at, m.send_at) <= ? ORDER BY r.message, r.n LIMIT ?",
         (*after, before, limit),
     ).fetchall()
 
 
-def purgeable(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[int, list[int]]:
-    """(last id that was looked at, 0 at the end; messages all of whose recipients were done before that time)."""
+def first_untold(connection: sqlite3.Connection, after: int) -> float | None:
+    """Since when the first of those waits that are to be told some day, or are in flight and may be."""
+    found: float | None = connection.execute(
+        "SELECT min(max(m.accepted_at, m.send_at)) FROM recipient r JOIN message m ON m.id = r.message "
+        f"WHERE r.message >= ? AND r.state < 3 AND {_TO_TELL}",
+        (after,),
+    ).fetchone()[0]
+    return found
+
+
+def purgeable(
+    connection: sqlite3.Connection, before: float, after: int, limit: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """(last id that was looked at, 0 at the end; (message, its rows) of those that were done before that time)."""
     # Ids grow with time: the first that is too young ends the walk, and no younger row is read.
     rows = [
         row
@@ -204,12 +280,13 @@ def purgeable(connection: sqlite3.Connection, before: float, after: int, limit: 
     if not rows:
         return 0, []
     done = connection.execute(
-        "SELECT value FROM json_each(?) WHERE "
+        "SELECT value, (SELECT count(*) FROM recipient WHERE message = value) "
+        "+ (SELECT count(*) FROM event WHERE message = value) FROM json_each(?) WHERE "
         f"NOT EXISTS (SELECT 1 FROM recipient WHERE message = value AND state NOT IN {_FINAL}) "
         "AND NOT EXISTS (SELECT 1 FROM event WHERE message = value AND at >= ?)",
         (json.dumps([r[0] for r in rows]), before),
     ).fetchall()
-    return rows[-1][0], [r[0] for r in done]
+    return rows[-1][0], done
 
 
 def integrity(connection: sqlite3.Connection) -> list[str]:

@@ -1,9 +1,12 @@
-"""What the spool keeps in memory beside its file: bodies that were just accepted, and which lanes have got something."""
+"""What the spool keeps in memory beside its file: bodies that were just accepted, which lanes have got something, and
+before which time a search would find nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from relay.spool import Head
 
@@ -31,6 +34,30 @@ class Bodies:
         body = self._bodies.pop(message, None)
         if body is not None:
             self.bytes -= len(body)
+
+
+class Bound:
+    """A time before which a search over all that waits finds nothing, so that it is made only where it will; 0: not known."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def lower(self, at: float) -> None:
+        self.at = min(self.at, at)
+
+    def forget(self) -> None:
+        self.at = 0.0
+
+    async def learn(self, first: Callable[[], Awaitable[float | None]]) -> None:
+        """Ask the rows; None: nothing waits. What arrives meanwhile lowers it too."""
+        self.at = float("inf")
+        try:
+            found = await first()
+        except BaseException:
+            self.forget()
+            raise
+        if found is not None:
+            self.lower(found)
 
 
 class News:

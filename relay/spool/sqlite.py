@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,10 +37,12 @@ from relay.spool import (
     reports,
 )
 from relay.spool.content import Content, Staged
+from relay.spool.slices import Slices
 from relay.spool.writer import Connection, Writer, connect, translate
 
 T = TypeVar("T")
 
+_NEVER = 1 << 62  # above every id
 RECORD, ACCEPT, ACT, CLAIM = range(4)  # the order inside a transaction: a claim sees what was just accepted
 
 
@@ -62,7 +65,9 @@ class SqliteSpool:
         self._ids = itertools.count(opened.next_id + 1)
         self._news, self._hot = recent.News(), recent.Bodies()
         self._room = 0
-        self._oldest = 0  # no older message waits
+        self._oldest = self._moving = self._late = 0  # no older message waits; none is on its way; the oldest that came
+        self._expiry, self._delay = recent.Bound(), recent.Bound()  # of the first that expires, or is to be told of
+        self._slices: defaultdict[str, Slices] = defaultdict(Slices)
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
         self._accept = partial(hot.accept, self.run, self._lanes, self._write)
         self._claim = partial(hot.claim, self.run)
@@ -144,7 +149,13 @@ class SqliteSpool:
         self._lanes.learn(lanes)
         if number >= self._lanes.reserved:
             self._lanes.reserved = number + hot.ID_BLOCK
-        self._oldest = min(self._oldest, number)  # ids are given when content starts to arrive
+        # Ids are given when content starts to arrive.
+        self._oldest, self._moving = min(self._oldest, number), min(self._moving, number)
+        self._late = min(self._late, number)
+        self._delay.lower(max(message.accepted_at, message.send_at))
+        for r in message.recipients:
+            if r.state not in FINAL:
+                self._expiry.lower(r.expires_at)
         self._room -= len(message.head) + message.body_size
         if self._room < 0:
             self.check_room()
@@ -212,7 +223,8 @@ class SqliteSpool:
         work = _each(partial(keep.recover, dict(in_doubt), now, chance, self._write))
         count, held, told = await self._writer.submit(work, None, ACT)
         self._reported(told)
-        await self.recount()
+        if count:
+            await self.recount()
         return count, held
 
     async def wait(self, timeout: float | None) -> list[Head]:
@@ -275,13 +287,13 @@ class SqliteSpool:
 
     async def oldest(self) -> float | None:
         """When the oldest message that still waits was accepted."""
-        start = self._oldest
-        found = await self._ask(queries.oldest, start)
+        self._late = _NEVER
+        found = await self._aside(queries.oldest, self._oldest, self._moving)
         if found is None:
             return None
-        if self._oldest == start:  # else an older one was accepted meanwhile
-            self._oldest = found[0]
-        return found[1]
+        # An older one may have been accepted or released meanwhile.
+        self._oldest, self._moving = min(found[0], self._late), min(found[1], self._late)
+        return found[2]
 
     async def change(
         self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None
@@ -290,17 +302,20 @@ class SqliteSpool:
 
         In slices, so that no commit waits long. Returns how many changed.
         """
-        count = 0
-        for start in range(0, len(keys), keep.SLICE):
-            work = keep.Action(keys[start : start + keep.SLICE], verb, now, why, dict(facts or {}))
+        count, slices = 0, self._slices[verb.value]
+        for part in slices.cut(keys):
+            work = keep.Action(part, verb, now, why, dict(facts or {}))
             done = await self._writer.submit(
-                _each_of(partial(keep.act, self._lanes, self.keep_bodies, self._write)), work, ACT
+                slices.timed(partial(keep.act, self._lanes, self.keep_bodies, self._write)), work, ACT
             )
             self._lanes.learn(done.lanes)
             self.content.drop(done.files)
             for before, after in done.changed:
                 self.counts[before] -= 1
                 self.counts[after] += 1
+            if any(before is State.HELD and after in READY for before, after in done.changed):
+                self._moving = self._late = 0  # what was passed over may be on its way again
+                self._delay.forget()
             for head in done.heads:
                 self._news.announce(head.lane, head.facts, head.due_at)
             self._reported(done.told)
@@ -310,47 +325,66 @@ class SqliteSpool:
     async def tell_delays(
         self, before: float, now: float, after: tuple[int, int] | None = None
     ) -> tuple[int, int] | None:
-        """Tell senders once of what has waited since before that time: a slice of them.
+        """Tell senders once of what has waited since before that time: a page of them.
 
-        Returns what the next slice comes after; None: that was the last one.
+        Returns what the next page comes after; None: that was the last one.
         """
-        keys = await self._aside(queries.untold, before, after or (self._oldest, -1), keep.SLICE)
-        if keys:
-            told = await self._writer.submit(_each_of(partial(keep.tell_delays, self._write)), (keys, now), ACT)
+        if after is None and before < self._delay.at:
+            return None
+        keys = await self._aside(queries.untold, before, after or (self._oldest, -1), keep.PAGE)
+        if not keys and after is None:
+            await self._delay.learn(lambda: self._aside(queries.first_untold, self._oldest))
+        slices = self._slices["tell_delays"]
+        for part in slices.cut(keys):
+            told = await self._writer.submit(slices.timed(partial(keep.tell_delays, self._write, now)), part, ACT)
             self._reported(told)
-        return keys[-1] if len(keys) == keep.SLICE else None
+        return keys[-1] if len(keys) == keep.PAGE else None
 
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]:
-        """Waiting recipients of a lane with what their facts are made of, for routing them anew."""
+        """Recipients of a lane that wait for their turn, with what their facts are made of, for routing them anew."""
         return await self._ask(queries.stale, lane, limit)
+
+    async def stale_held(self, lanes: Sequence[int], after: tuple[int, int] | None, limit: int) -> list[dict[str, Any]]:
+        """The same of those that are held, of all these lanes, in pages."""
+        return await self._aside(queries.stale_held, lanes, after or (self._oldest, -1), limit)
 
     async def relane(self, moves: Sequence[tuple[int, int, int, str]]) -> None:
         """(message, n, lane it was in, new facts): where it still waits in that lane, it moves."""
-        lanes, announced = await self._writer.submit(_each_of(partial(keep.relane, self._lanes)), moves, ACT)
-        self._lanes.learn(lanes)
-        for lane, facts, due_at in announced:
-            self._news.announce(lane, facts, due_at)
+        slices = self._slices["relane"]
+        for part in slices.cut(moves):
+            lanes, announced = await self._writer.submit(slices.timed(partial(keep.relane, self._lanes)), part, ACT)
+            self._lanes.learn(lanes)
+            for lane, facts, due_at in announced:
+                self._news.announce(lane, facts, due_at)
 
     async def due(self, lane: int) -> float | None:
         """When the lane's next recipient is due."""
         found: float | None = await self._ask(hot.due, lane)
         return found
 
-    async def expired(self, now: float, limit: int = 1000) -> list[tuple[int, int]]:
-        """Waiting recipients whose time is up."""
-        return await self._ask(queries.expired, now, self._oldest, limit)
+    async def expired(
+        self, now: float, after: tuple[int, int] | None = None, limit: int = 1000
+    ) -> list[tuple[int, int]]:
+        """Waiting recipients whose time is up, after that one."""
+        if after is None and now < self._expiry.at:
+            return []
+        found = await self._aside(queries.expired, now, after or (self._oldest, -1), limit)
+        if not found and after is None:
+            await self._expiry.learn(lambda: self._aside(queries.first_expiry, self._oldest))
+        return found
 
     async def purge(self, before: float) -> int:
         """Forget what was done before that time, in slices; returns how many messages."""
-        count, after = 0, 0
+        count, after, slices = 0, 0, self._slices["purge"]
         while True:
-            scanned, done = await self._ask(queries.purgeable, before, after, keep.SLICE)
-            if done:
-                files, states = await self._writer.submit(_each_of(keep.purge), done, ACT)
+            scanned, done = await self._aside(queries.purgeable, before, after, 10 * keep.PAGE)
+            for part in slices.cut(done, lambda found: found[1]):
+                ids = [message for message, _ in part]
+                files, states = await self._writer.submit(slices.timed(keep.purge), ids, ACT)
                 self.content.drop(files)
                 for state in states:
                     self.counts[state] -= 1
-                count += len(done)
+                count += len(ids)
             if not scanned:
                 return count
             after = scanned
