@@ -161,7 +161,7 @@ def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
-_PART = 20_000  # rows, by which all of them are gone through
+_PART = 100_000  # rows, by which all of them are gone through
 
 
 def parts(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
