@@ -85,7 +85,7 @@ def _block(connection: sqlite3.Connection, asked: Crowd, now: float, first: int,
         "first": first, "start": start, "end": end, "lanes": asked.lanes, "state": int(asked.state),
         "accepted": now - asked.accepted_ago, "due": now + asked.due_in, "expires": now + asked.expires_in,
         "step": asked.spread / asked.recipients, "tried": int(asked.state is not State.QUEUED),
-        "head": _HEAD, "body": asked.body, "sender": asked.sender, "note": _NOTE,
+        "head": _HEAD, "body": asked.body, "text": b"x" * (asked.body - 2) + b"\r\n", "sender": asked.sender, "note": _NOTE,
     }  # fmt: skip
     numbers = "WITH RECURSIVE k(i) AS (SELECT :start UNION ALL SELECT i + 1 FROM k WHERE i + 1 < :end)"
     connection.execute("BEGIN")
@@ -101,7 +101,7 @@ def _block(connection: sqlite3.Connection, asked: Crowd, now: float, first: int,
     ):
         connection.execute(_with(numbers, statement), values)
     if asked.state not in FINAL:
-        connection.execute(_with(numbers, "INSERT INTO content SELECT :first + i, randomblob(:body) FROM k"), values)
+        connection.execute(_with(numbers, "INSERT INTO content SELECT :first + i, :text FROM k"), values)
     if asked.state is not State.QUEUED:
         connection.execute(
             _with(
