@@ -1,8 +1,9 @@
-"""A message as it goes over the wire: head and body, dots stuffed, in slices. Reads a large body off the loop."""
+"""A message as it goes over the wire: head and body, dots stuffed, in slices. A large body never waits for the disk on the loop."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Stuffer:
         self._held = b"\r\n"  # the line before the first: its dot is stuffed too
         self._first = True
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes | memoryview) -> bytes:
         text = self._held + data
         # An end that a dot could follow is held back, so that no pair of CRLF and dot is cut. Where nothing is, nothing
         # is copied here.
@@ -85,18 +86,26 @@ async def slices(content: Content) -> AsyncIterator[bytes]:
     assert isinstance(content.body, Path)
     stuffer = Stuffer()
     yield stuffer.feed(content.head)
-    file = await _read(content.body.open, "rb")
-    try:
-        while data := await _read(file.read, SLICE):
-            yield stuffer.feed(data)
-    finally:
-        file.close()
+    with await _read(content.body.open, "rb", 0) as file:
+        buffer, at = memoryview(bytearray(SLICE)), 0
+        while count := _cached(file.fileno(), buffer, at) or await _read(os.preadv, file.fileno(), [buffer], at):
+            at += count
+            yield stuffer.feed(buffer[:count])
+            await asyncio.sleep(0)  # an upstream that takes all at once must not keep the others from their turn
     yield stuffer.finish()
 
 
-async def _read(function: Callable[[Any], Any], argument: object) -> Any:
+def _cached(file: int, buffer: memoryview, at: int) -> int:
+    """What is in memory, and mail that has just come in is: 30 µs, where a thread costs 100 and the others their turn. 0: ask the disk."""
+    try:
+        return os.preadv(file, [buffer], at, os.RWF_NOWAIT)
+    except OSError:  # nothing is, or this file system cannot say; or it is broken, as the thread will hear
+        return 0
+
+
+async def _read(function: Callable[..., Any], *arguments: Any) -> Any:
     """Off the loop. An OSError of the file must not look like one of the connection."""
     try:
-        return await asyncio.to_thread(function, argument)
+        return await asyncio.to_thread(function, *arguments)
     except OSError as error:
         raise ContentError(f"the body can't be read: {error}", isinstance(error, FileNotFoundError)) from None
