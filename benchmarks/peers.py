@@ -66,10 +66,14 @@ def output(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout.strip()
 
 
+def plain(folder: Path, sink: int) -> str:
+    """The configuration that is compared."""
+    return CONFIG.format(folder=folder, door="", users="", host="127.0.0.1", port=sink, tls="none")
+
+
 @contextmanager
 def relay(folder: Path, sink: int) -> Iterator[Running]:
-    text = CONFIG.format(folder=folder, door="", users="", host="127.0.0.1", port=sink, tls="none")
-    with relay_with(folder, text) as running:
+    with relay_with(folder, plain(folder, sink)) as running:
         yield running
 
 
