@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.loads import ROOT, Load, Sink, drive
 from benchmarks.peers import plain
-from tests.service.support import ENV, Relay, run
+from tests.service.support import Relay, run
 
 RECORDED = Path(__file__).with_name("budget.json")
 LOADS = {"kept": Load(1), "fresh": Load(1, fresh=True)}
