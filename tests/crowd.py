@@ -6,6 +6,7 @@ event that tells its acceptance, and one more for each that was tried.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def make(path: Path, now: float, crowd: Crowd | None = None) -> int:
     finally:
         connection.close()
     path.chmod(0o600)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # now, not beside what is measured
     return first
 
 

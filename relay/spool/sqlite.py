@@ -38,7 +38,7 @@ from relay.spool import (
 )
 from relay.spool.content import Content, Staged
 from relay.spool.slices import Slices
-from relay.spool.writer import Connection, Writer, connect, translate
+from relay.spool.writer import PAGE, Connection, Writer, connect, translate
 
 T = TypeVar("T")
 
@@ -352,7 +352,9 @@ class SqliteSpool:
         """(message, n, lane it was in, new facts): where it still waits in that lane, it moves."""
         slices = self._slices["relane"]
         for part in slices.cut(moves):
-            lanes, announced = await self._writer.submit(slices.timed(partial(keep.relane, self._lanes)), part, ACT)
+            work = slices.timed(partial(keep.relane, self._lanes))
+            # A lane's rows lie far from each other: each is a page of its own to the checkpoint.
+            lanes, announced = await self._writer.submit(work, part, ACT, len(part) * PAGE)
             self._lanes.learn(lanes)
             for lane, facts, due_at in announced:
                 self._news.announce(lane, facts, due_at)
