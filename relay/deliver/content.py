@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SLICE = 256 * 1024
+SLICE = 64 * 1024
 END = b".\r\n"
 # The `re` module finds a literal in less than half the time that bytes.replace takes to find none.
 _DOT = re.compile(rb"\r\n\.")

@@ -205,7 +205,9 @@ class Wire(SMTP):
             if not self._closing:
                 self.close()
         elif self._task is not None or self._write_paused:
-            if len(self._buffer) > MAX_PENDING:
+            # Of a large message no more is read while a piece of it is written: uvloop would go on to read from this one
+            # client, up to 32 times in one step, and everybody else wait. The kernel holds what comes meanwhile.
+            if len(self._buffer) > MAX_PENDING or self.in_data():
                 self._pause_reading()
         elif self._read_paused and self.transport is not None and not self._closing:
             self._read_paused = False
