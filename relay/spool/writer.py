@@ -46,6 +46,18 @@ class Job(Generic[T]):
     then: Callable[[T | BaseException], None] | None = None  # hears it first, whether or not anybody waits still
 
 
+RECORD, ACCEPT, ACT, CLAIM = range(4)  # ranks, the order inside a transaction: a claim sees what was just accepted
+
+
+def each(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """A job without work of its own."""
+    return lambda connection, jobs: [function(connection) for _ in jobs]
+
+
+def each_of(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    return lambda connection, jobs: [function(connection, work) for work in jobs]
+
+
 class Connection(aiosqlite.Connection):
     """aiosqlite, with a whole transaction as one call: a call costs 29 µs, a transaction has many statements."""
 
