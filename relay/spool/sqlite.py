@@ -41,8 +41,6 @@ from relay.spool.writer import ACCEPT, ACT, CLAIM, RECORD, Connection, Writer, c
 
 T = TypeVar("T")
 
-_NEVER = 1 << 62  # above every id
-
 
 class SqliteSpool(Seldom):
     """One spool file and its folder. Made by `open`."""
