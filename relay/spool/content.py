@@ -42,7 +42,8 @@ class Content:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="content")
+        # One: there is one disk, which a second thread makes no faster, and each more takes the interpreter from the loop.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="content")
 
     def open(self) -> None:
         make_folder(self.folder)
