@@ -7,9 +7,6 @@ import hashlib
 import ssl
 from functools import lru_cache
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from relay.certificate import VERSIONS, Stamps, load_into, stamps
 from relay.settings import Tls
 
@@ -42,6 +39,9 @@ def _context(tls: Tls, changed: Stamps) -> ssl.SSLContext:
 
 def check_pin(certificate: bytes | None, pins: tuple[str, ...]) -> None:
     """`certificate` is DER. A pin is the SHA-256 of the public key (SPKI, RFC 7469 §2.4) in base64. Raises PinMismatch."""
+    from cryptography import x509  # 8 MiB, for those alone who pin
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     if certificate is None:
         raise PinMismatch("the upstream showed no certificate")
     key = x509.load_der_x509_certificate(certificate).public_key()

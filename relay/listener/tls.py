@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from cryptography import x509
-
 from relay import metrics
 from relay.certificate import VERSIONS, Stamps, complaint, load_into, stamps
 from relay.maillog import MailLog
@@ -53,6 +51,8 @@ def made(tls: ServerTls) -> tuple[ssl.SSLContext, float]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.minimum]
     load_into(context, tls.certificate, tls.key)
+    from cryptography import x509  # 8 MiB, for those alone who have a certificate
+
     leaf = x509.load_pem_x509_certificates(tls.certificate.read_bytes())[0]
     return context, leaf.not_valid_after_utc.timestamp()
 
