@@ -193,7 +193,8 @@ async def _work_on_all(rig: Rig, file: Path, waits: Waits, count: int) -> None:
 @pytest.mark.storm
 async def test_mail_beside_a_million(tmp_path: Path) -> None:
     """The rates beside a crowd that is due and cannot go, against those of an empty queue; and what it takes of memory."""
-    count, sent = many(), 1_500
+    count = many()
+    sent, least = (9_000, 0.6) if count >= 100_000 else (1_500, 0.3)  # a short run beside other tests says little
     rates: dict[int, tuple[float, float]] = {}
     async with Upstream() as up:
         for size in (0, count):
@@ -214,7 +215,7 @@ async def test_mail_beside_a_million(tmp_path: Path) -> None:
                 )
                 assert ready < 8.0 and memory < 300
     for empty, full in zip(rates[0], rates[count], strict=True):
-        assert full > 0.6 * empty, rates
+        assert full > least * empty, rates
 
 
 def _rests(relay: Process) -> bool:
