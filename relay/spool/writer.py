@@ -11,8 +11,10 @@ disk said to it. What an fsync that failed means: docs/adr/0006-fsync-errors.md.
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -103,7 +105,7 @@ class Writer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._waiting: list[Job[Any]] = []
+        self._waiting: deque[Job[Any]] = deque()  # filled on the loop, emptied on the thread
         self._running: asyncio.Task[None] | None = None
         self.beat = clock.monotonic()  # when the thread last answered: the watchdog's pulse
         self.damaged = ""  # what a damaged page said: until a restart
@@ -143,27 +145,41 @@ class Writer:
         return len(self._waiting)
 
     async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                group, self._waiting = self._waiting, []
-                group.sort(key=lambda job: job.rank)
-                started = clock.monotonic()
-                try:
-                    results = await self._connection.call(_transaction, group)
-                except Exception as error:  # noqa: BLE001 - whatever it was, every waiting job must hear it
-                    results = [error] * len(group)
-                self.beat = clock.monotonic()
-                COMMITS.inc()
-                COMMIT_SECONDS.inc(self.beat - started)
-                self._answer(group, results)
-                self._pages += sum(job.size for job in group) // PAGE + self._connection.total_changes - self._changes
-                self._changes = self._connection.total_changes
+                await self._connection.call(self._groups, loop)
                 if self._pages >= CHECKPOINT or self._stuck:
                     await self._checkpoint("PASSIVE")
         finally:
             self._running = None
             if self._waiting:
-                self._running = asyncio.get_running_loop().create_task(self._drain(), name="spool-writer")
+                self._running = loop.create_task(self._drain(), name="spool-writer")
+
+    def _groups(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """On the thread: group after group, until nothing waits or the WAL is to be moved. Each is answered on the loop while
+        the next one is written: to wait for a turn of the loop between two would cost as much as the fsync."""
+        while self._waiting:
+            started = clock.monotonic()
+            group: list[Job[Any]] = []
+            while self._waiting:
+                group.append(self._waiting.popleft())
+            group.sort(key=_rank)
+            try:
+                results = _transaction(connection, group)
+            except Exception as error:  # noqa: BLE001 - whatever it was, every waiting job must hear it
+                results = [error] * len(group)
+            self._pages += sum(job.size for job in group) // PAGE + connection.total_changes - self._changes
+            self._changes = connection.total_changes
+            loop.call_soon_threadsafe(self._ended, group, results, started)
+            if self._pages >= CHECKPOINT or self._stuck:
+                return
+
+    def _ended(self, group: list[Job[Any]], results: list[Any], started: float) -> None:
+        self.beat = clock.monotonic()
+        COMMITS.inc()
+        COMMIT_SECONDS.inc(self.beat - started)
+        self._answer(group, results)
 
     async def _checkpoint(self, mode: str) -> None:
         """Moves the WAL into the file. A disk that refuses it refuses mail: else the WAL would grow without end."""
@@ -200,6 +216,9 @@ class Writer:
                     job.done.exception()
             elif not job.done.done():
                 job.done.set_result(result)
+
+
+_rank = operator.attrgetter("rank")
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> tuple[int, int, int]:
