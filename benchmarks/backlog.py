@@ -27,7 +27,7 @@ from benchmarks.process import Metrics, cpu_seconds, memory_mib
 from relay.config.load import load as load_config
 from relay.policy.routing import Facts, Table, lane_facts
 from relay.recipient import State
-from relay.spool import NewMessage, NewRecipient, hot, opening
+from relay.spool import NewMessage, NewRecipient, hot, opening, usual
 from tests.service.support import Relay, free_port, until
 
 DEAD = 10  # accounts where nobody listens
@@ -99,6 +99,7 @@ def make(config: Path, count: int, lanes: int, now: float, progress: Callable[[s
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):
             connection.execute(f"PRAGMA {pragma}")
         opening.migrate(connection, path)
+        usual.prepare(connection)
         connection.execute("BEGIN")
         first = int(now - AGE) << 20
         connection.execute("INSERT INTO meta (key, value) VALUES ('next_id', ?)", (first + count,))

@@ -11,7 +11,7 @@ from relay.policy import poison
 from relay.policy.classes import InDoubt, TrafficClass
 from relay.recipient import News, State, Verb, move
 from relay.reply import Reply, Result, Stage, remote_id
-from relay.spool import Change, Claim, Claimed, Event, Notify, Settlement, Tell
+from relay.spool import Change, Claim, Claimed, Event, Notify, Place, Settlement, Tell
 
 NULL_SENDER_REFUSED = (
     "this account takes no mail from the null sender, which reports have; name one that does in dsn.via, "
@@ -63,7 +63,7 @@ def settle(
                 events.append(
                     Event(now, claim.message, recipient.n, "dsn_refused", outcome.egress, outcome.reply.code, refused)
                 )
-    return Settlement(changes, events, tells)
+    return Settlement(changes, events, tells, claim.place == Place.TABLE)
 
 
 def _for_its_sender(outcome: Outcome) -> bool:

@@ -220,6 +220,7 @@ class Settlement:
     changes: list[Change]
     events: list[Event]
     tells: list[Tell] = field(default_factory=list)
+    inline: bool = False  # the message's body lies in the table
 
 
 @dataclass(slots=True)

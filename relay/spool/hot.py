@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.recipient import FINAL, News, State
-from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell
+from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell, usual
 from relay.spool.writer import Rows
 
 _MESSAGE = Rows("INSERT INTO message VALUES {}", 18)
@@ -97,10 +97,12 @@ def accept(
 def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage], run: int = 0) -> dict[str, int]:
     """New messages as rows; returns the lanes. `run` claims those that a Taker granted."""
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
-    _MESSAGE.run(connection, [_message_row(m) for m in fresh])
-    _CONTENT.run(connection, [(m.id, m.body) for m in fresh if _is_inline(m)])
-    _RECIPIENT.run(connection, [row for m in fresh for row in _recipient_rows(m, ids, run)])
-    _EVENT.run(connection, [row for m in fresh for row in _accept_events(m)])
+    usual.arrive(connection, [m for m in fresh if usual.comes(m)], ids, run)
+    if others := [m for m in fresh if not usual.comes(m)]:
+        _MESSAGE.run(connection, [_message_row(m) for m in others])
+        _CONTENT.run(connection, [(m.id, m.body) for m in others if _is_inline(m)])
+        _RECIPIENT.run(connection, [row for m in others for row in _recipient_rows(m, ids, run)])
+        _EVENT.run(connection, [row for m in others for row in _accept_events(m)])
     highest = max(m.id for m in fresh)
     if highest >= lanes.reserved:
         reserve_ids(connection, highest)
@@ -315,7 +317,9 @@ def record(
 ) -> list[tuple[list[int], Written]]:
     """All settlements of all jobs; for each job the messages whose body file may go, and the reports."""
     settlements = [s for batch in batches for s in batch]
-    changes: list[Change] = [c for s in settlements for c in s.changes]
+    others = [s for s in settlements if not usual.goes(s, keep())]
+    usual.depart(connection, [s for s in settlements if usual.goes(s, keep())])
+    changes: list[Change] = [c for s in others for c in s.changes]
     _SETTLE.run(
         connection,
         [
@@ -323,8 +327,8 @@ def record(
             for c in changes
         ],
     )
-    insert_events(connection, [e for s in settlements for e in s.events])
-    told = write(connection, [t for s in settlements for t in s.tells])
+    insert_events(connection, [e for s in others for e in s.events])
+    told = write(connection, [t for s in settlements for t in s.tells])  # before bodies go: one may be quoted
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
     return [(dropped, told), *(([], NOTHING) for _ in batches[1:])]
 

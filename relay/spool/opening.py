@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from relay.recipient import State
-from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries, usual
 from relay.spool.content import make_folder
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
@@ -117,6 +117,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut lost 50 of 50 commits, with FULL none
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # spool.writer does it
     before = migrate(connection, path)
+    usual.prepare(connection)
     connection.execute("BEGIN IMMEDIATE")
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     # Above every id that was given, and above what a restored backup may not know of.

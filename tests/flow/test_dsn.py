@@ -388,6 +388,7 @@ async def test_what_is_passed_on(tmp_path: Path) -> None:
             rig, "<a@x.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a+2Bb@x.example", "<b@x.example>",
             mail="RET=HDRS ENVID=a+20b+3D",
         )  # fmt: skip
+        await rig.settled()
         await send(rig, "<c@x.example>")
         await rig.settled()
         first, second = main.commands("MAIL")
