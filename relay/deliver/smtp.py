@@ -203,21 +203,26 @@ class Upstream:
             if failure.reply.code in _ENDS_ALL:
                 self.close()  # DATA may have been answered 354: what comes next would be the message
                 raise
-            go = Said(0, b"") if failure.stage is Stage.DATA else await self._rest()
-            await self._end_without(go)
+            go, taken = (Said(0, b""), False) if failure.stage is Stage.DATA else await self._rest()
+            await self._end_without(go, taken)
             raise
         await self._end_without(go)
 
-    async def _rest(self) -> Said:
-        """The last of the replies that are still to come: that to DATA."""
+    async def _rest(self) -> tuple[Said, bool]:
+        """The last of the replies that are still to come, that to DATA; and whether one before it took somebody."""
+        taken = None in self.answers
         while True:
             said = await self._talk.reply(TIMEOUTS[Stage.RCPT])
             if not (self._talk.owed and said.code):
-                return said
+                return said, taken
+            taken = taken or said.positive
 
-    async def _end_without(self, go: Said) -> None:
-        """No message follows: out of the transaction again, and in step. `go`: what DATA was answered, if not told before."""
-        if go.code == 354 and None in self.answers:
+    async def _end_without(self, go: Said, taken: bool = False) -> None:
+        """No message follows: out of the transaction again, and in step. `go`: what DATA was answered, if not told before.
+
+        `taken`: it may have somebody whom it would bring the message.
+        """
+        if go.code == 354 and taken:
             return self.close()
         if go.code == 354:
             # RFC 2920 §3.1: it takes a message for nobody, so it gets one.

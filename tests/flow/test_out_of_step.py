@@ -210,3 +210,15 @@ async def test_a_reply_cut_at_every_place_is_the_same_reply(tmp_path: Path) -> N
         said = {(r["state"], r["attempts"], r["last_reply"], r["remote_id"]) for r in rows}
         assert said == {("delivered", 1, "250 2.0.0 Ok: queued as 4XyZ12abc", "4XyZ12abc")}
         assert len(up.sessions) == 1 and len(up.done) == len(cuts)
+
+
+# -- what was said ahead, and may not be taken back
+
+
+async def test_a_354_after_a_refused_rset_gets_no_message_for_those_who_were_taken(tmp_path: Path) -> None:
+    """MAIL and RCPT went out with it and were taken: a dot alone would be an empty mail for somebody."""
+    script = {"RSET": "502 5.5.1 what?", "DOT": ["554 5.6.0 not this one", "250 2.0.0 ok"]}
+    async with Upstream(script) as up, running(write_config(tmp_path, one(up))) as rig:
+        await rig.reaches(await rig.send("first@example.net", message=HEAD + b"x\r\n"), "failed")
+        await rig.reaches(await rig.send("second@example.net", message=HEAD + b"x\r\n"), "delivered")
+        assert [(t.recipients, t.wire[-3:]) for t in up.done] == [(["second@example.net"], b"x\r\n")]
