@@ -58,6 +58,7 @@ class Dialogue(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None  # whoever waits for the kernel
         self._deadline = 0.0
         self._alarm: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0  # when it does; uvloop makes no timer of what is due at once, and that cannot say
         # Woken when the transport's buffer is empty, not when it is merely lower: so "drained" means "the dot has left".
         # Over TLS the same figure asks for another thing (a pause although nothing is left, and no end of it), and what the
         # layer below still has is not told: there a dot that is on its way counts as sent, which errs towards doubt.
@@ -114,7 +115,7 @@ class Dialogue(asyncio.Protocol):
     async def _within(self, future: asyncio.Future[None], timeout: float) -> bool:
         """False where it is too late. The timer of an earlier wait is left to run, and looks again when it rings."""
         self._deadline = self._loop.time() + timeout
-        if self._alarm is None or self._alarm.when() > self._deadline:
+        if self._alarm is None or self._rings_at > self._deadline:
             self._set_alarm()
         await future
         on_time, self._deadline = self._deadline > 0.0, 0.0
@@ -123,7 +124,8 @@ class Dialogue(asyncio.Protocol):
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(self._deadline, self._ring)
+        self._rings_at = self._deadline
+        self._alarm = self._loop.call_at(self._rings_at, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
