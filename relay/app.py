@@ -250,12 +250,13 @@ class App:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
         await self.supervisor.stop()
-        await self.scheduler.recorder.finish()
-        await self.admin.close()
         try:
+            # Behind all that waits to commit: what is claimed by it goes back, and is recorded with the rest.
             await self.spool.probe(clock.now())
         except SpoolError as error:
             self.log.error("spool_refused", error=str(error))
+        await self.scheduler.recorder.finish()
+        await self.admin.close()
         await self.spool.close()
         self.log.event("stopped")
         self.log.flush()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.deliver.dialogue import LOST, MAX_LINE, MAX_REPLY, SILENT, TOO_LONG, TOO_MANY, Dialogue, Said
+from relay.deliver.dialogue import LOST, MAX_LINE, MAX_REPLY, SILENT, TOO_LONG, TOO_MANY, Dialogue
 
 BOTH_LOOPS = True
 
@@ -92,7 +93,7 @@ def heard(make: type[Dialogue], pieces: Sequence[bytes], owed: int) -> tuple[lis
 def test_what_is_usual_is_read_as_anything_else(lines: list[bytes], owed: int, cuts: list[int]) -> None:
     text = b"".join(lines)
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     whole = heard(Plain, [text], owed)
     assert heard(Dialogue, pieces, owed) == whole
     assert heard(Dialogue, [text], owed) == whole
