@@ -178,8 +178,11 @@ def _accept_events(m: NewMessage) -> list[tuple[Any, ...]]:
 
 
 def reserve_ids(connection: sqlite3.Connection, highest: int) -> None:
-    """Keeps meta.next_id above every id that was given, in blocks, so that it is written seldom."""
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id' AND value <= ?", (highest + ID_BLOCK, highest))
+    """Keeps meta.next_id above every id that was given, in blocks, so that it is written seldom.
+
+    By a whole block in any case: who remembers what is reserved counts from `highest`.
+    """
+    connection.execute("UPDATE meta SET value = ?1 WHERE key = 'next_id' AND value < ?1", (highest + ID_BLOCK,))
 
 
 def lane_of(lanes: Lanes, m: NewMessage) -> int:

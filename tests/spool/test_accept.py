@@ -10,6 +10,7 @@ from making import NOW, assert_counts, claim, lane, message, put, rows, settled
 
 from relay.recipient import State
 from relay.spool import Filter, Place, SpoolError, SpoolFull
+from relay.spool.hot import ID_BLOCK
 
 
 async def test_what_is_accepted_is_found_by_another_run(spools: Spools) -> None:
@@ -164,3 +165,36 @@ async def _soon(turns: int, work: object) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
     await work  # type: ignore[misc]
+
+
+async def test_no_id_is_given_twice_however_many_were_given_for_nothing(spools: Spools) -> None:
+    """Numbers are taken as content begins to arrive, and most of those may be refused: what is reserved is reserved."""
+    spool = await spools.open()
+    first = spool.next_id()
+    for _ in range(10):
+        spool.next_id()  # never stored
+    await put(spool)
+    while spool.next_id() < first + ID_BLOCK + 3:
+        continue
+    given = await put(spool)
+    await spools.close(spool)
+    spool = await spools.open(now=NOW - 3600)  # and the clock was set back meanwhile
+    assert spool.next_id() > given
+
+
+async def test_a_block_is_reserved_by_the_transaction_that_needs_it(spools: Spools) -> None:
+    """Where that is rolled back the next one does it."""
+    spool = await spools.open()
+    await put(spool)
+    for _ in range(2 * ID_BLOCK):
+        given = spool.next_id()
+    fail = "CREATE TEMP TRIGGER no BEFORE INSERT ON main.recipient BEGIN SELECT RAISE(ABORT, 'no'); END"
+    await spool._writer._connection.call(lambda c: c.execute(fail))
+    with pytest.raises(SpoolError):
+        await put(spool)
+    await spool._writer._connection.call(lambda c: c.execute("DROP TRIGGER no"))
+    given = await put(spool)
+    reserved = await spool._reader.call(
+        lambda c: c.execute("SELECT value FROM meta WHERE key = 'next_id'").fetchone()[0]
+    )
+    assert given < spool._lanes.reserved <= reserved
