@@ -14,7 +14,7 @@ from typing import Any
 
 from relay.recipient import FINAL, News, State
 from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell, usual
-from relay.spool.writer import Rows
+from relay.spool.rows import Rows
 
 _MESSAGE = Rows("INSERT INTO message VALUES {}", 18)
 _CONTENT = Rows("INSERT INTO content (id, bytes) VALUES {}", 2)
@@ -94,11 +94,22 @@ def accept(
     return [(first.get(m.id, m.id), m.id not in first, ids, NOTHING if i else told) for i, m in enumerate(messages)]
 
 
+def accept_usual(
+    run: int, lanes: Lanes, m: NewMessage
+) -> tuple[list[usual.Row], tuple[int, bool, dict[str, int], Written]] | None:
+    """The row of a message for which nothing is to be looked up, and what `accept` would return for it."""
+    if m.idempotency_key or m.id >= lanes.reserved or m.recipients[0].facts not in lanes.by_facts:
+        return None
+    row = usual.coming(m, lanes.by_facts, run)
+    return ([row], (m.id, True, lanes.by_facts, NOTHING)) if row else None
+
+
 def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage], run: int = 0) -> dict[str, int]:
     """New messages as rows; returns the lanes. `run` claims those that a Taker granted."""
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
-    usual.arrive(connection, [m for m in fresh if usual.comes(m)], ids, run)
-    if others := [m for m in fresh if not usual.comes(m)]:
+    rows = [usual.coming(m, ids, run) for m in fresh]
+    usual.write(connection, [row for row in rows if row])
+    if others := [m for m, row in zip(fresh, rows, strict=True) if not row]:
         _MESSAGE.run(connection, [_message_row(m) for m in others])
         _CONTENT.run(connection, [(m.id, m.body) for m in others if _is_inline(m)])
         _RECIPIENT.run(connection, [row for m in others for row in _recipient_rows(m, ids, run)])
@@ -320,8 +331,9 @@ def record(
 ) -> list[tuple[list[int], Written]]:
     """All settlements of all jobs; for each job the messages whose body file may go, and the reports."""
     settlements = [s for batch in batches for s in batch]
-    others = [s for s in settlements if not usual.goes(s, keep())]
-    usual.depart(connection, [s for s in settlements if usual.goes(s, keep())])
+    rows = [usual.going(s, keep()) for s in settlements]
+    usual.write(connection, [row for row in rows if row])
+    others = [s for s, row in zip(settlements, rows, strict=True) if not row]
     changes: list[Change] = [c for s in others for c in s.changes]
     _SETTLE.run(
         connection,
@@ -334,6 +346,15 @@ def record(
     told = write(connection, [t for s in settlements for t in s.tells])  # before bodies go: one may be quoted
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
     return [(dropped, told), *(([], NOTHING) for _ in batches[1:])]
+
+
+def record_usual(
+    keep: Callable[[], str], batch: Sequence[Settlement]
+) -> tuple[list[usual.Row], tuple[list[int], Written]] | None:
+    """The rows of a batch in which nothing is to be looked up and nobody told, and what `record` would return for it."""
+    rows = [usual.going(s, keep()) for s in batch if not s.tells]
+    found = [row for row in rows if row]
+    return (found, ([], NOTHING)) if len(found) == len(batch) else None
 
 
 def drop_bodies(connection: sqlite3.Connection, messages: set[int], keep: str) -> list[int]:

@@ -18,7 +18,7 @@ from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, stat
 from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
 from relay.spool.content import sync
 from relay.spool.hot import Lanes, Write, Written
-from relay.spool.writer import Rows
+from relay.spool.rows import Rows
 
 PAGE = 200  # rows that are looked for at once; how many go into a transaction is for `slices` to say
 

@@ -68,6 +68,8 @@ class SqliteSpool(Seldom):
         self._accept = partial(hot.accept, self.run, self._lanes, self._write)
         self._claim = partial(hot.claim, self.run)
         self._record = partial(hot.record, lambda: self.keep_bodies, self._write)
+        self._accept_usual = partial(hot.accept_usual, self.run, self._lanes)
+        self._record_usual = partial(hot.record_usual, lambda: self.keep_bodies)
 
     @classmethod
     async def open(cls, path: Path, now: float) -> SqliteSpool:
@@ -120,7 +122,7 @@ class SqliteSpool(Seldom):
             message.lane = lane if self.taker.grant(message.id, lane, len(message.recipients)) else 0
         size = len(message.head) + (len(message.body) if isinstance(message.body, bytes) else 0)
         number, fresh, _, _ = await self._writer.submit(
-            self._accept, message, ACCEPT, size, partial(self._accepted, message)
+            self._accept, message, ACCEPT, size, partial(self._accepted, message), self._accept_usual
         )
         return number, fresh
 
@@ -199,7 +201,7 @@ class SqliteSpool(Seldom):
 
     async def record(self, settlements: Sequence[Settlement]) -> None:
         """One transaction for all of them."""
-        files, told = await self._writer.submit(self._record, settlements, RECORD)
+        files, told = await self._writer.submit(self._record, settlements, RECORD, at_once=self._record_usual)
         self.content.drop(files)
         self._reported(told)
         for settlement in settlements:

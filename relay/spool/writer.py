@@ -17,13 +17,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Generic, NoReturn, TypeVar
 
 import aiosqlite
 
 from relay import clock, metrics
-from relay.spool import SpoolCorrupt, SpoolError, SpoolFull
+from relay.spool import SpoolCorrupt, SpoolError, SpoolFull, usual
+from relay.spool.rows import MOST
 
 T = TypeVar("T")
 
@@ -46,6 +46,11 @@ class Job(Generic[T]):
     rank: int
     size: int  # bytes beyond a few small rows
     then: Callable[[T | BaseException], None] | None = None  # hears it first, whether or not anybody waits still
+    at_once: Usual | None = None
+
+
+# The rows that are all there is to a piece of work, and its result; None where there is more to it.
+Usual = Callable[[Any], tuple[list[tuple[Any, ...]], Any] | None]
 
 
 RECORD, ACCEPT, ACT, CLAIM = range(4)  # ranks, the order inside a transaction: a claim sees what was just accepted
@@ -121,10 +126,11 @@ class Writer:
         rank: int,
         size: int = 0,
         then: Callable[[T | BaseException], None] | None = None,
+        at_once: Usual | None = None,
     ) -> asyncio.Future[T]:
         """Enqueue; the future ends when the transaction has committed. Jobs of a lower rank run first in it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(run, work, done, rank, size, then))
+        self._waiting.append(Job(run, work, done, rank, size, then, at_once))
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._drain(), name="spool-writer")
         return done
@@ -250,7 +256,25 @@ def _transaction(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[
     return [result for job in group for result in _transaction(connection, [job])]
 
 
+def _at_once(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any] | None:
+    """All of a group in one statement, which is a transaction of its own; None where one of its jobs needs more."""
+    rows: list[tuple[Any, ...]] = []
+    results = []
+    for job in group:
+        found = job.at_once(job.work) if job.at_once else None
+        if found is None:
+            return None
+        rows += found[0]
+        results.append(found[1])
+    if len(rows) > MOST:
+        return None
+    usual.write(connection, rows)
+    return results
+
+
 def _commit(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any]:
+    if (done := _at_once(connection, group)) is not None:
+        return done
     connection.execute("BEGIN IMMEDIATE")
     try:
         results: list[Any] = []
@@ -294,33 +318,3 @@ def translate(error: Exception) -> SpoolError:
     if _of_the_disk(error):
         return SpoolFull(f"the disk of the spool refused a write ({text})")
     return SpoolError(text)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Multi-row statements: a constant number of them whatever the batch, since each begs for the GIL.
-
-    `template` has `{}` where `(?,?,…),(?,?,…)` goes. Up to MOST rows go in one statement of just that length: the texts of
-    all lengths stay in the statement cache.
-    """
-
-    template: str
-    width: int
-
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]], *before: Any) -> None:
-        """`before`: parameters that stand before the rows in the template."""
-        for start in range(0, len(rows), MOST):
-            block = rows[start : start + MOST]
-            connection.execute(self._text(len(block)), [*before, *chain.from_iterable(block)])
-
-    def _text(self, size: int) -> str:
-        key = (self.template, size)
-        text = _TEXTS.get(key)
-        if text is None:
-            row = "(" + ",".join("?" * self.width) + ")"
-            text = _TEXTS[key] = self.template.replace("{}", ",".join([row] * size))
-        return text
-
-
-MOST = 32  # rows of one statement
-_TEXTS: dict[tuple[str, int], str] = {}
