@@ -252,7 +252,11 @@ class SqliteSpool(Seldom):
 
     def check_room(self) -> None:
         """Sets `refusal`: below the reserve, too many queued, or a disk that refused its last write."""
-        status = os.statvfs(self.path.parent)
+        try:
+            status = os.statvfs(self.path.parent)
+        except OSError as error:
+            self.refusal = f"the disk of the spool cannot be asked for its room: {error.strerror}"
+            return
         free = status.f_bavail * status.f_frsize
         self._room = max(0, free - self.reserve) // 4  # bytes until it is looked at again, before its time
         if self._writer.broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from conftest import Spools
@@ -198,3 +199,16 @@ async def test_a_block_is_reserved_by_the_transaction_that_needs_it(spools: Spoo
         lambda c: c.execute("SELECT value FROM meta WHERE key = 'next_id'").fetchone()[0]
     )
     assert given < spool._lanes.reserved <= reserved
+
+
+async def test_a_disk_that_cannot_be_asked_for_room_leaves_nobody_waiting(spools: Spools, tmp_path: Path) -> None:
+    """Each of the transaction hears that it is durable; from then on mail is refused, until the disk answers again."""
+    spool = await spools.open()
+    spool._room = 0  # as after much mail: it is looked at again
+    spool.path.parent.rename(tmp_path / "elsewhere")
+    given = await asyncio.wait_for(asyncio.gather(put(spool), put(spool)), 5)
+    assert len(set(given)) == 2 and "room" in spool.refusal
+    (tmp_path / "elsewhere").rename(spool.path.parent)
+    spool.check_room()
+    assert spool.refusal == ""
+    await assert_counts(spool)
