@@ -94,7 +94,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                 freed = time.monotonic()
                 while await wait(send, relay.port, "user@example.com", 1000):
                     assert time.monotonic() - freed < 5.0, "mail is not taken again"
-                assert relay.lines("accepting_again")
+                await wait(until, lambda: relay.lines("accepting_again"))
 
                 # All that was answered 250 is there, and nothing else.
                 await wait(relay.kill)
