@@ -316,7 +316,8 @@ def _check_authors(user: User | None, head: Head) -> None:
     if user is None or "*" in user.senders:
         return
     for author in authors(head):
-        if not matches_any(user.senders, author):
+        # Who may send as nobody may so in the envelope alone: an author is always somebody.
+        if not author or not matches_any(user.senders, author):
             text = f"user {user.name} may not send as {author}" if author else "From or Sender cannot be read"
             raise BadMessage(550, "5.7.1", text)
 

@@ -77,8 +77,8 @@ class Dialogue(asyncio.Protocol):
                 self.transport.writelines(data)
 
     async def drained(self, timeout: float) -> Reply | None:
-        """When the kernel has taken all that was written; or why it did not."""
-        while self.paused and self.ended is None:
+        """When the kernel has taken all that was written, or the upstream refuses before; or why it did not take it."""
+        while self.paused and self.ended is None and not self.refused:
             self._drained = self._loop.create_future()
             try:
                 if not await self._within(self._drained, timeout):
@@ -98,6 +98,11 @@ class Dialogue(asyncio.Protocol):
     def heard(self) -> Said | None:
         """A reply that has come already, and stays to be taken."""
         return self._replies[0] if self._replies else None
+
+    @property
+    def refused(self) -> bool:
+        """A reply has come already, and it is a refusal."""
+        return bool(self._replies) and self._replies[0].code >= 400
 
     async def reply(self, timeout: float) -> Said:
         """The next one; with code 0 where none came within `timeout` seconds, or will come any more."""
@@ -183,6 +188,7 @@ class Dialogue(asyncio.Protocol):
             self._replies.append(Said(int(found[1]), found[2]))
             data = data[found.end() :]
         self._wake(self._heard if self._replies else None)
+        self._wake(self._drained if self.refused else None)
         return data
 
     def _line(self, line: bytes) -> None:
@@ -205,6 +211,7 @@ class Dialogue(asyncio.Protocol):
         self._owed -= 1
         self._replies.append(Said(int(code), text))
         self._wake(self._heard)
+        self._wake(self._drained if self.refused else None)
 
     def pause_writing(self) -> None:
         self.paused = True

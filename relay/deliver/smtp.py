@@ -335,8 +335,10 @@ class Upstream:
 
     async def _write(self, *data: bytes) -> None:
         self._talk.say(*data, replies=0)
-        if (self._talk.paused or not self.connected) and (why := await self._talk.drained(TIMEOUTS[Stage.BODY])):
-            self._give_up(why)
+        if self._talk.paused or not self.connected:
+            why = await self._talk.drained(TIMEOUTS[Stage.BODY])
+            if why or self._talk.paused:
+                self._give_up(why or LOST)
 
     def _give_up(self, why: Reply) -> NoReturn:
         """In the middle of the body. What the upstream said to it counts, unless it sounds as if all were well."""

@@ -222,6 +222,14 @@ def test_authors_that_take_long_to_read_are_refused() -> None:
     _check_authors(user(senders=MINE), read_head(many))
 
 
+def test_who_may_send_as_nobody_is_still_asked_for_his_authors() -> None:
+    """The empty sender among `senders` is for the envelope; an author that can't be read is not the same."""
+    sender = user(senders=(*MINE, ""))
+    with pytest.raises(BadMessage, match="cannot be read"):
+        _check_authors(sender, read_head(b"From: " + b"(" * 2000 + b"\r\n\r\n"))
+    _check_authors(sender, read_head(b"From: me@shop.example\r\n\r\n"))
+
+
 # -- classes and options
 
 
