@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import socket
 import struct
@@ -413,3 +414,74 @@ async def test_who_died_with_it_in_flight_finds_it_in_doubt(tmp_path: Path) -> N
             assert (row["attempts"], bool(row["in_doubt"])) == (1, True)
         finally:
             await spool.close()
+
+
+async def test_a_storm_of_changes_while_mail_comes_in(tmp_path: Path) -> None:
+    """Reloads, accounts that rest, a dispatch that dies, refusals of all kinds: each message is delivered once in the end."""
+    chance = random.Random(8)
+    routes = "\n".join(f"  - {{name: r{i}, match: {{recipient: '*@d{i}.example'}}, via: [one, two]}}" for i in range(3))
+    calm = routes + "\n  - {name: rest, via: [two, one]}"
+    async with Upstream() as one, Upstream(extensions=()) as two:
+        accounts = {"one": f"port: {one.port}, tls: none, connections: 2", "two": f"port: {two.port}, tls: none"}
+        file = write_config(
+            tmp_path, accounts, routes=calm, classes="  default: {retry: {schedule: [50ms], give_up: 1d}}"
+        )
+        text = file.read_text()
+        async with running(file) as rig:
+            sent: list[str] = []
+
+            async def client(number: int) -> None:
+                for i in range(60):
+                    names = [
+                        f"c{number}x{i}y{j}@d{chance.randrange(5)}.example" for j in range(chance.choice((1, 1, 2)))
+                    ]
+                    sent.extend(names)
+                    await submit(rig.port, [("a@example.com", tuple(names), LARGE if chance.random() < 0.05 else TEXT)])
+
+            clients = [asyncio.ensure_future(client(i)) for i in range(5)]
+            while not all(c.done() for c in clients):
+                await asyncio.sleep(0.01)
+                up = chance.choice((one, two))
+                up.script = chance.choice(
+                    ({}, {"MAIL": ["421 4.3.2 busy", "250 ok"]}, {"DOT": ["451 4.0.0 no", "250 ok"]},
+                     {"RCPT": ["452 4.2.2 no", "250 ok"]}, {"DATA": "451 4.0.0 no"}, {"RSET": "502 5.5.1 what"})
+                )  # fmt: skip
+                match chance.randrange(6):
+                    case 0:
+                        config = text.replace("connections: 2", f"connections: {chance.randrange(1, 5)}")
+                        config = config.replace(
+                            "via: [two, one]", chance.choice(("via: [one]", "hold: true", "via: [two]"))
+                        )
+                        if chance.random() < 0.3:
+                            config = config.replace(
+                                "routes:\n", f"routes:\n  - {{name: q, match: {{tag: t{chance.random()}}}, via: one}}\n"
+                            )
+                        file.write_text(config)
+                        assert rig.app.reload()[0]
+                    case 1:
+                        await rig.app.supervisor.stop("dispatch")
+                        rig.app.supervisor.start("dispatch", rig.app.scheduler.dispatch)
+                    case 2:
+                        egress = chance.choice(list(rig.app.scheduler.egresses.values()))
+                        for _ in range(5):
+                            egress.breaker.failed(clock.now(), "as asked", 0.5)
+                    case 3:
+                        chance.choice((one, two)).cut()
+            await asyncio.gather(*clients)
+            one.script, two.script = {}, {}
+            file.write_text(text)
+            assert rig.app.reload()[0]
+            service = rig.app.admin.service
+            end = clock.monotonic() + 30
+            while rig.app.spool.queued:
+                assert clock.monotonic() < end, rig.app.spool.counts
+                await service.act("release", service.parse_filter({"state": "held"}), dry_run=False)
+                for egress in rig.app.scheduler.egresses.values():
+                    egress.breaker.ask_again(clock.now())
+                rig.app.spool.wake()
+                await asyncio.sleep(0.2)
+            taken = Counter([*one.delivered(), *two.delivered()])
+            doubtful = {r["recipient"] for r in await rig.rows() if r["in_doubt"]}
+            assert set(taken) == set(sent)
+            assert {name for name, count in taken.items() if count > 1} <= doubtful
+            await gone_through(rig, one, two)
