@@ -54,7 +54,7 @@ async def test_a_settlement_of_so_many_rows(spools: Spools, size: int) -> None:
 
 
 @pytest.mark.parametrize("keep", KEPT)
-@pytest.mark.parametrize("size", (1, MOST + 1))
+@pytest.mark.parametrize("size", [1, MOST + 1])
 async def test_bodies_go_with_what_is_done(spools: Spools, keep: str, size: int) -> None:
     """In rows and in files, in one batch with what stays."""
     spool = await spools.open()
