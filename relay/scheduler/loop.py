@@ -140,7 +140,12 @@ class Scheduler:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            for claim in (await claiming)[0]:
+            claims: list[Claim] = []
+            try:
+                claims, _ = await claiming
+            except SpoolError as error:  # it must not take the place of the cancellation, which would be lost
+                self.log.error("claim_failed", error=str(error))
+            for claim in claims:
                 self.carriers.give_back(claim, claim.recipients, STOPPED)
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,31 @@ async def test_an_upstream_that_ignores_quit_holds_up_no_stop(tmp_path: Path) ->
             began = asyncio.get_running_loop().time()
             await rig.app.stop()
             assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_stop_while_a_claim_fails(tmp_path: Path) -> None:
+    """What the disk says to the claim does not keep dispatch from ending."""
+    gate = threading.Event()
+    refuse = (
+        "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.recipient WHEN NEW.state = 2 "
+        "BEGIN SELECT RAISE(ABORT, 'not now'); END"
+    )
+    async with Upstream() as up:
+        file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})
+        async with running(file) as rig:
+            connection = rig.app.spool._writer._connection
+            await rig.app.supervisor.stop("dispatch")
+            number = await rig.send()
+            await connection.call(lambda c: c.execute(refuse))
+            rig.app.supervisor.start("dispatch", rig.app.scheduler.dispatch)
+            await until(lambda: rig.said("claim_failed"))
+            held = asyncio.ensure_future(connection.call(lambda _: gate.wait(20)))
+            await until(lambda: not rig.app.scheduler.lanes.waiting and rig.app.spool._writer._running)
+            stopping = asyncio.ensure_future(rig.app.stop())
+            await until(lambda: rig.said("stopping"))
+            gate.set()
+            await held
+            await asyncio.wait_for(stopping, 8)
+            assert up.done == []
+        async with running(file) as rig:
+            assert (await rig.reaches(number, "delivered"))["attempts"] == 1
