@@ -70,12 +70,18 @@ class Scheduler:
         return True
 
     def take(self, claim: Claim) -> None:
-        egress = self._granted[claim.message]
-        self.give_up(claim.message)
+        egress = self._free(claim.message)
         self._assign_all([claim], {claim.recipients[0].lane: egress.name})
 
     def give_up(self, message: int) -> None:
-        self._granted.pop(message).granted -= 1
+        self._free(message)
+        self._nudge()
+
+    def _free(self, message: int) -> Egress[Work]:
+        """The place that was kept for it."""
+        egress = self._granted.pop(message)
+        egress.granted -= 1
+        return egress
 
     # -- what waits
 

@@ -485,3 +485,30 @@ async def test_a_storm_of_changes_while_mail_comes_in(tmp_path: Path) -> None:
             assert set(taken) == set(sent)
             assert {name for name, count in taken.items() if count > 1} <= doubtful
             await gone_through(rig, one, two)
+
+
+async def test_who_waited_for_a_place_that_is_given_back_goes_on(tmp_path: Path) -> None:
+    """At once, and not when dispatch comes round the next time."""
+    message = b"X-Relay-Idempotency-Key: k\r\n" + TEXT
+    async with Upstream() as up:
+        classes = "  default: {retry: {schedule: [400ms], give_up: 1d}}"
+        file = write_config(tmp_path, to(up, ", connections: 1"), classes=classes)
+        file.write_text(file.read_text().replace("{name: local,", "{name: local, " + HONOUR + ","))
+        async with running(file) as rig:
+            await rig.send(message=message)
+            await rig.settled()
+            up.script = {"RCPT": ["450 4.2.0 later", "250 2.1.5 ok"]}
+            number = await rig.send("again@example.net")
+            await rig.tried(number)
+            await until(lambda: not rig.app.scheduler.recorder.unrecorded)
+            rig.egress().pace = 10.0  # room for two
+            async with no_commit(rig.app):
+                sending = [asyncio.ensure_future(rig.send(message=message)) for _ in range(2)]
+                await until(lambda: rig.egress().granted == 2)
+                await until(lambda: rig.app.scheduler.lanes.waiting)  # it is due, and there is no room
+                await asyncio.sleep(0.05)
+            began = clock.monotonic()
+            await asyncio.gather(*sending)
+            await rig.reaches(number, "delivered")
+            assert clock.monotonic() - began < 2.0
+            await gone_through(rig, up)
