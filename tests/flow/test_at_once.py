@@ -399,6 +399,7 @@ async def test_who_died_with_it_in_flight_finds_it_in_doubt(tmp_path: Path) -> N
     """The claim is as durable as the message: another start does not send it as if nothing had been."""
     async with Upstream() as up:
         file = write_config(tmp_path, to(up))
+        file.write_text(file.read_text().replace("stop_timeout: 5s", "stop_timeout: 1100ms"))
         async with running(file) as rig:
             await warm(rig)
             up.script = {"DOT": Later(0, "250 2.0.0 ok", asyncio.Event())}
