@@ -37,6 +37,11 @@ class Lane:
     why: str = ""  # it does not move
     way: Way | None = None  # None: it does not move
     turn: int = 0  # its place in the turns of its way; 0: it is not in them
+    asked: bool = False  # a claim of it is under way
+
+    def idle(self, now: float) -> bool:
+        """Nothing of it is due, nor being claimed: what comes now overtakes nobody."""
+        return not self.asked and (self.due_at is None or self.due_at > now)
 
     @property
     def movable(self) -> bool:
@@ -79,7 +84,7 @@ class Lanes:
 
     def found(self, lane: Lane, due_at: float | None) -> None:
         """The spool was asked: this is when the lane's next recipient is due. It goes behind the others."""
-        lane.due_at = due_at
+        lane.due_at, lane.asked = due_at, False
         self._place(lane)
 
     def imagined(self, facts: str) -> Lane:
@@ -179,6 +184,7 @@ class Lanes:
                 waiting.remove(way)
             if lane.due_at is not None:
                 most -= 1
+                lane.asked = True
                 yield lane
 
     def next_due(self) -> float | None:

@@ -63,7 +63,7 @@ class Scheduler:
         egress = self.egresses[found.egresses[0]]
         if recipients > egress.account.recipients_per_message or not egress.open or self.carriers.stopping:
             return False
-        if self.lanes.waits_for(egress.name):
+        if not found.idle(clock.now()) or self.lanes.waits_for(egress.name):
             return False
         egress.granted += 1
         self._granted[message] = egress

@@ -78,6 +78,10 @@ class News:
         elif due_at is not None and (known.due_at is None or due_at < known.due_at):
             known.due_at = due_at
 
+    def of(self, lane: int) -> bool:
+        """Whether it has got something that nobody has looked at."""
+        return lane in self._changed
+
     def wake(self) -> None:
         self._wake.set()
 

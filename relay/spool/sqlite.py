@@ -118,7 +118,8 @@ class SqliteSpool(Seldom):
         """Durable when it returns: (id, is it new). Raises SpoolFull."""
         if self.refusal:
             raise SpoolFull(self.refusal)
-        if self.taker is not None and (lane := hot.lane_of(self._lanes, message)):
+        lane = hot.lane_of(self._lanes, message)
+        if self.taker is not None and lane and not self._news.of(lane):
             message.lane = lane if self.taker.grant(message.id, lane, len(message.recipients)) else 0
         size = len(message.head) + (len(message.body) if isinstance(message.body, bytes) else 0)
         number, fresh, _, _ = await self._writer.submit(
