@@ -10,30 +10,39 @@ from collections.abc import Awaitable, Callable
 
 from relay.spool import Head
 
-HOT_BYTES = 32 << 20
+HOT_BYTES = 4 << 20
+HOT_SECONDS = 10.0
 
 
 class Bodies:
-    """Of messages that were just accepted, so that a delivery at once reads nothing; bounded in bytes."""
+    """Of messages that wait for their first claim, so that it reads nothing; bounded in bytes.
+
+    Who came first is claimed first: where it is full a newer one is not kept, unless the oldest do not move.
+    """
 
     def __init__(self) -> None:
-        self._bodies: OrderedDict[int, bytes] = OrderedDict()
+        self._bodies: OrderedDict[int, tuple[bytes, float]] = OrderedDict()
         self.bytes = 0
 
     def get(self, message: int) -> bytes | None:
-        return self._bodies.get(message)
+        found = self._bodies.get(message)
+        return found[0] if found else None
 
-    def remember(self, message: int, body: bytes) -> None:
-        self._bodies[message] = body
-        self.bytes += len(body)
-        while self.bytes > HOT_BYTES:
-            _, oldest = self._bodies.popitem(last=False)
-            self.bytes -= len(oldest)
+    def remember(self, message: int, body: bytes, now: float) -> None:
+        """`now` in epoch seconds."""
+        while self._bodies and self.bytes + len(body) > HOT_BYTES:
+            oldest, (_, since) = next(iter(self._bodies.items()))
+            if now - since < HOT_SECONDS:
+                return
+            self.forget(oldest)
+        if len(body) <= HOT_BYTES:
+            self._bodies[message] = body, now
+            self.bytes += len(body)
 
     def forget(self, message: int) -> None:
-        body = self._bodies.pop(message, None)
-        if body is not None:
-            self.bytes -= len(body)
+        found = self._bodies.pop(message, None)
+        if found is not None:
+            self.bytes -= len(found[0])
 
 
 class Bound:

@@ -162,7 +162,7 @@ class SqliteSpool(Seldom):
             self.counts[State.ACTIVE] += len(message.recipients)
         else:
             if isinstance(message.body, bytes) and any(r.state in READY for r in message.recipients):
-                self._hot.remember(number, message.body)
+                self._hot.remember(number, message.body, message.accepted_at)
             for r in message.recipients:
                 self.counts[r.state] += 1
                 self._news.announce(lanes[r.facts], r.facts, r.due_at if r.state in READY else None)
@@ -209,9 +209,8 @@ class SqliteSpool(Seldom):
             for change in settlement.changes:
                 self.counts[State.ACTIVE] -= 1
                 self.counts[change.state] += 1
-                if change.state in FINAL:
-                    self._hot.forget(change.message)
-                elif change.state in READY:
+                self._hot.forget(change.message)
+                if change.state in READY:
                     self._news.announce(change.lane, "", change.due_at)
 
     async def recover(self, in_doubt: Mapping[str, InDoubt], now: float, chance: float) -> tuple[int, list[int]]:

@@ -95,7 +95,7 @@ def connect(path: str, *, read_only: bool = False) -> Connection:
             check_same_thread=False,
             timeout=10.0,
         )
-        connection.execute("PRAGMA cache_size = -8192")
+        connection.execute(f"PRAGMA cache_size = {-2048 if read_only else -6144}")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 
