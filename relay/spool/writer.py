@@ -45,7 +45,7 @@ class Job(Generic[T]):
     done: asyncio.Future[T]
     rank: int
     size: int  # bytes beyond a few small rows
-    then: Callable[[T | BaseException], None] | None = None  # hears it first, whether or not anybody waits still
+    then: Callable[[T | BaseException], None] | None = None  # hears it before whoever waits goes on, and also if nobody does
     at_once: Usual | None = None
 
 
@@ -208,8 +208,6 @@ class Writer:
     def _answer(self, group: list[Job[Any]], results: list[Any]) -> None:
         self._refused = ""
         for job, result in zip(group, results, strict=True):
-            if job.then is not None:
-                job.then(result)
             if isinstance(result, BaseException):
                 COMMIT_ERRORS.inc()
                 if isinstance(result, SpoolFull):
@@ -222,6 +220,11 @@ class Writer:
                     job.done.exception()
             elif not job.done.done():
                 job.done.set_result(result)
+        # Whoever waits goes on in the loop's next turn, when this has been done, and before what this sets going: the 250s
+        # leave first.
+        for job, result in zip(group, results, strict=True):
+            if job.then is not None:
+                job.then(result)
 
 
 _rank = operator.attrgetter("rank")
