@@ -45,7 +45,9 @@ class Job(Generic[T]):
     done: asyncio.Future[T]
     rank: int
     size: int  # bytes beyond a few small rows
-    then: Callable[[T | BaseException], None] | None = None  # hears it before whoever waits goes on, and also if nobody does
+    then: Callable[[T | BaseException], None] | None = (
+        None  # hears it before whoever waits goes on, and also if nobody does
+    )
     at_once: Usual | None = None
 
 
