@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from benchmarks.loads import Load, Sink, drive
 from benchmarks.peers import plain
 
@@ -57,8 +59,11 @@ def test_an_fdatasync_lies_between_the_dot_and_250(tmp_path: Path) -> None:
             command = ["strace", "-ff", "-y", "-ttt", "-T", "-s", "1000", "-e", calls, "-o", str(tmp_path / "trace")]
             with subprocess.Popen([*command, "-p", str(relay.process.pid)], stderr=subprocess.PIPE) as strace:
                 assert strace.stderr is not None
-                os_says = strace.stderr.readline()
-                assert b"attached" in os_says, os_says
+                word = strace.stderr.readline()
+                if b"not permitted" in word:
+                    strace.wait()
+                    pytest.skip("strace may not look at a process here")
+                assert b"attached" in word, word
                 drive(relay.port, sink, Load(SESSIONS, size=300), MESSAGES)
                 until(lambda: len(trace(tmp_path).answered) >= MESSAGES)
                 strace.terminate()
