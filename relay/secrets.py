@@ -63,6 +63,12 @@ class Reference:
             return str(error)
         return ""
 
+    def path(self) -> Path | None:
+        """The file that it is read from; None: there is none, or none can be named."""
+        if self.kind == "file":
+            return Path(self.target)
+        return self._credential_path() if self.kind == "credential" and "CREDENTIALS_DIRECTORY" in os.environ else None
+
     def _credential_path(self) -> Path:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:

@@ -1,0 +1,1 @@
+"""What leaves, byte for byte: rewritten, re-encoded, signed."""

@@ -1,0 +1,114 @@
+"""One DKIM-Signature: which fields it covers, its tags, and what is signed (RFC 6376 §3.5, §3.7).
+
+Of dkimpy: `fold` and the canonical forms of fields, which its verifier uses as well. tests/pure/test_signing.py fails if
+they move.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import dkim as dkimpy
+from dkim.canonicalization import ALGORITHMS
+
+from relay.signing.canonical import Form
+from relay.signing.keys import SigningKey
+
+WIDTH = 72  # of a line of `b=`
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one signature is made."""
+
+    domain: str  # d=
+    selector: str  # s=
+    key: SigningKey
+    signed_at: int  # t=, epoch seconds
+    expires_at: int | None = None  # x=
+    header_form: Form = "relaxed"
+    body_form: Form = "relaxed"
+    sign: frozenset[bytes] = frozenset()  # names, lower case: each such field that is there
+    once_more: frozenset[bytes] = frozenset()  # of these, one more than there are, where there is any
+    always: Sequence[bytes] = ()  # and of these in any case: none can be added later
+
+
+class Fields:
+    """A header block, read for signing: what each name has, and its canonical forms, made once."""
+
+    def __init__(self, head: bytes) -> None:
+        self._all: list[tuple[bytes, bytes]] = []  # (name as written, value with its CRLF)
+        for line in head.split(b"\r\n"):
+            if not line:
+                continue
+            name, colon, value = line.partition(b":")
+            if line[0] in b" \t" and self._all:
+                name, before = self._all[-1]
+                self._all[-1] = name, before + line + b"\r\n"
+            elif colon:
+                self._all.append((name, value + b"\r\n"))
+        self._forms: dict[Form, dict[bytes, list[bytes]]] = {}
+
+    @property
+    def names(self) -> Iterable[bytes]:
+        """In lower case, once for each field, from the top."""
+        return (name.rstrip(b" \t").lower() for name, _ in self._all)
+
+    def of(self, form: Form) -> dict[bytes, list[bytes]]:
+        """Lower-case name -> its fields in canonical form, from the top."""
+        found = self._forms.get(form)
+        if found is None:
+            found = self._forms[form] = {}
+            for name, field in zip(self.names, canonical_fields(self._all, form), strict=True):
+                found.setdefault(name, []).append(field)
+        return found
+
+
+def canonical_fields(fields: Sequence[tuple[bytes, bytes]], form: Form) -> list[bytes]:
+    """(name, value with its CRLF) each in canonical form (RFC 6376 §3.4.1, §3.4.2), with its CRLF."""
+    made = ALGORITHMS[form.encode()].canonicalize_headers(fields)
+    return [name + b":" + value for name, value in made]
+
+
+def signature(recipe: Recipe, fields: Fields, body_hash: str) -> bytes:
+    """The whole DKIM-Signature field, with its CRLF, to stand above the others."""
+    present = fields.of(recipe.header_form)
+    covered = _covered(recipe, present)
+    expires = "" if recipe.expires_at is None else f" x={recipe.expires_at};"
+    tags = (
+        f"v=1; a={recipe.key.algorithm}; c={recipe.header_form}/{recipe.body_form}; d={recipe.domain}; "
+        f"s={recipe.selector}; t={recipe.signed_at};{expires} h={': '.join(name.decode() for name in covered)};"
+    )
+    value = _folded(tags) + f"bh={body_hash};\r\n b=".encode()
+    unsigned = canonical_fields([(b"DKIM-Signature", b" " + value + b"\r\n")], recipe.header_form)[0]
+    # RFC 6376 §3.7: the fields in the order of h=, of each name from the bottom up; last this one, with an empty b= and
+    # without its CRLF.
+    data = b"".join([*_selected(covered, present), unsigned.rstrip(b"\r\n")])
+    signed = base64.b64encode(recipe.key.sign(data))
+    lines = [signed[at : at + WIDTH] for at in range(0, len(signed), WIDTH)]
+    return b"DKIM-Signature: " + value + b"\r\n ".join(lines) + b"\r\n"
+
+
+def _covered(recipe: Recipe, present: dict[bytes, list[bytes]]) -> list[bytes]:
+    names: list[bytes] = []
+    for name, found in present.items():
+        if name in recipe.sign or name in recipe.always or name in recipe.once_more:
+            names += [name] * (len(found) + (name in recipe.once_more or name in recipe.always))
+    return names + [name for name in recipe.always if name not in present]
+
+
+def _selected(covered: Sequence[bytes], present: dict[bytes, list[bytes]]) -> Iterable[bytes]:
+    taken: dict[bytes, int] = {}
+    for name in covered:
+        number = taken[name] = taken.get(name, 0) + 1
+        found = present.get(name, ())
+        if number <= len(found):
+            yield found[-number]
+
+
+def _folded(tags: str) -> bytes:
+    """In lines; the next one is begun."""
+    return cast(bytes, dkimpy.fold(tags.encode(), namelen=len("DKIM-Signature: "))) + b"\r\n "

@@ -1,0 +1,80 @@
+"""Threads that sign. A private key's work takes half a millisecond, in which the interpreter is free: never on the loop.
+
+A job costs one wake-up of a thread; those that end while the loop is busy share one of the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MOST = 4
+
+
+class Threads:
+    """As many as there are processors, up to MOST; begun with the first job."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._count = count or max(1, min(MOST, os.cpu_count() or 1))
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._woken = False
+        self._threads: list[Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """What `job` returns or raises, in one of the threads."""
+        if self._loop is None:
+            self._start()
+        assert self._loop is not None
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put((job, future))
+        return await future
+
+    def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        # Daemons: a large message that is being read for its signature must not hold up the end of the process.
+        self._threads = [Thread(target=self._work, name=f"sign-{n}", daemon=True) for n in range(self._count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, future = job
+            if future.cancelled():
+                continue
+            try:
+                result, error = function(), None
+            except Exception as found:  # noqa: BLE001 - it is raised where the job was asked for
+                result, error = None, found
+            self._done.append((future, result, error))
+            if not self._woken:
+                self._woken = True
+                try:
+                    self._loop.call_soon_threadsafe(self._deliver)  # type: ignore[union-attr]
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    return
+
+    def _deliver(self) -> None:
+        # Before the first is taken: what ends from here on wakes the loop again.
+        self._woken = False
+        while self._done:
+            future, result, error = self._done.popleft()
+            if future.done():
+                continue  # who waited was cancelled
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def close(self) -> None:
+        """No job more; does not wait."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._threads, self._loop = [], None
