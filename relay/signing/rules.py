@@ -11,19 +11,54 @@ from relay.signing.dkim import Recipe
 from relay.signing.keys import SigningKey
 
 # RFC 6376 §5.4.1, with RFC 8058 §4 and what large receivers ask for: what people see, and what is done with the message.
-SIGNED = (
-    "from sender reply-to subject date message-id to cc mime-version content-type content-transfer-encoding content-id "
-    "content-description resent-date resent-from resent-sender resent-to resent-cc resent-message-id in-reply-to "
-    "references list-id list-help list-unsubscribe list-unsubscribe-post list-subscribe list-post list-owner "
-    "list-archive feedback-id auto-submitted autocrypt"
-).split()
+SIGNED = [
+    "from",
+    "sender",
+    "reply-to",
+    "subject",
+    "date",
+    "message-id",
+    "to",
+    "cc",
+    "mime-version",
+    "content-type",
+    "content-transfer-encoding",
+    "content-id",
+    "content-description",
+    "resent-date",
+    "resent-from",
+    "resent-sender",
+    "resent-to",
+    "resent-cc",
+    "resent-message-id",
+    "in-reply-to",
+    "references",
+    "list-id",
+    "list-help",
+    "list-unsubscribe",
+    "list-unsubscribe-post",
+    "list-subscribe",
+    "list-post",
+    "list-owner",
+    "list-archive",
+    "feedback-id",
+    "auto-submitted",
+    "autocrypt",
+]
 # None of these may be added on the way: two of one kind are shown differently by different readers (RFC 6376 §8.15).
-OVERSIGNED = "from to cc subject date reply-to".split()
+OVERSIGNED = ["from", "to", "cc", "subject", "date", "reply-to"]
 # Nor a second one of these.
-ONCE = (
-    "sender message-id mime-version content-type content-transfer-encoding in-reply-to references list-unsubscribe "
-    "list-unsubscribe-post"
-).split()
+ONCE = [
+    "sender",
+    "message-id",
+    "mime-version",
+    "content-type",
+    "content-transfer-encoding",
+    "in-reply-to",
+    "references",
+    "list-unsubscribe",
+    "list-unsubscribe-post",
+]
 MAX_REMEMBERED = 10_000
 
 
