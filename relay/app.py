@@ -22,11 +22,14 @@ from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
 from relay.policy import poison
+from relay.prepare import Preparer
 from relay.pulse import Pulse
+from relay.resolver import Resolver
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
 from relay.settings import Activated, Config
+from relay.signing.published import Watch
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
@@ -77,7 +80,9 @@ class App:
         await self._recover()
         self._limits(config)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
-        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.log)
+        watch = Watch(Resolver(config.dns.servers, config.dns.timeout), self.log)
+        self.preparer = Preparer(config, watch, self.log)
+        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.preparer, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
         await self._open_admin(config)
@@ -89,6 +94,7 @@ class App:
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.supervisor.start("pulse", Pulse().run)
         self.supervisor.start("retention", self.housekeeper.forget)
+        self.supervisor.start("published", watch.run)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+import idna
+
 # What a message needs of its next hop, as bits.
 EIGHT_BIT, UTF8 = 1, 2
 
@@ -72,6 +74,18 @@ def parse_address(text: str) -> str:
 def domain_of(address: str) -> str:
     """The part after the last @, in lower case; the empty string for the null reverse-path."""
     return address.rpartition("@")[2].lower()
+
+
+@lru_cache(maxsize=8192)
+def ascii_domain(domain: str) -> str:
+    """A domain as DNS has it: lower case, A-labels (RFC 5890), no dot at its end. What is no domain stays as it is."""
+    domain = domain.rstrip(".").lower()
+    if domain.isascii():
+        return domain
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except (idna.IDNAError, UnicodeError):
+        return domain
 
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*")

@@ -18,6 +18,7 @@ MAX_TEXT = 500
 class Stage(StrEnum):
     """Where in a session something happened."""
 
+    PREPARE = "prepare"  # before anything was said: it is made ready to leave
     RESOLVE = "resolve"
     CONNECT = "connect"
     BANNER = "banner"

@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from relay.outgoing.rewrite import Rewrite
 from relay.policy.classes import TrafficClass
 from relay.policy.rate import Rate
 from relay.policy.routing import Question, Table
 from relay.secrets import Reference
+from relay.signing.keys import SigningKey
+from relay.signing.rules import Rules
 
 HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")
 DEFAULT_HONOUR = frozenset(HONOURABLE) - {"route"}
@@ -108,6 +111,7 @@ class Account:
     username: Reference | None = None
     password: Reference | None = None
     senders: tuple[str, ...] = ("*",)  # may send as, globs on MAIL FROM; fail-over skips it otherwise
+    signs: bool = False  # it signs itself: we don't
     connections: int = 10
     messages_per_connection: int = 100
     recipients_per_message: int = 100
@@ -132,6 +136,30 @@ class Dsn:
     via: str = ""  # the account by which they leave; empty: `routes` decides
     delay_after: float | None = 4 * 3600.0  # None: nobody is told of a delay
     postmaster: str = ""  # who hears where a message without a sender failed; empty: nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """How we seal what we forward (RFC 8617)."""
+
+    domain: str
+    selector: str
+    key: SigningKey
+    routes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """Where what comes back is sent to."""
+
+    domain: str = ""
+    token_key: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    servers: tuple[str, ...] = ()  # IP address, or with a port; none: the system's
+    timeout: float = 5.0  # seconds for one question
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +188,11 @@ class Config:
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
     users: Mapping[str, User] = field(default_factory=dict)
     dsn: Dsn = Dsn()
+    rewrites: Mapping[str, Rewrite] = field(default_factory=dict)  # by route
+    signing: Rules = Rules()
+    arc: Arc | None = None
+    feedback: Feedback = Feedback()
+    dns: Dns = Dns()
     log: Log = Log()
     probes: Address | None = None
     stop_timeout: float = 25.0

@@ -32,6 +32,7 @@ class Outcome:
     rule: str = ""  # the route that ended it, for operators
     passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
     crashed: bool = False  # our own code failed over it
+    prepared: str = ""  # what was done to the message before it left
 
 
 def settle(
@@ -123,6 +124,8 @@ def _one(
     if state is State.FAILED:
         note["settled_at"] = now
     data |= {"stage": outcome.stage.value, "seconds": round(outcome.seconds, 3), "attempt": attempts}
+    if outcome.prepared:
+        data["prepared"] = outcome.prepared
     if state is State.DEFERRED:
         data["due_at"] = due_at
     return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note, crashes), kind, data
@@ -136,6 +139,8 @@ def _delivered(
         data["remote_id"] = found
     note = data | {"settled_at": now}
     data["stage"], data["seconds"], data["attempt"] = outcome.stage.value, round(outcome.seconds, 3), attempts
+    if outcome.prepared:
+        data["prepared"] = outcome.prepared
     state = move(State.ACTIVE, Verb.ACCEPTED)
     return _change(claim, r, state, now, attempts, r.in_doubt, outcome.egress, note), "delivered", data
 

@@ -72,6 +72,7 @@ class AccountBuilder:
             self.site.reference(entry.username, (*path, "username")),
             self.site.reference(entry.password, (*path, "password")),
             entry.senders,
+            entry.signs,
             entry.connections,
             entry.messages_per_connection,
             entry.recipients_per_message,

@@ -18,12 +18,13 @@ from relay.config.problems import Keys, Report
 from relay.config.retry import build_retry
 from relay.config.reword import NOT_BUILT
 from relay.config.shape import ClassEntry, File, MatchSection, RouteEntry
+from relay.config.signing import SigningBuilder
 from relay.config.site import Site, no_such
 from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Facts, Match, Question, Route, Table
-from relay.settings import Admin, Config, Dsn, Log, Spool
+from relay.settings import Admin, Config, Dns, Dsn, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
 _EGRESSES = ("accounts", "direct", "pools")
@@ -71,6 +72,9 @@ class Builder:
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
         dsn = self.dsn(file, routes)
+        signing = SigningBuilder(self.site)
+        named = self.site.list_names("routes", "route")
+        feedback = signing.feedback(file.feedback)
         self.unused(file, routes)
         return Config(
             source=self.source,
@@ -90,6 +94,11 @@ class Builder:
             classes={"default": DEFAULT_CLASS} | classes,
             users=users,
             dsn=dsn,
+            rewrites=signing.rewrites(file.routes, kept.get("routes", []), feedback),
+            signing=signing.rules(file.signing, kept.get("signing", []), named),
+            arc=signing.arc(file.arc, named),
+            feedback=feedback,
+            dns=Dns(file.dns.servers, file.dns.timeout),
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
             stop_timeout=file.stop_timeout,

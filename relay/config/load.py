@@ -30,7 +30,7 @@ from relay.settings import Account, Address, Admin, Config, Spool, Tls
 __all__ = ["ConfigError", "Problem", "default_config", "load"]
 
 # Sections whose entries stand for themselves: a mistake in one leaves the others in order.
-_COLLECTIONS = ("accounts", "classes", "listen", "routes", "users")
+_COLLECTIONS = ("accounts", "classes", "listen", "routes", "signing", "users")
 
 
 def load(path: Path, env: Mapping[str, str] | None = None) -> Config:
@@ -83,7 +83,7 @@ def default_config(env: Mapping[str, str] | None = None, upstream: Address | Non
     accounts: dict[str, Account] = {}
     route = Route("demonstration", Action.HOLD, origin="built in")
     if upstream is not None:
-        sink = Account("sink", Reference("plain", upstream.host), upstream.port, Tls("none", verify=False))
+        sink = Account("sink", Reference("plain", upstream.host), upstream.port, Tls("none", verify=False), signs=True)
         accounts = {"sink": sink}
         route = Route("demonstration", Action.VIA, via=("sink",), origin="built in")
     return Config(

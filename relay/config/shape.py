@@ -8,10 +8,11 @@ Rules between keys are not here: see build.py.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from relay.config.leaving import ArcSection, DnsSection, FeedbackSection, RewriteSection, SigningEntry
 from relay.config.types import (
     AddressPattern,
     AnyRate,
@@ -37,6 +38,7 @@ from relay.config.types import (
     ReplyText,
     ReportTo,
     Secret,
+    Section,
     Size,
     SizeBound,
     Username,
@@ -47,13 +49,6 @@ from relay.settings import DEFAULT_HONOUR, Address, TlsMode
 Count = Annotated[int, Field(ge=1, le=2**31)]
 AnyPort = Annotated[int, Field(ge=1, le=65535)]
 Honourable = Literal["class", "priority", "send_at", "tag", "idempotency_key", "route"]
-
-
-class Section(BaseModel):
-    """A map with fixed keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-    planned: ClassVar[frozenset[str]] = frozenset()
 
 
 class LogSection(Section):
@@ -212,6 +207,7 @@ class AccountEntry(Section):
     senders: OneOrMany[AddressPattern] = Field(
         ("*",), description="Reverse-paths that it may send as; fail-over passes it by for others."
     )
+    signs: bool = Field(False, description="It signs itself (DKIM): what leaves by it is not signed here.")
     connections: Count = Field(10, description="Sessions at once.")
     messages_per_connection: Count = Field(100, description="Messages in one session.")
     recipients_per_message: Count = Field(100, description="Recipients in one transaction.")
@@ -274,8 +270,6 @@ class ClassEntry(Section):
 
 
 class RouteEntry(Section):
-    planned = frozenset({"rewrite"})
-
     name: Given[Name] = Field(None, description="Its name in logs and commands; default `route-N`.")
     match: Given[MatchSection] = Field(None, description="Which recipients it takes; without: all.")
     via: Given[OneOrMany[Name]] = Field(None, description="The account, or several of which each next is a fail-over.")
@@ -283,6 +277,7 @@ class RouteEntry(Section):
     hold: Given[OnlyTrue] = Field(None, description="Keep it until an operator releases it.")
     discard: Given[OnlyTrue] = Field(None, description="Take it and throw it away.")
     copy_: Given[OneOrMany[Recipient]] = Field(None, alias="copy", description="Who gets a copy of each message.")
+    rewrite: Given[RewriteSection] = Field(None, description="What is changed before it is signed, see below.")
 
 
 class CaptureSection(Section):
@@ -306,8 +301,7 @@ class File(Section):
     """A whole configuration, includes merged."""
 
     planned = frozenset(
-        {"tenants", "direct", "pools", "destinations", "signing", "dns", "breaker", "shaping"}
-        | {"suppression", "feedback", "webhooks", "alarms"}
+        {"tenants", "direct", "pools", "destinations", "breaker", "shaping", "suppression", "webhooks", "alarms"}
     )
 
     include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
@@ -330,3 +324,9 @@ class File(Section):
     dsn: DsnSection = Field(
         DsnSection(), description="Reports to senders on what failed, waits long, or was handed on."
     )
+    signing: ListOf[SigningEntry] = Field(
+        (), description="DKIM keys by From domain; all entries of the most specific domain sign."
+    )
+    arc: Given[ArcSection] = Field(None, description="Seals mail that we forward for others (ARC, RFC 8617).")
+    feedback: FeedbackSection = Field(FeedbackSection(), description="Where what comes back is sent to.")
+    dns: DnsSection = Field(DnsSection(), description="How the DNS is asked.")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from relay.config.values import (
     describe,
@@ -13,10 +21,12 @@ from relay.config.values import (
     only_true,
     parse_address_and_port,
     parse_address_pattern,
+    parse_domain,
     parse_duration,
     parse_header_name,
     parse_host,
     parse_hostname,
+    parse_instant,
     parse_listen_address,
     parse_message_rate,
     parse_name,
@@ -28,14 +38,27 @@ from relay.config.values import (
     parse_recipient,
     parse_reply_text,
     parse_report_to,
+    parse_reverse_path,
+    parse_rewritten,
     parse_secret,
+    parse_selector,
+    parse_server,
+    parse_signing_domain,
     parse_size,
     parse_size_bound,
+    parse_template,
     parse_username,
 )
 from relay.policy.rate import Rate
 from relay.secrets import Reference
 from relay.settings import Activated, Address
+
+
+class Section(BaseModel):
+    """A map with fixed keys. `planned`: those of the whole design that are not built yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    planned: ClassVar[frozenset[str]] = frozenset()
 
 
 def _one_or_many(value: object) -> object:
@@ -139,3 +162,15 @@ ListenAddress = Annotated[
 PasswordHash = Annotated[str, PlainValidator(parse_password_hash), _text(r"^\$argon2"), Written("argon2 hash")]
 AnyRate = Annotated[Rate, PlainValidator(Rate.parse), _text(), Written("rate (`100/min`, `5000/d`)")]
 MessageRate = Annotated[Rate, PlainValidator(parse_message_rate), _text(), Written("rate (`100/min`, `5000/d`)")]
+Domain = Annotated[str, PlainValidator(parse_domain), _text(), Written("domain")]
+SigningDomain = Annotated[
+    str, PlainValidator(parse_signing_domain), _text(), Written('domain, `"*.example.com"` or `"*"`')
+]
+Selector = Annotated[str, PlainValidator(parse_selector), _text(), Written("name (labels with dots)")]
+Instant = Annotated[float, PlainValidator(parse_instant), _text(), Written("date (`2026-12-01`), with a time where it matters")]
+Rewritten = Annotated[str, PlainValidator(parse_rewritten), _text(), Written('mail address, or `"*@domain"`')]
+ReversePath = Annotated[
+    str, PlainValidator(parse_reverse_path), _text(), Written('`verp`, mail address, or `"*@domain"`')
+]
+Template = Annotated[str, PlainValidator(parse_template), _text(), Written("text with placeholders")]
+Server = Annotated[str, PlainValidator(parse_server), _text(), Written("IP address, or IP address:port")]

@@ -11,10 +11,11 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from relay.config.problems import shorten
-from relay.envelope import AddressError, parse_address
+from relay.envelope import AddressError, ascii_domain, parse_address
 from relay.policy.rate import Rate
 from relay.secrets import Reference
 from relay.settings import Activated, Address
@@ -325,3 +326,74 @@ def parse_path(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"expected a path, found {describe(value)}")
     return value
+
+
+def parse_domain(value: object) -> str:
+    """A mail domain, in lower case, as DNS has it (IDNA)."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a domain such as example.com, found {describe(value)}")
+    domain = ascii_domain(value.removesuffix("."))
+    if not domain or len(domain) > 253 or not _HOSTNAME.fullmatch(domain):
+        raise ValueError(f"expected a domain such as example.com, found {describe(value)}")
+    return domain
+
+
+def parse_signing_domain(value: object) -> str:
+    """A domain, `*.example.com` or `*`."""
+    if value == "*":
+        return "*"
+    if isinstance(value, str) and value.startswith("*."):
+        return "*." + parse_domain(value[2:])
+    if isinstance(value, str) and "*" in value:
+        raise ValueError(f"expected example.com, *.example.com or *, found {describe(value)}")
+    return parse_domain(value)
+
+
+def parse_selector(value: object) -> str:
+    """RFC 6376 §3.1: labels of a domain name; it becomes one before ._domainkey."""
+    if not isinstance(value, str) or len(value) > 120 or not _HOSTNAME.fullmatch(value) or value.endswith("."):
+        raise ValueError(f"expected a selector such as s2026, found {describe(value)}; letters, digits, '-' and dots")
+    return value.lower()
+
+
+def parse_instant(value: object) -> float:
+    """`2026-12-01`, midnight UTC, or RFC 3339 with a zone -> epoch seconds."""
+    wanted = "expected a date such as 2026-12-01, or 2026-12-01T08:00:00+01:00"
+    if not isinstance(value, str):
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    try:
+        when = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{wanted}, found {describe(value)}") from None
+    if when.tzinfo is None:
+        if len(value) > len("2026-12-01"):
+            raise ValueError(f"{wanted}, found {describe(value)}; say the zone, such as Z")
+        when = when.replace(tzinfo=UTC)
+    return when.timestamp()
+
+
+def parse_rewritten(value: object) -> str:
+    """What an address becomes: another one, or `*@domain`, which keeps what stands before the @."""
+    if isinstance(value, str) and value.startswith("*@"):
+        return "*@" + parse_domain(value[2:])
+    return parse_recipient(value)
+
+
+def parse_reverse_path(value: object) -> str:
+    return "verp" if value == "verp" else parse_rewritten(value)
+
+
+def parse_template(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected a text, found {describe(value)}")
+    if _CONTROL.search(value):
+        raise ValueError("a text for a header field is one line, without control characters")
+    return value
+
+
+def parse_server(value: object) -> str:
+    """A DNS server: an IP address, or one with a port."""
+    try:
+        return str(ipaddress.ip_address(value))  # type: ignore[arg-type]
+    except ValueError:
+        return str(parse_address_and_port(value))

@@ -39,6 +39,7 @@ class Egress(Generic[W]):
         self.carriers = 0
         self.pace = CLAIM  # seconds of a transaction, as they have been of late
         self.granted = 0  # places kept for what is being accepted
+        self.seven_bit = False  # by what its last EHLO said, it takes no eight bits
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
         self._goodbyes: set[asyncio.Task[None]] = set()
@@ -110,6 +111,7 @@ class Egress(Generic[W]):
             raise
         DIALLED.inc(1, self.name)
         self._trusted = True
+        self.seven_bit = not session.eight_bit
         return session
 
     async def _room(self) -> None:

@@ -89,6 +89,11 @@ class Upstream:
         self.answers: list[Answer | None] = []
 
     @property
+    def eight_bit(self) -> bool:
+        """Whether it takes content of eight bits (RFC 6152)."""
+        return "8bitmime" in self._offers
+
+    @property
     def usable(self) -> bool:
         return self.connected and self.transactions < self.account.messages_per_connection
 

@@ -16,9 +16,10 @@ from relay import clock, metrics
 from relay.deliver.content import Content, ContentError
 from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
 from relay.deliver.smtp import Answer, Failure, Parcel, Upstream
-from relay.envelope import queue_id
+from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
 from relay.policy.routing import Action, Route
+from relay.prepare import CannotLeave, Outbound, Preparer, Ready
 from relay.reply import Reply, Result, Scope, Stage, classify
 from relay.scheduler.record import Recorder
 from relay.settings import Config
@@ -39,14 +40,22 @@ class Work:
     route: Route
     egresses: tuple[str, ...]  # still to be tried, the current one first
     tried: list[tuple[str, str]] = field(default_factory=list)
+    ready: Ready | None = None  # the message, for the egress that is being tried
+
+    @property
+    def prepared(self) -> str:
+        """What was done to it, for its story."""
+        return self.ready.story if self.ready else ""
 
 
 class Carriers:
     """All egresses and those who work for them."""
 
-    def __init__(self, spool: Spool, recorder: Recorder, log: MailLog, nudge: Callable[[], None]) -> None:
+    def __init__(
+        self, spool: Spool, recorder: Recorder, preparer: Preparer, log: MailLog, nudge: Callable[[], None]
+    ) -> None:
         """`nudge`: there is room for more."""
-        self.spool, self.recorder, self.log, self.nudge = spool, recorder, log, nudge
+        self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
         self.egresses: dict[str, Egress[Work]] = {}
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
@@ -133,18 +142,8 @@ class Carriers:
         if (kept := self.at_work[task]) is not None:
             kept.answers = []  # they were about the message before
         try:
-            content = Content(work.claim.head, await self._body(work.claim))
-            parcel = Parcel(
-                work.claim.sender,
-                tuple(r.address for r in work.recipients),
-                content,
-                work.claim.size,
-                work.claim.smtp,
-                work.claim.envid,
-                work.claim.ret,
-                _asked(work.recipients),
-            )
-            answers = await self._deliver(egress, parcel, task)
+            await self._make_ready(egress, work, egress.seven_bit)
+            answers = await self._deliver(egress, work, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
@@ -171,13 +170,41 @@ class Carriers:
             seconds = clock.monotonic() - started
             egress.took(seconds)
             self._answered(egress, work, answers, seconds, passed_on)
+        finally:
+            if work.ready is not None:
+                work.ready.done()
         if egress.backlog:
             self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
             egress.give(session)
 
-    async def _deliver(self, egress: Egress[Work], parcel: Parcel, task: asyncio.Task[None]) -> list[Answer]:
+    async def _make_ready(self, egress: Egress[Work], work: Work, seven_bit: bool) -> None:
+        """The message as it leaves by this egress. Raises Failure where it can't."""
+        claim, first = work.claim, work.recipients[0]
+        if work.ready is not None:
+            work.ready.done()
+            work.ready = None
+        out = Outbound(
+            claim.message,
+            first.n,
+            claim.sender,
+            first.address,
+            claim.head,
+            await self._body(claim),
+            claim.size,
+            claim.smtp,
+            claim.accepted_at,
+            claim.user,
+            claim.class_,
+            claim.tag,
+        )
+        try:
+            work.ready = await self.preparer.ready(out, work.route.name, egress.account, seven_bit=seven_bit)
+        except CannotLeave as error:
+            raise Failure(Stage.PREPARE, error.reply) from None
+
+    async def _deliver(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
         session = self.at_work[task]
         if session is None:
@@ -186,14 +213,31 @@ class Carriers:
                 self._hire(egress, len(egress.backlog))
         kept = session.transactions > 0
         try:
-            return await session.deliver(parcel)
+            return await session.deliver(await self._parcel(egress, work, session))
         except Failure as failure:
             if not (kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)):
                 raise
         self.at_work[task] = None
         egress.drop(session)
         session = self.at_work[task] = await egress.take(fresh=True)
-        return await session.deliver(parcel)
+        return await session.deliver(await self._parcel(egress, work, session))
+
+    async def _parcel(self, egress: Egress[Work], work: Work, session: Upstream) -> Parcel:
+        """What the session is given. Whether it takes eight bits its EHLO says, which the next messages are made ready for."""
+        assert work.ready is not None
+        if work.ready.needs & EIGHT_BIT and not session.eight_bit:
+            await self._make_ready(egress, work, True)
+        claim, ready = work.claim, work.ready
+        return Parcel(
+            ready.sender,
+            tuple(r.address for r in work.recipients),
+            Content(ready.head, ready.body),
+            ready.size,
+            ready.needs,
+            claim.envid,
+            claim.ret,
+            _asked(work.recipients),
+        )
 
     async def _body(self, claim: Claim) -> bytes | Path:
         return claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
@@ -204,7 +248,9 @@ class Carriers:
         outcomes, tried = [], tuple(work.tried)
         for recipient, answer in zip(work.recipients, answers, strict=True):
             result = Result.DELIVERED if answer.accepted else classify(answer.stage, answer.reply.code).result
-            outcome = Outcome(result, egress.name, answer.stage, answer.reply, seconds, tried, passed_on=passed_on)
+            outcome = Outcome(
+                result, egress.name, answer.stage, answer.reply, seconds, tried, passed_on=passed_on, prepared=work.prepared
+            )
             outcomes.append((recipient, outcome))
         self.recorder.settle(work.claim, outcomes)
 
@@ -236,11 +282,15 @@ class Carriers:
             self._trip(egress, failure, auth=trouble.scope is Scope.EGRESS)
             if self._fail_over(egress, work, failure):
                 return
+        elif failure.stage is Stage.PREPARE:
+            egress.breaker.returned()  # nothing was said to the next hop
         elif failure.stage is Stage.DOT and failure.reply.code == 0:
             egress.breaker.failed(clock.now(), f"{failure.stage.value}: {failure.reply}", random.random())
         else:
             egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
-        outcome = Outcome(trouble.result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried))
+        outcome = Outcome(
+            trouble.result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried), prepared=work.prepared
+        )
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
     def _trip(self, egress: Egress[Work], failure: Failure, *, auth: bool) -> None:

@@ -12,6 +12,7 @@ from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.gate import Go, admit
 from relay.policy.routing import Action
+from relay.prepare import Preparer
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.carry import STOPPED, Carriers, Work
 from relay.scheduler.lanes import Lane, Lanes, Way
@@ -31,11 +32,12 @@ LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
 class Scheduler:
     """Lanes, carriers, recorder and the loop between them; they share one event loop, so no lock is needed between awaits."""
 
-    def __init__(self, spool: Spool, config: Config, log: MailLog) -> None:
+    def __init__(self, spool: Spool, config: Config, preparer: Preparer, log: MailLog) -> None:
         self.spool, self.config, self.log = spool, config, log
         self.lanes = Lanes(config)
         self.recorder = Recorder(spool, config, log, self._nudge)
-        self.carriers = Carriers(spool, self.recorder, log, self._nudge)
+        self.preparer = preparer
+        self.carriers = Carriers(spool, self.recorder, preparer, log, self._nudge)
         self.outlook = Outlook(self.lanes, self.carriers)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self._granted: dict[int, Egress[Work]] = {}
@@ -49,6 +51,7 @@ class Scheduler:
     def apply(self, config: Config) -> None:
         """A new configuration: queued mail is routed anew."""
         self.config = self.recorder.config = config
+        self.preparer.apply(config)
         self.carriers.apply(config)
         self.lanes.reload(config)
         self.spool.wake()
@@ -61,7 +64,10 @@ class Scheduler:
         if found is None or not found.movable or not found.egresses or self.recorder.unrecorded > MAX_UNRECORDED:
             return False
         egress = self.egresses[found.egresses[0]]
-        if recipients > egress.account.recipients_per_message or not egress.open or self.carriers.stopping:
+        account = egress.account
+        if recipients > account.recipients_per_message or not egress.open or self.carriers.stopping:
+            return False
+        if recipients > 1 and found.route is not None and self.preparer.apart(found.route.name, account):
             return False
         if not found.idle(clock.now()) or self.lanes.waits_for(egress.name):
             return False
@@ -194,7 +200,11 @@ class Scheduler:
                 self._end_by_rule(claim, recipients, lane)
                 continue
             order = _from_first(lane.egresses, goes.get(lane_id, ""))
-            size = self.egresses[order[0]].account.recipients_per_message if order and order[0] in self.egresses else 1
+            size = 1
+            if order and order[0] in self.egresses:
+                account = self.egresses[order[0]].account
+                if not self.preparer.apart(lane.route.name, account):
+                    size = account.recipients_per_message
             for start in range(0, len(recipients), size):
                 self.carriers.push(Work(claim, recipients[start : start + size], lane.route, order))
 

@@ -57,6 +57,13 @@ class Fields:
         """In lower case, once for each field, from the top."""
         return (name.rstrip(b" \t").lower() for name, _ in self._all)
 
+    def text(self, name: bytes) -> str:
+        """The first field of that name, unfolded, and clipped where it is absurdly long; empty: there is none."""
+        for written, value in self._all:
+            if written.rstrip(b" \t").lower() == name:
+                return value.replace(b"\r\n", b"")[:4000].decode("utf-8", "replace").strip()
+        return ""
+
     def of(self, form: Form) -> dict[bytes, list[bytes]]:
         """Lower-case name -> its fields in canonical form, from the top."""
         found = self._forms.get(form)

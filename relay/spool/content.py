@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relay.envelope import parse_queue_id, queue_id
+from relay.outgoing import OUT
 
 BEHIND = 256 * 1024  # bytes that are written before the disk is set to work on them
 
@@ -48,6 +49,8 @@ class Content:
     def open(self) -> None:
         make_folder(self.folder)
         self.folder.chmod(0o700)  # a restored one may be open to others
+        for left in self.folder.glob(f"*{OUT}"):
+            left.unlink(missing_ok=True)  # of a try that a crash ended
 
     def path(self, message: int) -> Path:
         return self.folder / queue_id(message)
