@@ -30,6 +30,7 @@ from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
 from relay.settings import Activated, Config
 from relay.signing.published import Watch
+from relay.signing.rules import Rule
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
@@ -280,6 +281,10 @@ class App:
     def listening(self) -> list[str]:
         """The addresses that are really listened on."""
         return [door.where for door in self.doors]
+
+    def published(self, rule: Rule, domain: str) -> bool | None:
+        """Whether the DNS has been seen to hold the key of an entry of `signing`; None: nobody knows yet."""
+        return self.preparer.watch.seen(rule, domain)
 
     def health(self) -> dict[str, Any]:
         """`alive`: the loops run. `accepting`: mail can be accepted durably. `leaving`: it is being delivered."""

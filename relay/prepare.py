@@ -16,9 +16,9 @@ from relay.envelope import EIGHT_BIT, ascii_domain, domain_of, queue_id
 from relay.maillog import MailLog
 from relay.outgoing import OUT, mime, verp
 from relay.outgoing.rewrite import About, Rewrite, apply, reverse_path
-from relay.policy.alignment import Verdict, verdict
+from relay.policy.alignment import Alignment, Verdict, verdict
 from relay.reply import Reply
-from relay.settings import Account, Config, Feedback
+from relay.settings import Account, Config, Feedback, is_loopback
 from relay.signing.canonical import Form, body_hash
 from relay.signing.dkim import Fields, signature
 from relay.signing.published import Watch
@@ -100,10 +100,27 @@ class Plan:
     rewrite: Rewrite | None
     signs: bool  # some entry of `signing` may sign
     seals: bool
+    tells: bool  # of what leaves unsigned
 
     @property
     def empty(self) -> bool:
         return self.rewrite is None and not self.signs and not self.seals
+
+
+_NOBODY = Verdict(
+    Alignment.UNSIGNED, "there is no `signing`; add it, or say `signs: true` for an account whose server signs"
+)
+
+
+def plan_of(config: Config, route: str, account: Account) -> Plan:
+    signs = bool(config.signing.rules) and not account.signs
+    return Plan(
+        config.rewrites.get(route),
+        signs,
+        config.arc is not None and route in config.arc.routes,
+        # What goes to a server on this machine has not left it.
+        not account.signs and (signs or not is_loopback(account.host)),
+    )
 
 
 class Preparer:
@@ -123,10 +140,7 @@ class Preparer:
     def plan(self, route: str, account: Account) -> Plan:
         plan = self._plans.get((route, account.name))
         if plan is None:
-            config = self.config
-            arc = config.arc is not None and route in config.arc.routes
-            plan = Plan(config.rewrites.get(route), bool(config.signing.rules) and not account.signs, arc)
-            self._plans[route, account.name] = plan
+            plan = self._plans[route, account.name] = plan_of(self.config, route, account)
         return plan
 
     def apart(self, route: str, account: Account) -> bool:
@@ -172,15 +186,12 @@ class Preparer:
             SIGNATURES.inc(1, algorithm)
         if ready.converted:
             CONVERTED.inc(1, account.name)
-        if account.signs:
+        if not plan.tells:
             return
-        if plan.signs:
-            found = ready.verdict
-            if found is None or found.aligned:
-                return
-            what, why = found.name, found.why
-        else:
-            what, why = "unsigned", "no entry of `signing` signs it; say `signs: true` for an account that does so itself"
+        found = ready.verdict or _NOBODY
+        if not found.warns:
+            return
+        what, why = found.alignment.value, found.why
         UNALIGNED.inc(1, account.name, what)
         known = (out.sender, what, account.name)
         if known in self._told:
@@ -203,7 +214,9 @@ def make(
     _convert(ready, out, account, seven_bit)
     if plan.signs:
         _sign(ready, out, config.signing, route, seen)
-        ready.verdict = verdict(ready.from_domain, ready.domains, ascii_domain(domain_of(ready.sender)))
+        # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
+        envelope = domain_of(ready.sender) if ready.sender else config.hostname
+        ready.verdict = verdict(ready.from_domain, ready.domains, envelope)
     size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
     ready.size = len(ready.head) + size
     return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,16 @@ from relay.signing.rules import Rules
 HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")
 DEFAULT_HONOUR = frozenset(HONOURABLE) - {"route"}
 TlsMode = Literal["none", "opportunistic", "starttls", "implicit"]
+
+
+def is_loopback(host: Reference) -> bool:
+    """Whether a host is certainly this machine. A reference may name anything."""
+    if host.kind != "plain":
+        return False
+    try:
+        return ipaddress.ip_address(host.target).is_loopback
+    except ValueError:
+        return host.target.rstrip(".").lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from relay.settings import Address
 from relay.spool import SpoolError
 from relay.submission import BadMessage
 
-MAX_BODY = 1 << 20
+MAX_BODY = 5 << 20  # `explain` brings a message along
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -166,7 +166,7 @@ class Admin:
         return web.json_response(await self.service.stats())
 
     async def _explain(self, request: web.Request) -> web.Response:
-        return web.json_response(self.service.explain(await _object(request)))
+        return web.json_response(await self.service.explain(await _object(request)))
 
     # -- act
 

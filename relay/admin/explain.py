@@ -6,16 +6,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay import clock
+from relay.admin.leaving import leaving, message_from, parts
 from relay.admin.words import clock_time
 from relay.policy.classes import choose_class
 from relay.policy.gate import EgressView
 from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided, matches_any
 from relay.settings import Config, User
-from relay.submission import from_address
+from relay.signing.rules import Seen
+from relay.submission import from_address, read_head
 
 
-def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str], EgressView | None]) -> dict[str, Any]:
-    """Class, rules in order with what each lacks, the rule that takes it, and its egresses in order."""
+def explain(
+    config: Config,
+    facts: Facts,
+    asked: Mapping[str, Any],
+    view: Callable[[str], EgressView | None],
+    seen: Seen = lambda rule, domain: None,
+) -> dict[str, Any]:
+    """Class, rules in order with what each lacks, the rule that takes it, and its egresses in order.
+
+    For each egress: what would be done to the message before it leaves. Signs, and reads keys' records from `seen` alone.
+    Raises ValueError.
+    """
+    asked_class = str(asked.get("class") or "")
+    content = parts(message_from(asked), facts)
     user = config.users.get(facts.user)
     class_ = choose_class(config.classes, asked_class, facts, user.classes if user else ())
     facts = Facts(
@@ -44,7 +58,7 @@ def explain(config: Config, facts: Facts, asked_class: str, view: Callable[[str]
         "action": chosen.action.value if chosen else "reject",
         "text": no or _text(chosen, facts),
         "rules": rules,
-        "egresses": _egresses(config, chosen, facts, view),
+        "egresses": _egresses(config, chosen, facts, content, view, seen),
         "retry": {
             "give_up": class_.retry.give_up,
             "in_doubt": class_.in_doubt.value,
@@ -65,16 +79,20 @@ def _may_not(user: User, facts: Facts) -> str:
 
 
 def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
-    """The facts of a message that somebody only describes."""
-    from_ = str(asked.get("from") or "")
-    address = from_address(from_) or from_
+    """The facts of a message that somebody describes, or brings along. Raises ValueError."""
     given = asked.get("headers") or {}
     if not isinstance(given, Mapping):
         raise ValueError("headers wants an object")
+    headers: Mapping[str, tuple[str, ...]] = {str(k).lower(): (str(v),) for k, v in given.items()}
+    from_, size, message = str(asked.get("from") or ""), int(asked.get("size") or 4096), message_from(asked)
+    if message is not None:
+        kept, body = parts(message, None)
+        head = read_head(kept)
+        from_, size, headers = from_ or head.from_, len(kept) + len(body), {**head.headers(), **headers}
+    address = from_address(from_) or from_
     user = str(asked.get("user") or "")
     if user and user not in config.users:
         raise ValueError(f"no user '{user}'; there is {', '.join(config.users) or 'none'}")
-    headers = {str(k).lower(): (str(v),) for k, v in given.items()}
     return Facts(
         sender=str(asked.get("sender") or address),
         recipient=str(asked.get("to") or ""),
@@ -83,7 +101,7 @@ def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
         user=user,
         from_=address,
         tag=str(asked.get("tag") or ""),
-        size=int(asked.get("size") or 4096),
+        size=size,
         headers=headers,
     )
 
@@ -109,7 +127,12 @@ def _text(route: Route | None, facts: Facts) -> str:
 
 
 def _egresses(
-    config: Config, route: Route | None, facts: Facts, view: Callable[[str], EgressView | None]
+    config: Config,
+    route: Route | None,
+    facts: Facts,
+    content: tuple[bytes, bytes],
+    view: Callable[[str], EgressView | None],
+    seen: Seen,
 ) -> list[dict[str, Any]]:
     """Each egress of the route in order, and whether and when it could leave by it now."""
     if route is None or route.action is not Action.VIA:
@@ -117,15 +140,19 @@ def _egresses(
     allowed = config.table.egresses(route, lambda q: q.ask(facts))
     rows = []
     for name in route.via:
-        seen = view(name)
+        seen_egress = view(name)
         if name not in allowed:
             when, wait = f"skipped: may not send as {facts.sender}", None
-        elif seen is None:
+        elif seen_egress is None:
             when, wait = "no relay is running to ask", None
-        elif seen.wait > 0:
+        elif seen_egress.wait > 0:
             now = clock.now()
-            when, wait = f"rests until {clock_time(now + seen.wait, now)}: {seen.why}", round(seen.wait, 1)
+            when, wait = f"rests until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}", round(seen_egress.wait, 1)
         else:
-            when, wait = "now" if seen.room > 0 else "as soon as a connection is free", 0.0
-        rows.append({"egress": name, "when": when, "wait": wait})
+            when, wait = "now" if seen_egress.room > 0 else "as soon as a connection is free", 0.0
+        row: dict[str, Any] = {"egress": name, "when": when, "wait": wait}
+        if name in allowed:
+            seven_bit = seen_egress is not None and seen_egress.seven_bit
+            row |= leaving(config, config.accounts[name], route.name, facts, content, seen, seven_bit=seven_bit)
+        rows.append(row)
     return rows

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay import clock
-from relay.envelope import EIGHT_BIT
-from relay.outgoing.headers import line
+from relay.envelope import EIGHT_BIT, domain_of
+from relay.outgoing import headers
+from relay.policy.alignment import Verdict, verdict
 from relay.policy.routing import Facts
 from relay.prepare import CannotLeave, Outbound, Plan, Ready, make, plan_of
 from relay.settings import Account, Config
@@ -33,12 +34,13 @@ def message_from(asked: Mapping[str, Any]) -> bytes | None:
     return b"\r\n".join(raw.splitlines()) + b"\r\n"
 
 
-def parts(message: bytes | None, facts: Facts) -> tuple[bytes, bytes]:
+def parts(message: bytes | None, facts: Facts | None) -> tuple[bytes, bytes]:
     """(head, body): of the message as intake would keep it, or of one that has what the facts say. Raises ValueError."""
     if message is None:
+        assert facts is not None
         fields = [("From", facts.from_ or facts.sender), ("To", facts.recipient)]
         fields += [(name, value) for name, values in (facts.headers or {}).items() for value in values]
-        return b"".join(line(name, value) for name, value in fields if value) + b"\r\n", b""
+        return b"".join(headers.make(name, value).raw for name, value in fields if value) + b"\r\n", b""
     try:
         start = split(message)
         return read_head(message[:start]).kept, message[start:]
@@ -69,12 +71,14 @@ def leaving(
         ready = make(out, plan, config, account, route, seven_bit and bool(needs), seen)
     except CannotLeave as error:
         return {"error": str(error.reply)}
-    return _told(ready, plan, account)
+    found = ready.verdict or verdict(
+        domain_of(facts.from_ or ""), (), domain_of(ready.sender) or config.hostname, account.signs
+    )
+    return _told(ready, plan, account, found)
 
 
-def _told(ready: Ready, plan: Plan, account: Account) -> dict[str, Any]:
+def _told(ready: Ready, plan: Plan, account: Account, found: Verdict) -> dict[str, Any]:
     rules = [*((rule, "") for rule in ready.choice.rules), *ready.choice.waiting]
-    found = ready.verdict
     return {
         "error": None,
         "reverse_path": ready.sender,
@@ -92,6 +96,6 @@ def _told(ready: Ready, plan: Plan, account: Account) -> dict[str, Any]:
         ],
         "upstream_signs": account.signs,
         "sealed": plan.seals,
-        "alignment": found.name if found else None,
-        "why": found.why if found else "",
+        "alignment": found.alignment.value,
+        "why": found.why,
     }

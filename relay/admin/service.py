@@ -181,14 +181,16 @@ class Service:
         states = {s.label: n for s, n in self.spool.counts.items()}
         return {"states": states, "lanes": list(lanes.values()), "egresses": self.outlook.egress_rows()}
 
-    def explain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def explain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Off the loop: it signs, and may re-encode a whole message."""
+        config = self.control.config
         try:
-            facts = facts_from(asked, self.control.config)
+            facts = await asyncio.to_thread(facts_from, asked, config)
+            if "@" not in facts.recipient:
+                raise BadRequest("explain wants a recipient: --to user@example.com")
+            return await asyncio.to_thread(explain, config, facts, asked, self.outlook.view, self.control.published)
         except (TypeError, ValueError) as error:
             raise BadRequest(f"explain: {error}") from None
-        if "@" not in facts.recipient:
-            raise BadRequest("explain wants a recipient: --to user@example.com")
-        return explain(self.control.config, facts, str(asked.get("class") or ""), self.outlook.view)
 
     # -- act
 

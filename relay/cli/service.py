@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -173,10 +174,14 @@ def _leaving(found: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option(
-    "--from", "from_", required=True, help="The From address (and MAIL FROM, if --sender does not say otherwise)."
-)
+@click.option("--from", "from_", help="The From address (and MAIL FROM, if --sender does not say otherwise).")
 @click.option("--to", required=True, help="The recipient.")
+@click.option(
+    "--file",
+    "message",
+    type=click.File("rb"),
+    help="A message (.eml), or - for standard input: its From, header fields and size, and what would be done to it.",
+)
 @click.option("--sender", help="MAIL FROM.")
 @click.option("--user", help="Who logged in.")
 @click.option("--class", "class_", help="X-Relay-Class.")
@@ -188,20 +193,24 @@ def _leaving(found: dict[str, Any]) -> str:
 @_CONFIG
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def explain(
-    from_: str,
+    from_: str | None,
     to: str,
+    message: BinaryIO | None,
     config_path: Path | None,
     json_: bool,
     client_: str | None,
     header: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Which rule takes a message, and by which account.
+    """Which rule takes a message, by which account, and what is done to it before it leaves.
 
-    Why not the other rules, and when it could leave. Asks the relay that runs; where none does, or with --config, the file.
+    Why not the other rules, when it could leave, what is rewritten, which keys sign it, and whether DMARC takes it for its
+    author's. Asks the relay that runs; where none does, or with --config, the file.
     """
+    if from_ is None and message is None:
+        raise click.UsageError("say --from ADDRESS, or --file MESSAGE.eml")
     for option, address in (("--from", from_), ("--to", to)):
-        if "@" not in address:
+        if address is not None and "@" not in address:
             raise click.UsageError(f"{option} wants a mail address such as user@example.com, not {address!r}")
     headers = {}
     for line in header:
@@ -210,6 +219,8 @@ def explain(
             raise click.UsageError(f"--header wants 'Name: value', not {line!r}")
         headers[name.strip()] = value.strip()
     asked: dict[str, Any] = {"from": from_, "to": to, "headers": headers}
+    if message is not None:
+        asked["message"] = base64.b64encode(message.read()).decode()
     asked |= {"client": client_, "class": given.pop("class_")} | given
     asked = {k: v for k, v in asked.items() if v}
     found = _explain_file(config_path, asked) if config_path else _explain_running(asked)
@@ -231,6 +242,8 @@ def explain(
         click.echo(f"  {found['text']}")
     for i, e in enumerate(found["egresses"], 1):
         click.echo(f"    {i}. {e['egress']:20} {e['when']}")
+        for text, colour in show.leaving(e, found["sender"]):
+            click.secho(f"       {text}", fg=colour)
     if found["action"] == "via":
         from relay.config.values import print_duration
 
@@ -262,9 +275,9 @@ def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
         raise Failed(str(error), 78) from None
     try:
         facts = facts_from(asked, config)
+        return explain_(config, facts, asked, lambda _: None)
     except ValueError as error:
         raise Failed(str(error), 65) from None
-    return explain_(config, facts, str(asked.get("class") or ""), lambda _: None)
 
 
 @click.group()

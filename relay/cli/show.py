@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -111,3 +111,25 @@ def clock_time(at: float | None, now: float) -> str:
 
 def stamp(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def leaving(row: dict[str, Any], sender: str) -> Iterator[tuple[str, str | None]]:
+    """(line, colour) of what `explain` says of a message that leaves by an account."""
+    if "error" not in row:
+        return
+    if row["error"]:
+        yield f"it can't leave: {row['error']}", "red"
+        return
+    if row["reverse_path"] != sender and not any(c.startswith("reverse-path") for c in row["changes"]):
+        yield f"MAIL FROM:<{row['reverse_path']}>", None
+    for change in row["changes"]:
+        yield change, None
+    for s in row["signatures"]:
+        name = f"{s['selector']}._domainkey.{s['domain']} ({s['algorithm']}, {s['key']}, {s['origin']})"
+        yield (f"does not sign: {name}: {s['waits']}", "yellow") if s["waits"] else (f"signed by {name}", "green")
+    if row["upstream_signs"]:
+        yield "not signed here: the account signs itself (`signs: true`)", None
+    if row["sealed"]:
+        yield "sealed (ARC)", None
+    if row["why"]:
+        yield f"DMARC: {row['why']}", "green" if row["alignment"] == "aligned_dkim" else "yellow"

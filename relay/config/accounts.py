@@ -5,25 +5,12 @@ Refuses: credentials that would cross a network in clear.
 
 from __future__ import annotations
 
-import ipaddress
-
 from relay.config.problems import Keys
 from relay.config.shape import AccountEntry, TlsSection
 from relay.config.site import Site
-from relay.secrets import Reference
-from relay.settings import Account, Tls, TlsMode
+from relay.settings import Account, Tls, TlsMode, is_loopback
 
 IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
-
-
-def is_loopback(host: Reference) -> bool:
-    """Whether a host is certainly this machine. A reference may name anything."""
-    if host.kind != "plain":
-        return False
-    try:
-        return ipaddress.ip_address(host.target).is_loopback
-    except ValueError:
-        return host.target.rstrip(".").lower() == "localhost"
 
 
 def defaults(mode: TlsMode | None, port: int | None, *, login: bool, loopback: bool) -> tuple[TlsMode, int]:

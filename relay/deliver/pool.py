@@ -93,7 +93,7 @@ class Egress(Generic[W]):
         room = capacity - self.busy
         if (probing and self.busy) or (self.backlog and room < capacity - self.account.connections):
             room = 0  # a claim costs a transaction, so it is made for several
-        return EgressView(self.name, room, wait, self.breaker.why, probing)
+        return EgressView(self.name, room, wait, self.breaker.why, probing, self.seven_bit)
 
     async def take(self, *, fresh: bool = False) -> Upstream:
         """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""

@@ -6,12 +6,12 @@ are right is another question.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+
+from relay.envelope import ascii_domain
 
 
 class Alignment(StrEnum):
@@ -37,31 +37,13 @@ class Verdict:
         return self.alignment in (Alignment.UNSIGNED, Alignment.MISALIGNED, Alignment.NO_FROM)
 
 
-MAX_DOMAIN = 255  # RFC 5321 §4.5.3.1.2
-_DOTS = re.compile("[\u3002\uff0e\uff61]")  # UTS 46 §4.5: these separate labels too
-
-
-@lru_cache(maxsize=4096)
-def a_label(domain: str) -> str:
-    """A domain as it stands in the DNS: lower case, ASCII (RFC 5891), without its last dot. Never raises."""
-    if not domain.isascii() and len(domain) <= MAX_DOMAIN:
-        labels = unicodedata.normalize("NFKC", _DOTS.sub(".", domain)).lower().split(".")
-        # Not the stdlib's idna codec: it is of 2003 and makes ss of ß, which is another domain.
-        domain = ".".join(label if label.isascii() else f"xn--{_punycode(label)}" for label in labels)
-    return domain.lower().removesuffix(".")
-
-
-def _punycode(label: str) -> str:
-    return label.encode("utf-8", "replace").decode().encode("punycode").decode("ascii")
-
-
 @lru_cache(maxsize=4096)
 def organizational_domain(domain: str) -> str:
     """The domain that somebody registered (RFC 7489 §3.2), by the Public Suffix List as installed; an A-label, or itself.
 
     The first call reads the list: 35 ms, 4 MB; `prepare` does that beforehand.
     """
-    plain = a_label(domain)
+    plain = ascii_domain(domain)
     return _public_suffixes()(plain) or plain
 
 
@@ -80,7 +62,7 @@ def prepare() -> None:
 
 def aligned(from_domain: str, other: str, organizational: Callable[[str], str] = organizational_domain) -> bool:
     """Relaxed alignment: the same organizational domain. An empty domain is aligned with nothing."""
-    ours, theirs = a_label(from_domain), a_label(other)
+    ours, theirs = ascii_domain(from_domain), ascii_domain(other)
     if not ours or not theirs or ours == theirs:
         return bool(ours) and ours == theirs
     # Without a common end of two labels there is no common owner; the list need not be asked. That one is below the other

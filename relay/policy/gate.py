@@ -20,6 +20,7 @@ class EgressView:
     wait: float  # seconds before it may be dialled, 0 now
     why: str  # of `wait`
     probing: bool = False  # it may be dialled, but for one transaction only
+    seven_bit: bool = False  # it takes no content of eight bits
 
 
 @dataclass(frozen=True, slots=True)
