@@ -26,6 +26,7 @@ ONE_TRY = 2.0  # seconds for one server, of those for the whole question
 AT_ONCE = 64  # questions; each is a socket
 PAYLOAD = 1232  # bytes of an answer by UDP (EDNS) that no network breaks up: a record of RSA-2048 is about 500
 MAX_ALIASES = 8
+GRACE = 0.5  # seconds: dnspython, which can say who was silent, goes by the wall clock; we end what it does not
 
 
 class DnsTrouble(Exception):
@@ -54,7 +55,7 @@ class Resolver:
 
         asked, hops = _parsed(name), self._hops(name)
         try:
-            async with asyncio.timeout(self._timeout), self._gate:
+            async with asyncio.timeout(self._timeout + GRACE), self._gate:
                 stub = self._stub(dns.asyncresolver.Resolver)
                 backend = dns.asyncbackend.get_backend("asyncio")
                 while asked is not None:
@@ -154,6 +155,7 @@ def _parsed(name: str) -> dns.name.Name | None:
 
 
 def _texts(answer: dns.resolver.Answer) -> list[bytes]:
+    _must_be_whole(answer.response)
     return [b"".join(record.strings) for record in answer]
 
 
@@ -169,6 +171,7 @@ def _alias(error: Exception, name: str, asked: dns.name.Name) -> dns.name.Name |
         return None
     if isinstance(error, dns.resolver.NoAnswer):
         response: dns.message.QueryMessage = error.kwargs["response"]
+        _must_be_whole(response)
         alias = response.canonical_name()
         if alias != asked:
             return alias
@@ -179,6 +182,13 @@ def _alias(error: Exception, name: str, asked: dns.name.Name) -> dns.name.Name |
             )
         return None
     raise DnsTrouble(f"{name}: {_why(error)}") from None
+
+
+def _must_be_whole(response: dns.message.Message) -> None:
+    import dns.flags
+
+    if response.flags & dns.flags.TC:
+        raise DnsTrouble(f"{response.question[0].name}: the answer is cut off, over TCP as well")
 
 
 def _why(error: Exception) -> str:

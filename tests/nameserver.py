@@ -1,0 +1,166 @@
+"""Name servers on loopback: Knot DNS with a zone, and one that answers as a test tells it, wrongly too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer
+from threading import Thread
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rrset
+import pytest
+from conftest import free_port
+
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+ZONE = """$ORIGIN {origin}
+$TTL 1
+@ SOA ns hostmaster 1 60 60 60 1
+@ NS ns
+ns A 127.0.0.1
+"""
+
+Answer = Callable[[str, bool], list[str] | str | None]  # (name, by TCP) -> TXT records; an rcode; None: silence
+
+
+def strings(text: str) -> str:
+    """A value as a zone file writes it, in strings of 255."""
+    return " ".join(f'"{text[at : at + 255]}"' for at in range(0, len(text), 255))
+
+
+class Knot:
+    """knotd in a folder, for the zones that it is given."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program, self.folder, self.port = program, folder, 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def server(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def serve(self, **zones: list[str]) -> None:
+        """`example_com=["x TXT y", …]`: the records of example.com; anew, if it runs."""
+        self.stop()
+        self.port = free_port()
+        written = []
+        for name, lines in zones.items():
+            origin = name.replace("_", ".") + "."
+            file = self.folder / f"{name}.zone"
+            file.write_text(ZONE.format(origin=origin) + "\n".join(lines) + "\n")
+            written.append(
+                f"  - domain: {origin}\n    file: {file}\n    zonefile-sync: -1\n    journal-content: none\n"
+            )
+        config = self.folder / "knot.conf"
+        config.write_text(
+            f"server:\n    rundir: {self.folder}\n    listen: 127.0.0.1@{self.port}\n"
+            "    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n"
+            f"database:\n    storage: {self.folder}/db\nzone:\n" + "".join(written)
+        )
+        with (self.folder / "knot.log").open("wb") as log:
+            self._process = subprocess.Popen([self._program, "-c", str(config)], stdout=log, stderr=log)
+        self._until_it_answers(origin)
+
+    def _until_it_answers(self, origin: str) -> None:
+        question = dns.message.make_query(origin, "SOA")
+        end = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(dns.exception.Timeout, OSError):
+                if dns.query.udp(question, "127.0.0.1", port=self.port, timeout=0.2).answer:
+                    return
+            assert time.monotonic() < end, (self.folder / "knot.log").read_text()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+
+@contextlib.contextmanager
+def knot(folder: Path) -> Iterator[Knot]:
+    """Skips the test where there is no knotd."""
+    program = shutil.which("knotd", path=PATH)
+    if program is None:
+        pytest.skip("no knotd: tests/service/install-programs")
+    folder.mkdir()
+    made = Knot(program, folder)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+class Scripted:
+    """Answers questions for TXT by a function, over UDP and TCP on one port; counts them."""
+
+    def __init__(self, answer: Answer, host: str = "127.0.0.1") -> None:
+        self.answer, self.host = answer, host
+        self.asked: list[tuple[str, bool]] = []
+        self.port = free_port(host)
+        self._servers: list[ThreadingUDPServer | ThreadingTCPServer] = []
+
+    @property
+    def server(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __enter__(self) -> Scripted:
+        me = self
+
+        class Datagram(BaseRequestHandler):
+            def handle(self) -> None:
+                wire, sock = self.request
+                if (made := me.reply(wire, tcp=False)) is not None:
+                    sock.sendto(made, self.client_address)
+
+        class Stream(BaseRequestHandler):
+            def handle(self) -> None:
+                self.request.settimeout(5)
+                length = int.from_bytes(self.request.recv(2, socket.MSG_WAITALL))
+                if (made := me.reply(self.request.recv(length, socket.MSG_WAITALL), tcp=True)) is not None:
+                    self.request.sendall(len(made).to_bytes(2) + made)
+
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        for kind, handler in ((ThreadingUDPServer, Datagram), (ThreadingTCPServer, Stream)):
+            bound = type(
+                "Bound", (kind,), {"address_family": family, "allow_reuse_address": True, "daemon_threads": True}
+            )
+            server = bound((self.host, self.port), handler)
+            self._servers.append(server)
+            Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    def reply(self, wire: bytes, *, tcp: bool) -> bytes | None:
+        question = dns.message.from_wire(wire)
+        name = question.question[0].name
+        self.asked.append((name.to_text(omit_final_dot=True), tcp))
+        answer = self.answer(*self.asked[-1])
+        if answer is None:
+            return None
+        made = dns.message.make_response(question, recursion_available=True)
+        if answer == "TC":
+            made.flags |= dns.flags.TC
+        elif isinstance(answer, str) and answer.startswith("CNAME "):
+            made.answer.append(dns.rrset.from_text(name, 1, "IN", "CNAME", answer.removeprefix("CNAME ")))
+        elif isinstance(answer, str) and answer.startswith("NS "):
+            made.authority.append(dns.rrset.from_text(name, 1, "IN", "NS", answer.removeprefix("NS ")))
+        elif isinstance(answer, str):
+            made.set_rcode(dns.rcode.from_text(answer))
+        elif answer:
+            made.answer.append(dns.rrset.from_text(name, 1, "IN", "TXT", *map(strings, answer)))
+        return made.to_wire()
