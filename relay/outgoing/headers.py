@@ -85,9 +85,10 @@ def with_value(field: Field, value: bytes) -> Field:
     return field._replace(raw=field.raw[: field.raw.find(b":") + 1] + value + b"\r\n")
 
 
-def make(name: str, value: str) -> Field:
+def make(name: str, value: str, *, plain: bool = False) -> Field:
     """A new field, folded at blanks to 76 octets where its words let it; as encoded words (RFC 2047) where it must be.
 
+    `plain`: the value has a structure that encoded words would break; it must be ASCII.
     Raises ValueError for a name that is none, and for a value that is blank, has a control character, or has an ASCII
     word that no line holds.
     """
@@ -97,7 +98,8 @@ def make(name: str, value: str) -> Field:
         raise ValueError(f"{name}: the value has a control character")
     if not (value := value.strip()):
         raise ValueError(f"{name}: the value is blank")
-    text = _fold(name, value) if value.isascii() and "=?" not in value else _encode(name, value)
+    plain = plain or (value.isascii() and "=?" not in value)
+    text = _fold(name, value) if plain else _encode(name, value)
     if any(len(line) > MAX_LINE for line in text.split("\r\n")):
         raise ValueError(f"{name}: a word of the value is longer than a line may be (RFC 5322 section 2.1.1)")
     raw_name = name.encode("ascii")

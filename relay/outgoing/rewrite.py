@@ -160,28 +160,32 @@ class _Work:
     def unsubscribe(self, given: Unsubscribe) -> None:
         if first(self.fields, b"list-unsubscribe"):
             return
-        ways = [templates.uri(given.url, self.about)] if given.url else []
-        if given.mailto:
-            ways.append(f"mailto:{templates.uri(given.mailto.removeprefix('mailto:'), self.about)}")
+        url, mailto = templates.uri(given.url, self.about), templates.uri(given.mailto, self.about)
+        if mailto and not mailto.startswith("mailto:"):
+            mailto = f"mailto:{mailto}"
+        ways = [way for way in (url, mailto) if 0 < len(way) < MAX_LINE - len("<>,")]
+        if not ways:
+            self.changes.append("List-Unsubscribe: left out, it is longer than a line")
+            return
         # Alone it means nothing, beside ours it would promise what we may not.
         self.fields = without(self.fields, lambda key: key == b"list-unsubscribe-post")
-        self.add("List-Unsubscribe", ", ".join(f"<{way}>" for way in ways))
-        if given.one_click and given.url.startswith("https:"):
+        self.add("List-Unsubscribe", ", ".join(f"<{way}>" for way in ways), plain=True)
+        if given.one_click and ways[0].lower().startswith("https:"):
             self.add("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
 
-    def add(self, name: str, value: str) -> None:
+    def add(self, name: str, value: str, *, plain: bool = False) -> None:
         if value.strip():
-            self.fields.append(make(name, value))
+            self.fields.append(make(name, value, plain=plain))
             self.changes.append(f"{name}: added {shown(value)}")
 
     def _put(self, name: str, value: bytes) -> None:
-        present = first(self.fields, name.lower().encode("ascii"))
-        self._tell(name, present.value if present else b"", value)
         raw_name = name.encode("ascii")
+        key = raw_name.lower()
+        self._tell(name, b",".join(f.value for f in self.fields if f.key == key), value)
         raw = raw_name + (b":" if value[:1] in (b" ", b"\t", b"\r") else b": ") + value
         if len(raw.partition(b"\r\n")[0]) > MAX_LINE:  # it came from a field with a shorter name
             raw = raw_name + b":\r\n " + value.lstrip()
-        self.fields = put(self.fields, Field(raw_name, raw_name.lower(), raw + b"\r\n"))
+        self.fields = put(self.fields, Field(raw_name, key, raw + b"\r\n"))
 
     def _tell(self, name: str, old: bytes, new: bytes) -> None:
         if old != new:
@@ -223,7 +227,8 @@ def _value(value: bytes, wanted: str, known: str) -> bytes:
 
 
 def _plain(wanted: str, known: str, name: bytes = b"") -> bytes:
-    return name + f" <{_redirected(wanted, known)}>".encode()
+    empty = Mailbox(0, len(name) + 3, len(name) + 1, len(name) + 3, True, known)
+    return substitute(name + b" <>", [empty], lambda m: _redirected(wanted, m.address))
 
 
 def _name(value: bytes) -> bytes:

@@ -53,13 +53,14 @@ def names(template: str) -> list[str]:
 
 
 def _fill(template: str, about: About, written: Callable[[str], str]) -> str:
-    return _PLACEHOLDER.sub(lambda found: written(NAMES[found[1]](about)), template)
+    """A name that nobody knows stays as it is written."""
+    return _PLACEHOLDER.sub(lambda f: written(NAMES[f[1]](about)) if f[1] in NAMES else f[0], template)
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """`text` as one clean line, and not too much of it."""
-    text = _CONTROL.sub("?", text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """`text` as one clean line, and not too much of it; what turns writing around is not printable either."""
+    clipped = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else "?" for c in clipped)
 
 
 def text(template: str, about: About) -> str:
@@ -78,11 +79,11 @@ def address(template: str, about: About) -> str:
     Raises ValueError where no address comes of it.
     """
     named = names(template)
-    if named and not any(NAMES[name](about) for name in named):
+    if named and not any(NAMES[name](about) for name in named if name in NAMES):
         return ""
     local, at, domain = template.rpartition("@")
     whole = _fill(local, about, str) if at else ""
-    if at and not _DOT_STRING.fullmatch(whole):
+    if names(local) and not _DOT_STRING.fullmatch(whole):
         whole = '"' + re.sub(r'([\\"])', r"\\\1", whole) + '"'
     whole += at + _fill(domain, about, str)
     try:

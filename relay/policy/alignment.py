@@ -65,6 +65,8 @@ def aligned(from_domain: str, other: str, organizational: Callable[[str], str] =
     ours, theirs = ascii_domain(from_domain), ascii_domain(other)
     if not ours or not theirs or ours == theirs:
         return bool(ours) and ours == theirs
+    if "[" in (ours[0], theirs[0]):  # addresses of machines have no owner in common
+        return False
     # Without a common end of two labels there is no common owner; the list need not be asked. That one is below the other
     # does not decide it: alice.github.io is not github.io's.
     if ours.split(".")[-2:] != theirs.split(".")[-2:]:
