@@ -29,8 +29,8 @@ from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, w
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
 from relay.settings import Activated, Config
-from relay.signing.published import Watch
 from relay.signing.rules import Rule
+from relay.signing.watch import Watch
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
@@ -81,7 +81,7 @@ class App:
         await self._recover()
         self._limits(config)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
-        watch = Watch(Resolver(config.dns.servers, config.dns.timeout), self.log)
+        watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
         self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.preparer, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)

@@ -18,12 +18,13 @@ from relay.outgoing import OUT, mime, verp
 from relay.outgoing.rewrite import About, Rewrite, apply, reverse_path
 from relay.policy.alignment import Alignment, Verdict, verdict
 from relay.reply import Reply
+from relay.resolver import Resolver
 from relay.settings import Account, Config, Feedback, is_loopback
 from relay.signing.canonical import Form, body_hash
 from relay.signing.dkim import Fields, signature
-from relay.signing.published import Watch
 from relay.signing.rules import Choice, Rules, Seen
 from relay.signing.threads import Threads
+from relay.signing.watch import Watch
 from relay.submission import from_address
 
 SIGNATURES = metrics.Counter("relay_signatures_total", "DKIM signatures made", ["algorithm"])
@@ -130,12 +131,15 @@ class Preparer:
         self.watch, self.log = watch, log
         self.threads = Threads()
         self._told: dict[tuple[str, str, str], None] = {}
-        self.apply(config)
-
-    def apply(self, config: Config) -> None:
         self.config = config
         self._plans: dict[tuple[str, str], Plan] = {}
+
+    def apply(self, config: Config) -> None:
+        """A new configuration."""
+        self.config = config
+        self._plans.clear()
         self._told.clear()
+        self.watch.follow(config.signing.rules, Resolver(config.dns.servers, config.dns.timeout))
 
     def plan(self, route: str, account: Account) -> Plan:
         plan = self._plans.get((route, account.name))
@@ -204,9 +208,7 @@ class Preparer:
         )
 
 
-def make(
-    out: Outbound, plan: Plan, config: Config, account: Account, route: str, seven_bit: bool, seen: Seen
-) -> Ready:
+def make(out: Outbound, plan: Plan, config: Config, account: Account, route: str, seven_bit: bool, seen: Seen) -> Ready:
     """The steps. Blocks; see Preparer.ready."""
     ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
     if plan.rewrite is not None:

@@ -200,7 +200,7 @@ class Config:
     users: Mapping[str, User] = field(default_factory=dict)
     dsn: Dsn = Dsn()
     rewrites: Mapping[str, Rewrite] = field(default_factory=dict)  # by route
-    signing: Rules = Rules()
+    signing: Rules = field(default_factory=Rules)
     arc: Arc | None = None
     feedback: Feedback = Feedback()
     dns: Dns = Dns()

@@ -147,7 +147,10 @@ def _egresses(
             when, wait = "no relay is running to ask", None
         elif seen_egress.wait > 0:
             now = clock.now()
-            when, wait = f"rests until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}", round(seen_egress.wait, 1)
+            when, wait = (
+                f"rests until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}",
+                round(seen_egress.wait, 1),
+            )
         else:
             when, wait = "now" if seen_egress.room > 0 else "as soon as a connection is free", 0.0
         row: dict[str, Any] = {"egress": name, "when": when, "wait": wait}

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from relay.config.reword import bare
-from relay.config.shape import File, NotSection, Section, TlsSection
-from relay.config.types import NotNull, OrAlone, Written
+from relay.config.shape import File, NotSection, TlsSection
+from relay.config.types import NotNull, OrAlone, Section, Written
 from relay.config.values import print_duration, print_size
 from relay.settings import Address
 

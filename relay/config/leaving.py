@@ -38,7 +38,9 @@ class SigningEntry(Section):
     selector: Selector = Field(description="s=: the record stands at SELECTOR._domainkey.DOMAIN.")
     key: Secret = Field(description="The private key, PEM; RSA or Ed25519. Read at a start and a reload.")
     users: OneOrMany[Name] = Field((), description="Only for what one of these users sent; before entries for anybody.")
-    routes: OneOrMany[Name] = Field((), description="Only for what leaves by one of these; before entries for any route.")
+    routes: OneOrMany[Name] = Field(
+        (), description="Only for what leaves by one of these; before entries for any route."
+    )
     canonicalisation: Canonicalisation = Field(
         "relaxed/relaxed", description="How much of header and body may be laid out anew on the way."
     )

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 import relay
 from relay.config.problems import Keys, Report, shorten
-from relay.config.shape import File, Section
+from relay.config.shape import File
+from relay.config.types import Section
 from relay.config.values import describe
 from relay.config.yamltree import Node, spell
 

@@ -12,6 +12,7 @@ from relay.config.leaving import ArcSection, FeedbackSection, RewriteSection, Si
 from relay.config.problems import Keys
 from relay.config.shape import RouteEntry
 from relay.config.site import Site
+from relay.outgoing.check import problems
 from relay.outgoing.rewrite import Rewrite, Unsubscribe
 from relay.secrets import Reference
 from relay.settings import Arc, Feedback
@@ -81,7 +82,9 @@ class SigningBuilder:
         for n, route in enumerate(entry.routes):
             self.site.known((*path, "routes", n), "route", route, routes)
         if entry.subdomains and entry.domain.startswith("*"):
-            self.site.wrong((*path, "subdomains"), "a wildcard stands for all domains below it already; remove one of the two")
+            self.site.wrong(
+                (*path, "subdomains"), "a wildcard stands for all domains below it already; remove one of the two"
+            )
         if entry.not_before is not None and entry.not_after is not None and entry.not_after <= entry.not_before:
             self.site.wrong((*path, "not_after"), "is not later than `not_before`: it would never sign")
         signed = self._fields(entry.headers, (*path, "headers"), SIGNED)
@@ -160,8 +163,8 @@ class SigningBuilder:
             if unsubscribe is None
             else Unsubscribe(unsubscribe.url or "", unsubscribe.mailto or "", unsubscribe.one_click),
         )
-        for key, text in rewrite.problems():
-            self.site.wrong((*path, *key.split(".")), text)
+        for key, text in problems(rewrite):
+            self.site.wrong((*path, *key), text)
         if rewrite.needs_token and not (feedback.domain and feedback.token_key):
             text = "tokens want `feedback: {domain: …, token_key: …}`, by which what comes back is known"
             self.site.wrong(path, text)
@@ -175,5 +178,7 @@ class SigningBuilder:
             if reference is not None and not reference.problem():
                 key = reference.resolve().encode()
                 if len(key) < _TOKEN_KEY:
-                    self.site.wrong(path, f"a secret of at least {_TOKEN_KEY} characters is wanted; this one is shorter")
+                    self.site.wrong(
+                        path, f"a secret of at least {_TOKEN_KEY} characters is wanted; this one is shorter"
+                    )
         return Feedback(section.domain or "", key)

@@ -167,7 +167,9 @@ SigningDomain = Annotated[
     str, PlainValidator(parse_signing_domain), _text(), Written('domain, `"*.example.com"` or `"*"`')
 ]
 Selector = Annotated[str, PlainValidator(parse_selector), _text(), Written("name (labels with dots)")]
-Instant = Annotated[float, PlainValidator(parse_instant), _text(), Written("date (`2026-12-01`), with a time where it matters")]
+Instant = Annotated[
+    float, PlainValidator(parse_instant), _text(), Written("date (`2026-12-01`), with a time where it matters")
+]
 Rewritten = Annotated[str, PlainValidator(parse_rewritten), _text(), Written('mail address, or `"*@domain"`')]
 ReversePath = Annotated[
     str, PlainValidator(parse_reverse_path), _text(), Written('`verp`, mail address, or `"*@domain"`')

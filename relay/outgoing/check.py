@@ -23,7 +23,7 @@ _NEEDED = ("From", "Date", "Message-ID", "MIME-Version", "Content-Type", "Conten
 # Those of which there is one at most, those that tell of a way or a seal, and those that no message may show.
 _NOT_ADDED = {
     **dict.fromkeys(("from", "sender", "reply-to"), "has a key of its own"),
-    **dict.fromkeys(("list-unsubscribe", "list-unsubscribe-post"), "is what `unsubscribe` writes"),
+    **dict.fromkeys(("list-unsubscribe", "list-unsubscribe-post"), "is what `list_unsubscribe` writes"),
     **dict.fromkeys(("to", "cc", "subject", "date", "message-id", "in-reply-to", "references"), "stands once in a message"),
     **dict.fromkeys(("bcc", "resent-bcc"), "would show whom nobody shall see"),
     **dict.fromkeys(("mime-version", "content-*"), "tells how the body is read"),
@@ -120,8 +120,8 @@ def _added(key: Keys, name: str, template: str) -> list[Problem]:
 
 def _unsubscribe(given: Unsubscribe) -> list[Problem]:
     if not given.url and not given.mailto:
-        return [(("unsubscribe",), "is empty; give it `url`, `mailto` or both")]
-    url, mailto = ("unsubscribe", "url"), ("unsubscribe", "mailto")
+        return [(("list_unsubscribe",), "is empty; give it `url`, `mailto` or both")]
+    url, mailto = ("list_unsubscribe", "url"), ("list_unsubscribe", "mailto")
     found = _unknown(url, given.url) + _unknown(mailto, given.mailto)
     if found:
         return found

@@ -249,7 +249,14 @@ class Carriers:
         for recipient, answer in zip(work.recipients, answers, strict=True):
             result = Result.DELIVERED if answer.accepted else classify(answer.stage, answer.reply.code).result
             outcome = Outcome(
-                result, egress.name, answer.stage, answer.reply, seconds, tried, passed_on=passed_on, prepared=work.prepared
+                result,
+                egress.name,
+                answer.stage,
+                answer.reply,
+                seconds,
+                tried,
+                passed_on=passed_on,
+                prepared=work.prepared,
             )
             outcomes.append((recipient, outcome))
         self.recorder.settle(work.claim, outcomes)
@@ -289,7 +296,13 @@ class Carriers:
         else:
             egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
         outcome = Outcome(
-            trouble.result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried), prepared=work.prepared
+            trouble.result,
+            egress.name,
+            failure.stage,
+            failure.reply,
+            seconds,
+            tuple(work.tried),
+            prepared=work.prepared,
         )
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
