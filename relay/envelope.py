@@ -79,7 +79,7 @@ def domain_of(address: str) -> str:
 @lru_cache(maxsize=8192)
 def ascii_domain(domain: str) -> str:
     """A domain as DNS has it: lower case, A-labels (RFC 5890), no dot at its end. What is no domain stays as it is."""
-    domain = domain.rstrip(".").lower()
+    domain = domain.lower().removesuffix(".")
     if domain.isascii():
         return domain
     try:

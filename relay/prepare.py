@@ -8,6 +8,7 @@ the threads that sign. Refuses, by CannotLeave, what the next hop could not take
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ UNALIGNED = metrics.Counter(
     "Messages that left without a DKIM signature, or that DMARC does not take for their From domain's",
     ["egress", "verdict"],
 )
+_DOMAIN = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 MAX_TOLD = 10_000  # senders that are remembered as told
 
 
@@ -274,7 +276,9 @@ def _convert(ready: Ready, out: Outbound, account: Account, seven_bit: bool) -> 
 
 def _sign(ready: Ready, out: Outbound, rules: Rules, route: str, seen: Seen) -> None:
     fields = Fields(ready.head)
-    ready.from_domain = ascii_domain(domain_of(_author(fields)))
+    domain = ascii_domain(domain_of(_author(fields)))
+    # Under a wildcard it becomes a tag's value: what no DNS name is must not come that far.
+    ready.from_domain = domain if _DOMAIN.fullmatch(domain) else ""
     ready.choice = rules.choose(ready.from_domain, out.user, route, out.accepted_at, seen)
     hashes: dict[Form, str] = {}
     made: list[bytes] = []

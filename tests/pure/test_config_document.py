@@ -13,6 +13,7 @@ from relay.config import document
 from relay.config.load import load
 from relay.config.reword import section_at
 from relay.config.shape import File, MatchSection, NotSection, Section
+from relay.signing.keys import generate
 from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -78,13 +79,18 @@ def test_sample_loads_as_it_is() -> None:
 def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     for name in (
         *("secrets/main", "secrets/shop", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"),
-        *("tls/fullchain.pem", "tls/privkey.pem"),
+        *("tls/fullchain.pem", "tls/privkey.pem", "secrets/return-path"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x\n")
+        (tmp_path / name).write_text("x" * 16 + "\n")
     own = Authority(tmp_path)
     own.certificate.rename(tmp_path / "tls" / "fullchain.pem")
     own.key.rename(tmp_path / "tls" / "privkey.pem")
+    (tmp_path / "dkim").mkdir()
+    for name, kind in (("s2026", "rsa"), ("e2026", "ed25519"), ("arc", "rsa")):
+        key = tmp_path / "dkim" / f"{name}.pem"
+        key.write_text(generate(kind).pem())
+        key.chmod(0o640)
     file = tmp_path / "relay.yaml"
     file.write_text(uncommented())
     config = load(file)

@@ -34,7 +34,7 @@ def test_who_suffers(stage: Stage, code: int) -> None:
 
 def test_only_a_5xx_about_the_mail_itself_ends_it() -> None:
     hard = {(s, c) for s in Stage for c in range(600) if classify(s, c).result is Result.HARD}
-    assert {s for s, _ in hard} == {Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT}
+    assert {s for s, _ in hard} == {Stage.PREPARE, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT}
     assert all(500 <= c < 600 and c not in (530,) for _, c in hard)
 
 
