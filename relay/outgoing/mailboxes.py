@@ -25,6 +25,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _COMMENT = re.compile(rb"(?:[^()\\]|\\.)*+([()])", re.DOTALL)
+_LOCAL = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}")
 MAX_MAILBOXES, MAX_VALUE = 1000, 32 * 1024
 _NONE, _OPEN, _CLOSED = range(3)  # angle brackets
 
@@ -43,6 +44,7 @@ class Mailbox:
     to: int
     angled: bool
     address: str  # local@domain, without comments and blanks; empty where it is no address
+    alone: str = ""  # a local part without a domain, as cron writes it; without brackets it may be a name too
 
 
 def read(value: bytes) -> list[Mailbox]:
@@ -122,8 +124,9 @@ class _Reader:
             raise Unreadable("an angle bracket that does not close")
         if self.at >= 0:
             angled = self.angle == _CLOSED
-            address = _address(_unrouted(self.tokens) if angled else self.tokens)
-            self.done.append(Mailbox(self.start, self.end, self.at, self.to, angled, address))
+            text = _joined(_unrouted(self.tokens) if angled else self.tokens)
+            place = (self.start, self.end, self.at, self.to, angled)
+            self.done.append(Mailbox(*place, _address(text), text if _LOCAL.fullmatch(text) else ""))
         self._clear()
 
 
@@ -132,14 +135,18 @@ def _unrouted(tokens: list[bytes]) -> list[bytes]:
     return tokens[tokens.index(b":") + 1 :] if tokens[:1] == [b"@"] and b":" in tokens else tokens
 
 
-def _address(tokens: list[bytes]) -> str:
+def _joined(tokens: list[bytes]) -> str:
     marks = [token in (b".", b"@") for token in tokens]
     # Two words with nothing between them but blanks are no address, though they would look like one when joined.
     if any(not one and not other for one, other in pairwise(marks)):
         return ""
+    return b"".join(tokens).decode("utf-8", "surrogateescape")
+
+
+def _address(text: str) -> str:
     try:
-        return parse_address(b"".join(tokens).decode())
-    except (AddressError, UnicodeDecodeError):
+        return parse_address(text)
+    except AddressError:
         return ""
 
 

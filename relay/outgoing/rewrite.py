@@ -23,7 +23,7 @@ VERP = "verp"
 AUTHOR = "{from}"
 ANY = "*@"  # begins an address that keeps the part before the @
 
-__all__ = ["About", "Rewrite", "Unsubscribe", "apply", "reverse_path"]
+__all__ = ["About", "Rewrite", "Unsubscribe", "apply", "author", "reverse_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Rewrite:
 
     `reverse_path`: `verp`, an address, or `*@domain`, which keeps the part before the @.
     `from_`: an address or `*@domain`. Display names stay. Of several authors an address keeps the first one's name;
-    `*@domain` keeps them all.
+    `*@domain` keeps them all, and qualifies a bare `root`.
     `reply_to`, `sender`: a template that gives an address, `*@domain` (of the field; where there is none of From as it
     came), or `{from}`: the From as it came, with its display names; in Sender the first of them. They replace the field,
     or add it.
@@ -89,6 +89,12 @@ def reverse_path(rule: Rewrite, about: About, verp_domain: str) -> str:
     if rule.reverse_path == VERP:
         return verp.address(about.token, verp_domain)
     return _redirected(rule.reverse_path, about.sender)
+
+
+def author(head: bytes) -> str:
+    """The first address in From of a header block, as these rules read it; empty where there is none."""
+    field = first(split(head), b"from")
+    return next(iter(_addresses(field.value)), "") if field else ""
 
 
 def apply(rule: Rewrite, head: bytes, about: About) -> tuple[bytes, list[str]]:
@@ -219,26 +225,31 @@ def _value(value: bytes, wanted: str, known: str) -> bytes:
     """The value of a From, Reply-To or Sender with the wanted address. `known`: what intake read of From."""
     found = _readable(value)
     if not found:
-        return _plain(wanted, known, _name(value))
+        return _completed(value, wanted, known)
     if len(found) == 1 or wanted.startswith(ANY):
         return substitute(value, found, lambda m: _redirected(wanted, m.address))
     piece, mailbox = _cut(value, found[0])
     return b" " + substitute(piece, [mailbox], lambda m: wanted)
 
 
-def _plain(wanted: str, known: str, name: bytes = b"") -> bytes:
-    empty = Mailbox(0, len(name) + 3, len(name) + 1, len(name) + 3, True, known)
-    return substitute(name + b" <>", [empty], lambda m: _redirected(wanted, m.address))
-
-
-def _name(value: bytes) -> bytes:
-    """A value that is a display name alone, or nothing."""
+def _completed(value: bytes, wanted: str, known: str) -> bytes:
+    """Of `Cron Daemon <root>`, `root` or `Joe Doe`; of what can't be read at all nothing is left."""
     try:
         found = read(value)
     except Unreadable:
-        return b""
-    alone = len(found) == 1 and not found[0].angled and b"@" not in value
-    return value[: found[0].end] if alone else b""
+        found = []
+    if len(found) == 1:
+        (one,) = found
+        if one.angled or (one.alone and wanted.startswith(ANY)):
+            return substitute(value, found, lambda m: _redirected(wanted, f"{m.alone}@" if m.alone else known))
+        if b"@" not in value:
+            return _plain(wanted, known, value[: one.end])
+    return _plain(wanted, known)
+
+
+def _plain(wanted: str, known: str, name: bytes = b"") -> bytes:
+    at = len(name) + 1
+    return substitute(name + b" <>", [Mailbox(0, at + 2, at, at + 2, True, "")], lambda m: _redirected(wanted, known))
 
 
 def _cut(value: bytes, mailbox: Mailbox) -> tuple[bytes, Mailbox]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from relay.outgoing import headers, verp
 from relay.outgoing.check import problems
 from relay.outgoing.mailboxes import MAX_MAILBOXES, Unreadable, read
-from relay.outgoing.rewrite import About, Rewrite, Unsubscribe, apply, reverse_path
+from relay.outgoing.rewrite import About, Rewrite, Unsubscribe, apply, author, reverse_path
 
 TOKEN = verp.make(b"0123456789abcdef", 1, 2)
 ABOUT = About("1NG4WK70001", "joe@shop.example", "ann@far.example", "joe@shop.example", "web", "news", "order-7", TOKEN)
@@ -188,10 +188,14 @@ def test_another_domain_changes_the_addresses_alone(boxes: list[tuple[bytes, str
         # Nothing that can be read: what intake read of it counts.
         (b"", b" <sales@corp.example>", b" <joe@corp.example>"),
         (b" Undisclosed: ;", b" <sales@corp.example>", b" <joe@corp.example>"),
-        (b" Joe", b" Joe <sales@corp.example>", b" Joe <joe@corp.example>"),
         (b' "Joe <joe@x.example>', b" <sales@corp.example>", b" <joe@corp.example>"),
         (b" joe joe@x.example", b" <sales@corp.example>", b" <joe@corp.example>"),
         (b" Joe <joe@x.example> <b@y.example>", b" <sales@corp.example>", b" <joe@corp.example>"),
+        # Without a domain.
+        (b" Cron Daemon <root>", b" Cron Daemon <sales@corp.example>", b" Cron Daemon <root@corp.example>"),
+        (b" root (Cron)", b" root (Cron) <sales@corp.example>", b" root@corp.example (Cron)"),
+        (b" Joe Doe", b" Joe Doe <sales@corp.example>", b" Joe Doe <joe@corp.example>"),
+        (b" Joe <a b@c.example>", b" Joe <sales@corp.example>", b" Joe <joe@corp.example>"),
         (b" <>", b" <sales@corp.example>", b" <joe@corp.example>"),
         (b" a@x.example, b c@y.example", b" <sales@corp.example>", b" <joe@corp.example>"),
     ],
@@ -206,6 +210,8 @@ def test_from(value: bytes, one: bytes, domain: bytes) -> None:
 @example(b'"' * 99)
 @example(b"<" * 99)
 @example(b"a@x.example\0")
+@example(b".")
+@example(b"..@")
 def test_no_from_survives_a_rule(value: bytes) -> None:
     for rule, new in ((SHOP, "sales@corp.example"), (CORP, None)):
         head, changes = apply(rule, b"From:" + value + b"\r\nSubject: x\r\n\r\n", ABOUT)
@@ -231,6 +237,11 @@ def test_a_rule_that_cannot_be_obeyed_lets_nothing_out() -> None:
     for head in (b"To: b@y\r\n\r\n", b"From: undisclosed:;\r\n\r\n"):
         with pytest.raises(ValueError, match=r"\*@corp\.example"):
             apply(CORP, head, nobody)
+
+
+def test_whose_mail_it_is_then() -> None:
+    assert author(b"Subject: x\r\nFrom: A <a@X.example>, b@y\r\n\r\n") == "a@x.example"
+    assert author(b"\r\n") == author(b"From: nobody\r\n\r\n") == author(b'From: "a@b\r\n\r\n') == ""
 
 
 def test_lines_stay_within_their_limit() -> None:
