@@ -7,10 +7,10 @@
 Rooms, left may import right and never back (held by import-linter):
 
     cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> notices -> settle | routed
-        -> deliver | spool -> submission | bounce -> settings -> secrets | policy -> recipient -> envelope | reply
+        -> deliver | spool -> submission | bounce -> repair -> settings -> secrets | policy -> recipient -> envelope | reply
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed,
-submission, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
+submission, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
 docs/flow.md tells the life of a message.
 """
 

@@ -20,10 +20,11 @@ from relay.maillog import INFO, WARNING, MailLog
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
 from relay.recipient import READY, State
+from relay.repair import Fault, Outcome
 from relay.routed import begin, refusal
 from relay.settings import Config, Listen, User
 from relay.spool import NewMessage, NewRecipient, Notify, Place, Spool, SpoolError
-from relay.submission import BadMessage, Head, Options, authors, prefix, read_head, read_options
+from relay.submission import BadMessage, Head, Options, authors, faults, prefix, read_head, read_options, split
 
 BREATH = 50  # recipients between two turns of the loop
 MAX_TOLD = 10  # options of one message that are logged, each on a line
@@ -33,6 +34,9 @@ ENDED = metrics.Counter(
 )
 ACCEPTED = metrics.Counter("relay_messages_accepted_total", "Messages that were answered 250", ["listener"])
 REFUSED = metrics.Counter("relay_messages_refused_total", "Messages that were refused after DATA", ["code"])
+REPAIRED = metrics.Counter(
+    "relay_messages_repaired_total", "Messages whose header block was put right, by what was wrong", ["what"]
+)
 REPEATED = metrics.Counter(
     "relay_messages_repeated_total", "Submissions answered with an earlier queue id by their idempotency key"
 )
@@ -109,6 +113,11 @@ class Intake:
         raw, body = await incoming.finish()
         head = read_head(raw)
         user = envelope.user
+        if head.faults or not head.from_ or not raw.endswith(b"\r\n\r\n"):
+            found = faults(head, raw, body != b"")
+            if found and envelope.listen.headers == "reject":
+                raise BadMessage(554, "5.6.0", found[0].text)
+            self._put_right(config, envelope, incoming.id, head, found)
         _check_authors(user, head)
         options, ignored = read_options(head, envelope.listen.honour | (user.honour if user else frozenset()), now)
         allowed = user.classes if user else ()
@@ -163,6 +172,26 @@ class Intake:
             envid=envelope.envid,
             ret=envelope.ret,
         )
+
+    def _put_right(self, config: Config, envelope: Envelope, number: int, head: Head, found: list[Fault]) -> None:
+        """Tells what was repaired, and names an author where none is. Raises BadMessage for what can't be repaired."""
+        for fault in found:
+            if fault.outcome is Outcome.REFUSED:
+                raise BadMessage(554, "5.6.0", fault.text)
+        if not head.has_from:
+            head.add_from(envelope.sender or f"MAILER-DAEMON@{config.hostname}")
+        for fault in found:  # one of a kind
+            if fault.outcome is Outcome.REPAIRED:
+                REPAIRED.inc(1, fault.what)
+            self._log.warning(
+                "repaired" if fault.outcome is Outcome.REPAIRED else "odd_header",
+                id=queue_id(number),
+                sender=envelope.sender,
+                listener=envelope.listen.name,
+                what=fault.what,
+                count=fault.count,
+                why=fault.text,
+            )
 
     @staticmethod
     def _needs_utf8(envelope: Envelope, head: bytes) -> bool:
@@ -221,10 +250,15 @@ class Intake:
         config, now = self._config(), clock.now()
         number = self.spool.next_id()
         head = read_head(row["head"])
+        if split(row["head"]) < len(row["head"]):
+            raise BadMessage(
+                554, "5.6.0", "its header block is broken, as an older version kept such; export it and hand it in"
+            )
         listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
         user = User(row["user"]) if row["user"] else None
         envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients), user=user)
         envelope.asked = {r["recipient"]: (int(Notify.parse(r["notify"])), r["orcpt"]) for r in row["recipients"]}
+        self._put_right(config, envelope, number, head, faults(head, row["head"], False))
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
         routed = await self._recipients(config, envelope, facts, class_, "", now)
@@ -237,7 +271,7 @@ class Intake:
         message = NewMessage(
             id=number,
             sender=row["sender"],
-            header_from=row["header_from"],
+            header_from=head.from_,
             user=row["user"],
             class_=class_.name,
             tag=row["tag"],
@@ -245,7 +279,7 @@ class Intake:
             client=row["client"],
             priority=row["priority"],
             accepted_at=now,
-            head=row["head"],
+            head=head.author + head.kept,
             body=body,
             body_size=row["size"] - len(row["head"]),
             smtp=row["smtp"],

@@ -84,6 +84,7 @@ class Listen:
     idle_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
     transaction_timeout: float = 1800.0  # seconds from MAIL to the final dot, our own time not counted
     min_rate: int = 500  # bytes a second of DATA, on average after the first half minute
+    headers: Literal["repair", "reject"] = "repair"  # a header block that others could read in another way
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a message says of itself: its header block, read once, capped, in linear time. Pure.
 
 The only reader of `X-Relay-*`. Only the header block is parsed, and no more of it than we act on; what is kept is kept
-byte for byte.
+byte for byte, but for what others would read in another way than we do: see `repair`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from email.utils import formatdate, getaddresses, parsedate_to_datetime
 from functools import lru_cache
 
 from relay.envelope import AddressError, parse_address
+from relay.repair import CONTROLS, FIELD, MBOX, ONCE, OPTION_PREFIX, REMOVED, Fault, Outcome, line_at, repair, shows
 
 MAX_HEAD = 256 * 1024
 MAX_FIELDS = 5000
@@ -23,13 +24,13 @@ MAX_HOPS = 50
 MAX_VALUES = 50  # of one name that a rule may look at
 MAX_VALUE = 1000  # characters of a value that a rule may look at
 
-_FIELD = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
-_NAME = re.compile(rb"[!-9;-~]{1,200}[ \t]*")
+# Lines of an mbox file count only where a field follows: else they are text that begins with "From".
+_BEGIN = re.compile(rb"(?:" + MBOX + rb"[^\r\n]*\r\n)*+" + FIELD)
+_END = re.compile(rb"\r\n(?![ \t]|" + FIELD + rb")")
+_NAME = re.compile(rb"[!-9;-~]{1,200}")
 MAX_NAMES, MAX_NAME = 2000, 100  # that are remembered, and bytes of one
 _SIMPLE_FROM = re.compile(r'[^"(),:;<>@]*<([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)>\s*')
 _BARE_FROM = re.compile(r'\s*([^\s<>"(),:;@]+@[^\s<>"(),:;@]+)\s*')
-_REMOVED = (b"bcc", b"resent-bcc")
-_OPTION_PREFIX = b"x-relay-"
 _OPTIONS = {
     "x-relay-class": "class",
     "x-relay-priority": "priority",
@@ -56,12 +57,21 @@ class Head:
 
     kept: bytes  # without Bcc and X-Relay-*, with the empty line that ends it
     from_: str
+    has_from: bool
     has_date: bool
     has_message_id: bool
     hops: int
     options: dict[str, str]  # of X-Relay-*: option -> value, as written
     unknown: tuple[str, ...]  # X-Relay-* that mean nothing
     fields: list[tuple[bytes, bytes]] = field(default_factory=list)  # (lower-case name, value as written)
+    faults: list[Fault] = field(default_factory=list)  # what was put right in it, or has to be refused
+    author: bytes = b""  # a From that was missing, to go in front
+
+    def add_from(self, address: str) -> None:
+        """Names an author where nobody is named; it counts as if it had been said."""
+        value = f" <{address}>".encode()
+        self.author, self.from_ = b"From:" + value + b"\r\n", address
+        self.fields.append((b"from", value))
 
     def headers(self) -> Mapping[str, tuple[str, ...]]:
         """All values by lower-case name, unfolded and clipped, for rules."""
@@ -76,31 +86,44 @@ class Head:
 def split(content: bytes, complete: bool = True) -> int:
     """Where the body starts in normalised content. Raises BadMessage where the header block is too large.
 
-    `complete` False: more content follows; then no end within MAX_HEAD is an error already.
+    It starts after the first empty line, or with the first line that is neither a field nor goes on with one: that is how
+    receivers read it. 0: there is no header at all; RFC 5322 wants one, applications forget it, and ours goes in front.
+    `complete` False: more content follows, of which at least MAX_HEAD is here.
     """
     if content.startswith(b"\r\n"):
-        return 2
-    first = content[: content.find(b"\r\n") + 1 or None]
-    if content and not _FIELD.match(first) and not first.startswith((b"From ", b">From ")):
-        return 0  # no header at all: RFC 5322 wants one, applications forget it; ours goes in front
-    end = content.find(b"\r\n\r\n", 0, MAX_HEAD + 4)
-    if end >= 0:
-        return end + 4
-    if len(content) > MAX_HEAD or not complete:
+        return _ended(content, 2)
+    begin = _BEGIN.match(content, 0, MAX_HEAD)
+    if begin is None:
+        return _ended(content, 0)
+    limit = MAX_HEAD + 4
+    end = _END.search(content, begin.end(), limit)
+    start = end.end() if end else len(content)
+    line = content.find(b"\r\n", start, limit)
+    if line == start:
+        return start + 2
+    if (end is None or line < 0) and (len(content) > limit or not complete):
         raise BadMessage(
             552, "5.3.4", f"header block is larger than {MAX_HEAD // 1024} KiB or has no empty line after it"
         )
-    return len(content)
+    return _ended(content, start)
+
+
+def _ended(content: bytes, start: int) -> int:
+    """`start`, where the header ends otherwise than it should. Raises BadMessage if that would show what is always removed."""
+    text = shows(content, start, MAX_HEAD)
+    if text:
+        raise BadMessage(554, "5.6.0", text)
+    return start
 
 
 class _Names(dict[bytes, tuple[bytes, bool] | None]):
-    """Field names as they are written -> (in lower case, is it kept), or None: no name. The same few come again and again."""
+    """Field names as written -> (in lower case, is it kept), or None: no name, or no clean one. The same few come again."""
 
     def __missing__(self, written: bytes) -> tuple[bytes, bool] | None:
         known = None
         if _NAME.fullmatch(written):
-            name = written.rstrip(b" \t").lower()
-            known = name, name not in _REMOVED and not name.startswith(_OPTION_PREFIX)
+            name = written.lower()
+            known = name, name not in REMOVED and not name.startswith(OPTION_PREFIX)
         if len(written) <= MAX_NAME:
             if len(self) >= MAX_NAMES:
                 self.clear()
@@ -112,62 +135,97 @@ _NAMES = _Names()
 
 
 def read_head(head: bytes) -> Head:
-    """Reads a header block. Raises BadMessage for one with too many fields or hops (RFC 5321 §6.3)."""
+    """Reads a header block, as `split` cuts it off. Raises BadMessage for one with too many lines or hops (RFC 5321 §6.3)."""
     lines = head.split(b"\r\n")
     if len(lines) > MAX_FIELDS:
         raise BadMessage(552, "5.3.4", f"header block has more than {MAX_FIELDS} lines")
+    # The quickest way to see that there is no control character is to delete them all.
+    found = _read(lines) if len(head.translate(None, CONTROLS)) == len(head) else None
+    if found is None:
+        lines, faults = repair(lines)
+        found = _read(lines)
+        assert found is not None
+        found.faults = faults
+    if found.hops > MAX_HOPS:
+        raise BadMessage(554, "5.4.6", f"mail loop: {found.hops} Received headers, {MAX_HOPS} are allowed")
+    return found
+
+
+def _read(lines: list[bytes]) -> Head | None:
+    """None: something is odd about it."""
     kept: list[bytes] = []
     fields: list[tuple[bytes, bytes]] = []
     keep_last = True
+    removed = False
     for line in lines:
         if not line:
-            keep_last = True
-            continue
+            break
         if line[0] in b" \t":
+            if line.isspace() or not fields:
+                return None
             if keep_last:
                 kept.append(line)
-            if fields:
-                name, value = fields[-1]
-                if len(value) < 4 * MAX_VALUE:  # enough for a rule; more would make this quadratic
-                    fields[-1] = (name, value + b"\r\n" + line)
+            name, value = fields[-1]
+            if len(value) < 4 * MAX_VALUE:  # enough for a rule; more would make this quadratic
+                fields[-1] = (name, value + b"\r\n" + line)
             continue
         colon = line.find(b":")
         known = _NAMES[line[:colon]] if colon > 0 else None
         if known is None:
-            keep_last = True
-        else:
-            name, keep_last = known
-            fields.append((name, line[colon + 1 :]))
+            return None
+        name, keep_last = known
+        fields.append((name, line[colon + 1 :]))
         if keep_last:
             kept.append(line)
+        else:
+            removed = True
     kept += (b"", b"")
-    return _summary(b"\r\n".join(kept), fields)
+    return _summary(b"\r\n".join(kept), fields, removed)
 
 
-def _summary(kept: bytes, fields: list[tuple[bytes, bytes]]) -> Head:
-    found = Head(kept, "", False, False, 0, {}, (), fields)
-    author: bytes | None = None
+def _summary(kept: bytes, fields: list[tuple[bytes, bytes]], removed: bool) -> Head | None:
+    by_name = dict(fields)
+    if len(by_name) < len(fields):
+        once = [name for name, _ in fields if name in ONCE]
+        if len(set(once)) < len(once):
+            return None
+    author = by_name.get(b"from")
+    if author is not None and not author.strip():
+        return None
+    found = Head(kept, "", author is not None, b"date" in by_name, b"message-id" in by_name, 0, {}, (), fields)
+    if b"received" in by_name:
+        found.hops = sum(name == b"received" for name, _ in fields)
+    if removed:
+        _options(found)
+    if author is not None:
+        found.from_ = _first_address(author)
+    return found
+
+
+def faults(head: Head, raw: bytes, more: bool) -> list[Fault]:
+    """All that is wrong with a header block: what its fields show, and what only `raw`, as it came, does. `more`: there is a body."""
+    found = head.faults[:]
+    if more and raw != b"\r\n" and not raw.endswith(b"\r\n\r\n"):
+        line = line_at(raw, len(raw))
+        text = f"line {line}: no header field, nor empty; end the header with an empty line (RFC 5322 section 2.1)"
+        found.append(Fault("not_a_field", line, text))
+    if not head.has_from:
+        found.append(Fault("no_from", 1, "the header has no From, or an empty one; add one (RFC 5322 section 3.6)"))
+    elif not head.from_:
+        text = "From names no address that can be read; write it as name@domain (RFC 5322 section 3.6.2)"
+        found.append(Fault("unread_from", 1, text, Outcome.LEFT))
+    return found
+
+
+def _options(found: Head) -> None:
     unknown = []
-    for name, value in fields:
-        if name == b"from":
-            author = value if author is None else author
-        elif name == b"date":
-            found.has_date = True
-        elif name == b"message-id":
-            found.has_message_id = True
-        elif name == b"received":
-            found.hops += 1
-        elif name.startswith(_OPTION_PREFIX):
+    for name, value in found.fields:
+        if name.startswith(OPTION_PREFIX):
             if option := _OPTIONS.get(name.decode("ascii")):
                 found.options[option] = _text(value)
             else:
                 unknown.append(name.decode("ascii")[:60])
     found.unknown = tuple(unknown)
-    if found.hops > MAX_HOPS:
-        raise BadMessage(554, "5.4.6", f"mail loop: {found.hops} Received headers, {MAX_HOPS} are allowed")
-    if author is not None:
-        found.from_ = _first_address(author)
-    return found
 
 
 @lru_cache(maxsize=2048)
@@ -320,7 +378,7 @@ _SAFE_NAME = re.compile(r"[^A-Za-z0-9.:_\-\[\]]")
 
 
 def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, protocol: str, now: float) -> bytes:
-    """What goes in front of the kept header: Received (RFC 5321 §4.4), and Date and Message-ID where they are missing.
+    """What goes in front of the kept header: Received (RFC 5321 §4.4), and From, Date and Message-ID where they are missing.
 
     No recipient is named in Received: it would show one Bcc recipient to another.
     """
@@ -330,7 +388,7 @@ def prefix(head: Head, *, queue_id: str, hostname: str, helo: str, client: str, 
         text += f"Date: {date}\r\n"
     if not head.has_message_id:
         text += f"Message-ID: <{queue_id.lower()}@{hostname}>\r\n"
-    return text.encode("ascii", "replace")
+    return text.encode("ascii", "replace") + head.author
 
 
 @lru_cache(maxsize=256)

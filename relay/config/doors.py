@@ -84,6 +84,7 @@ class DoorBuilder:
             idle_timeout=entry.idle_timeout,
             transaction_timeout=entry.transaction_timeout,
             min_rate=entry.min_rate,
+            headers=entry.headers,
         )
 
     def closed(self, path: Keys, entry: ListenEntry, clients: tuple[str, ...]) -> None:

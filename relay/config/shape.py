@@ -107,6 +107,9 @@ class ListenEntry(Section):
     line_endings: Literal["normalise", "reject"] = Field(
         "normalise", description="What becomes of a bare CR or LF in a message."
     )
+    headers: Literal["repair", "reject"] = Field(
+        "repair", description="What becomes of a malformed header, or one without From; `reject`: refused (554)."
+    )
     max_recipients: Count = Field(1000, description="Recipients of one message.")
     max_connections: MaxConnections = Field(MaxConnections(), description="How many connections it takes (else 421).")
     max_messages: MaxMessages = Field(MaxMessages(), description="How many messages it takes (else 450).")

@@ -75,7 +75,7 @@ async def test_thousands_of_options_do_not_flood_the_log(tmp_path: Path) -> None
 
 
 async def test_date_and_message_id_are_kept_where_they_are(tmp_path: Path) -> None:
-    said = b"date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMESSAGE-ID: <x@y>\r\n\r\n"
+    said = b"date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMESSAGE-ID: <x@y>\r\nfrom: a@b.example\r\n\r\n"
     async with front(tmp_path) as relay:
         kept = await relay.kept(await relay.send(said))
         assert kept.endswith(said)
@@ -97,7 +97,7 @@ async def test_headers_that_are_missing(tmp_path: Path, said: bytes, kept: bytes
         found = await relay.kept(await relay.send(said))
         head, _, rest = found.partition(b"Message-ID: ")
         assert head.startswith(b"Received: from ")
-        assert rest.split(b"\r\n", 1)[1] == kept
+        assert rest.split(b"\r\n", 1)[1] == b"From: <app@example.com>\r\n" + kept
 
 
 async def test_class_by_header_then_by_rule_then_default(tmp_path: Path) -> None:
