@@ -41,8 +41,8 @@ def taken(content: bytes) -> tuple[Head, bytes, list[str]]:
         (b"Subject: x\r\nSubject: \r\n", b"Subject: x\r\n", ["repeated"]),
         (b"Subject:\r\nSubject: \r\n", b"Subject:\r\n", ["repeated"]),
         (b"Subject: x\r\nsubject: y\r\n z\r\n", b"Subject: x\r\nX-Original-subject: y\r\n z\r\n", ["renamed"]),
-        (b"Date: x\r\nDate: y\r\nDate: z\r\nDate: y\r\n", b"Date: x\r\nX-Original-Date: y\r\nX-Original-Date: z\r\n", ["renamed", "repeated"]),
-        (b"To: x@y\r\nX: 1\r\nTo: z <z@y>\r\nTo:\r\n\tu@y,\r\n v@y\r\n", b"To: x@y,\r\n z <z@y>,\r\n\tu@y,\r\n v@y\r\nX: 1\r\n", ["merged"]),
+        (b"Date: x\r\nDate: y\r\nDate:\r\n y\r\n", b"Date: x\r\nX-Original-Date: y\r\n", ["renamed", "repeated"]),
+        (b"To: x@y\r\nX:\r\nTo: z <z@y>\r\nTo:\r\n\tu@y,\r\n v@y\r\n", b"To: x@y,\r\n z <z@y>,\r\n\tu@y,\r\n v@y\r\nX:\r\n", ["merged"]),
         (b"Cc: x@y, \r\nCC:z@y\r\n", b"Cc: x@y, \r\n z@y\r\n", ["merged"]),
         (b"Cc:\r\nCC:z@y\r\n", b"CC:z@y\r\n", ["repeated"]),
         (b"Content-Type: a/b\r\nContent-type: c/d\r\n", b"Content-Type: a/b\r\nX-Original-Content-type: c/d\r\n", ["renamed"]),
@@ -152,7 +152,7 @@ NAMES = st.sampled_from(
 PIECES = st.one_of(
     NAMES,
     st.sampled_from([b":", b": ", b" :", b"\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b"\x1b", b"\x0b", b"\x0c",
-                     b"\x85", b"\x1c", b"\x7f", b"\xff", b"a@b.example", b"x", b",", b">From x", b"From x\r\n", b"\xe2\x80\xa8", b"<", b">"]),
+                     b"\x85", b"\x1c", b"\x7f", b"\xff", b"a@b.example", b"x", b",", b">From x", b"From x\r\n", b"\xe2\x80\xa8", b"<"]),
     st.binary(max_size=8).map(lambda b: b.replace(b"\0", b"")),
 )  # fmt: skip
 CONTENT = st.one_of(
