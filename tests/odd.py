@@ -22,6 +22,14 @@ ODD: dict[str, Callable[[], bytes]] = {
     "80,000 lines of header": lambda: b"a\r\n" * 80_000 + END,
     "300 KB of header": lambda: b"X-Field: value\r\n" * (300 * KB // 16) + END[2:],
     "9,000 encoded words": lambda: b"Subject: " + b"=?utf-8?b?w6TDtsO8?= " * 9000 + END,
+    "4,900 lists": lambda: HEAD[:-2] + b"To: a@b.example\r\nCc: c\r\n" * 2450 + END[2:],
+    "4,900 subjects": lambda: (
+        b"From: a@b.example\r\n" + b"".join(b"Subject: %d\r\n" % i for i in range(4900)) + END[2:]
+    ),
+    "blanks before colons": lambda: HEAD[:-2] + b"X \t : y\r\n \r\n" * 2450 + END[2:],
+    "250 KB of control characters": lambda: b"Subject: " + b"\x01" * 250 * KB + END,
+    "4,900 lines of an mbox file": lambda: b"From x\r\n" * 4900 + HEAD,
+    "250 KB of header, then no field": lambda: b"X-Field: value\r\n" * 4900 + b"x" * 5 * MB + END,
     "brackets": lambda: b"From: " + b"(" * 3000 + b"\r\nTo: " + b'"' * 3000 + b"\r\nSender: " + b"<" * 900 + END,
     "nested parts": lambda: b"".join(
         b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (i, i) for i in range(5000)

@@ -24,6 +24,7 @@ HEADERS = [
     b"From: a@shop.example\r\n", b"From: b@b.example\r\n", b"From :\r\n\tx\r\n", b"Subject: x\r\n", b" folded\r\n",
     b"X-Relay-Priority: high\r\n", b"X-Relay-Send-At: soon\r\n", b"X-Relay-Tag: \x1b[31m\r\n", b"Received: x\r\n",
     b"no header\r\n", b": x\r\n", b"Bcc: x\r\n", b"From: " + b"(" * 300 + b"\r\n", b"\r\n", b"Date: x\r\nMessage-ID: <x@y>\r\n",
+    b"From x\r\n", b"To: x\r\nTO : y\r\n", b" \t\r\n", b"Subject: \x0b\r\n \x0c\r\nSubject:\r\n", b"X\x1b: y\r\n",
 ]  # fmt: skip
 BODY = [
     b"text\r\n",

@@ -15,7 +15,9 @@ import atheris
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/fuzz")]
 
-with atheris.instrument_imports(include=["relay.listener", "relay.envelope", "relay.submission", "relay.incoming"]):
+with atheris.instrument_imports(
+    include=["relay.listener", "relay.envelope", "relay.submission", "relay.repair", "relay.incoming"]
+):
     from grammar import Sessions, from_corpora
     from harness import Harness
 

@@ -26,6 +26,7 @@ from relay.settings import Address, Listen, User
 from relay.spool.sqlite import SqliteSpool
 
 RENEW = 20_000  # inputs, before the spool is made anew
+HERE = Address("127.0.0.1", 0)
 REPLY = re.compile(rb"(?:(\d{3})-[ -~]*\r\n)*(\d{3}) [ -~]*\r\n")
 READY = b"220 2.0.0 ready to start TLS\r\n"
 TELLTALES = re.compile(rb"Traceback|Exception|Error\(|object at|\.py|<class|None,")
@@ -143,8 +144,8 @@ class Harness:
             spool.reserve, spool.max_message_size = 0, 20_000
             users = {"shop": User("shop", Reference("plain", "right"), senders=("*@shop.example",))}
             tls = self.authority.tls()
-            kinds = ("normalise", "reject")
-            listen = [Listen(k, Address("127.0.0.1", 0), line_endings=k, tls=tls, auth="optional") for k in kinds]  # type: ignore[arg-type]
+            kinds = (("normalise", "repair"), ("reject", "reject"))
+            listen = [Listen(a, HERE, line_endings=a, headers=b, tls=tls, auth="optional") for a, b in kinds]  # type: ignore[arg-type]
             self._front = Front(config(self.folder, *listen, users=users), spool)
             for door in self._front.doors:
                 assert door.certificate is not None
