@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-MAX_BLANKS = 50  # between a name and its colon; with more it is no field
 FIELD = rb"[!-9;-~]{1,200}+[ \t]{0,50}+:"
+LONGEST_NAME = 251  # with its blanks and its colon
 MBOX = rb">?From (?![ \t]*:)"  # "From : x" is a field
 # All of ASCII that is not printable, but tab and what ends a line (and NUL, which never comes so far).
 CONTROLS = bytes([*range(1, 9), 11, 12, *range(14, 32), 127])

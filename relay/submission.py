@@ -16,7 +16,20 @@ from email.utils import formatdate, getaddresses, parsedate_to_datetime
 from functools import lru_cache
 
 from relay.envelope import AddressError, parse_address
-from relay.repair import CONTROLS, FIELD, MBOX, ONCE, OPTION_PREFIX, REMOVED, Fault, Outcome, line_at, repair, shows
+from relay.repair import (
+    CONTROLS,
+    FIELD,
+    LONGEST_NAME,
+    MBOX,
+    ONCE,
+    OPTION_PREFIX,
+    REMOVED,
+    Fault,
+    Outcome,
+    line_at,
+    repair,
+    shows,
+)
 
 MAX_HEAD = 256 * 1024
 MAX_FIELDS = 5000
@@ -101,7 +114,9 @@ def split(content: bytes, complete: bool = True) -> int:
     line = content.find(b"\r\n", start, limit)
     if line == start:
         return start + 2
-    if (end is None or line < 0) and (len(content) > limit or not complete):
+    # Of a line that the limit cuts it must be seen whether it is a field.
+    unknown = end is None or (line < 0 and min(limit, len(content)) - start < LONGEST_NAME)
+    if unknown and (len(content) > limit or not complete):
         raise BadMessage(
             552, "5.3.4", f"header block is larger than {MAX_HEAD // 1024} KiB or has no empty line after it"
         )

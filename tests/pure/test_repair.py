@@ -130,6 +130,8 @@ def test_where_a_large_header_ends_does_not_depend_on_how_much_of_the_body_is_he
         (FROM + b"X: " + b"x" * 200_000 + b"\r\noops\r\n", 200_024),
         (b"X: y\r\n" * 4000 + b"oops\r\n" + b"X: y\r\n" * 60_000, 24_000),
         (b"oops\r\n", 0),
+        (FROM, 19),  # one line of text without an end
+        (FROM + b"X: " + b"x" * 250_000 + b"\r\n", 250_024),
     ]:
         for more in (MAX_HEAD - len(head) + 1, MAX_HEAD, 2 * MAX_HEAD):
             for complete in (False, True):
