@@ -29,6 +29,8 @@ ONCE = frozenset((
     b"mime-version", b"content-type", b"content-transfer-encoding",
 ))  # fmt: skip
 
+SECOND = "a second {}; send one (RFC 5322 section 3.6)"
+
 _FIELD = re.compile(rb"([!-9;-~]{1,200}+)([ \t]{0,50}+):")
 _MBOX = re.compile(MBOX)
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
@@ -102,12 +104,13 @@ class _Repair:
     def __init__(self) -> None:
         self.faults: dict[str, Fault] = {}
 
-    def tell(self, what: str, line: int, text: str, outcome: Outcome = Outcome.REPAIRED) -> None:
+    def tell(self, what: str, line: int, text: str, name: bytes = b"", outcome: Outcome = Outcome.REPAIRED) -> None:
+        """`text` has {} for the field's name."""
         known = self.faults.get(what)
         if known:
             known.count += 1
         else:
-            self.faults[what] = Fault(what, line, f"line {line}: {text}", outcome)
+            self.faults[what] = Fault(what, line, f"line {line}: {text.format(shown(name))}", outcome)
 
     def fields(self, lines: Sequence[bytes]) -> list[_Field]:
         """Each field by itself put right."""
@@ -120,8 +123,8 @@ class _Repair:
             elif known := _FIELD.match(line):
                 written, blanks = known.groups()
                 if blanks:
-                    text = f"white space between {shown(written)} and its colon; remove it (RFC 5322 section 2.2)"
-                    self.tell("blank_before_colon", number, text)
+                    text = "white space between {} and its colon; remove it (RFC 5322 section 2.2)"
+                    self.tell("blank_before_colon", number, text, written)
                 field = _Field(number, written, written.lower(), [])
                 field.lines.append(written + b":" + self.clean(field, number, line[known.end() :]))
                 found.append(field)
@@ -134,21 +137,20 @@ class _Repair:
     def continued(self, field: _Field, number: int, line: bytes) -> None:
         line = self.clean(field, number, line)
         if line.isspace():
-            text = f"{shown(field.written)} goes on with a line of white space only; remove it (RFC 5322 section 3.2.2)"
-            self.tell("blank_line", number, text)
+            text = "{} goes on with a line of white space only; remove it (RFC 5322 section 3.2.2)"
+            self.tell("blank_line", number, text, field.written)
         else:
             field.lines.append(line)
 
-    def clean(self, field: _Field, number: int, text: bytes) -> bytes:
+    def clean(self, field: _Field, number: int, said: bytes) -> bytes:
         """With spaces for control characters: one that vanished could make a word, or an address, of two."""
         if field.name in REMOVED or field.name.startswith(OPTION_PREFIX):
-            return text  # it is not kept, and what it says shall be refused as it came
-        spaced = text.translate(_TO_SPACES)
-        if spaced != text:
-            odd = next(a for a, b in zip(text, spaced, strict=True) if a != b)
-            self.tell(
-                "control_character", number, f"{shown(field.written)} has the control character 0x{odd:02X}; remove it"
-            )
+            return said  # it is not kept, and what it says shall be refused as it came
+        spaced = said.translate(_TO_SPACES)
+        if spaced != said:
+            odd = next(a for a, b in zip(said, spaced, strict=True) if a != b)
+            text = f"{{}} has the control character 0x{odd:02X}; remove it"
+            self.tell("control_character", number, text, field.written)
         return spaced
 
     def once(self, fields: Sequence[_Field]) -> list[bytes]:
@@ -170,23 +172,22 @@ class _Repair:
 
     def again(self, first: _Field, field: _Field, value: bytes, seen: set[bytes]) -> bool:
         """One more of a name; does it stay?"""
-        name, text = shown(field.written), f"a second {shown(field.written)}; send one (RFC 5322 section 3.6)"
         if not value or value in seen:
-            self.tell("repeated", field.number, text)
+            self.tell("repeated", field.number, SECOND, field.written)
             return False
         empty = seen == {b""}
         seen.add(value)
         if empty:  # some libraries write an empty Subject first
-            self.tell("repeated", field.number, text)
+            self.tell("repeated", field.number, SECOND, field.written)
             first.written, first.lines = field.written, field.lines
         elif field.name in AUTHORS:
-            other = f"a second {name} that names somebody else; send one (RFC 5322 section 3.6)"
-            self.tell(f"two_{field.name.decode()}", field.number, other, Outcome.REFUSED)
+            text = "a second {} that names somebody else; send one (RFC 5322 section 3.6)"
+            self.tell(f"two_{field.name.decode()}", field.number, text, field.written, Outcome.REFUSED)
         elif field.name in LISTS:
-            self.tell("merged", field.number, text)
+            self.tell("merged", field.number, SECOND, field.written)
             _append(first.lines, field)
         else:
-            self.tell("renamed", field.number, text)
+            self.tell("renamed", field.number, SECOND, field.written)
             field.lines[0] = b"X-Original-" + field.lines[0]
             return True
         return False
