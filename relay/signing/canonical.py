@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,22 @@ def body_hash(body: bytes | Path, form: Form) -> str:
     for part in canonical([body] if isinstance(body, bytes) else _slices(body), form):
         digest.update(part)
     return base64.b64encode(digest.digest()).decode()
+
+
+def prefix_hashes(body: bytes | Path, form: Form, lengths: Collection[int]) -> tuple[int, dict[int, bytes]]:
+    """(octets of the body in canonical form, SHA-256 of its first so many): of all of it, and of each of `lengths` that is
+    less, for those who sign with l=. In one pass. Raises OSError."""
+    digest, length, found = hashlib.sha256(), 0, {}
+    wanted = sorted(set(lengths), reverse=True)
+    for part in canonical([body] if isinstance(body, bytes) else _slices(body), form):
+        while wanted and wanted[-1] < length + len(part):
+            upto = wanted.pop()
+            before = digest.copy()
+            before.update(part[: upto - length])
+            found[upto] = before.digest()
+        digest.update(part)
+        length += len(part)
+    return length, found | {length: digest.digest()}
 
 
 def canonical(slices: Iterable[bytes], form: Form) -> Iterator[bytes]:

@@ -40,16 +40,7 @@ class Fields:
     """A header block, read for signing: what each name has, and its canonical forms, made once."""
 
     def __init__(self, head: bytes) -> None:
-        self._all: list[tuple[bytes, bytes]] = []  # (name as written, value with its CRLF)
-        for line in head.split(b"\r\n"):
-            if not line:
-                continue
-            name, colon, value = line.partition(b":")
-            if line[0] in b" \t" and self._all:
-                name, before = self._all[-1]
-                self._all[-1] = name, before + line + b"\r\n"
-            elif colon:
-                self._all.append((name, value + b"\r\n"))
+        self._all = [field for field in split_fields(head) if field[0]]
         self._forms: dict[Form, dict[bytes, list[bytes]]] = {}
 
     @property
@@ -74,6 +65,20 @@ class Fields:
         return found
 
 
+def split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    """(name as written, value with its CRLF) from the top, in linear time; a line that is no field has an empty name."""
+    found: list[tuple[bytes, list[bytes]]] = []
+    for line in head.split(b"\r\n"):
+        if not line:
+            continue
+        name, colon, value = line.partition(b":")
+        if line[0] in b" \t" and found:
+            found[-1][1].append(line)
+        else:
+            found.append((name, [value]) if colon else (b"", [line]))
+    return [(name, b"\r\n".join([*lines, b""])) for name, lines in found]
+
+
 def canonical_fields(fields: Sequence[tuple[bytes, bytes]], form: Form) -> list[bytes]:
     """(name, value with its CRLF) each in canonical form (RFC 6376 §3.4.1, §3.4.2), with its CRLF."""
     made = ALGORITHMS[form.encode()].canonicalize_headers(fields)
@@ -93,7 +98,7 @@ def signature(recipe: Recipe, fields: Fields, body_hash: str) -> bytes:
     unsigned = canonical_fields([(b"DKIM-Signature", b" " + value + b"\r\n")], recipe.header_form)[0]
     # RFC 6376 §3.7: the fields in the order of h=, of each name from the bottom up; last this one, with an empty b= and
     # without its CRLF.
-    data = b"".join([*_selected(covered, present), unsigned.rstrip(b"\r\n")])
+    data = b"".join([*selected(covered, present), unsigned.rstrip(b"\r\n")])
     signed = base64.b64encode(recipe.key.sign(data))
     lines = [signed[at : at + WIDTH] for at in range(0, len(signed), WIDTH)]
     return b"DKIM-Signature: " + value + b"\r\n ".join(lines) + b"\r\n"
@@ -107,7 +112,8 @@ def _covered(recipe: Recipe, present: dict[bytes, list[bytes]]) -> list[bytes]:
     return names + [name for name in recipe.always if name not in present]
 
 
-def _selected(covered: Sequence[bytes], present: dict[bytes, list[bytes]]) -> Iterable[bytes]:
+def selected(covered: Sequence[bytes], present: dict[bytes, list[bytes]]) -> Iterable[bytes]:
+    """Of each name in the order of `covered` the last field that is left, as often as it is named (RFC 6376 §5.4.2)."""
     taken: dict[bytes, int] = {}
     for name in covered:
         number = taken[name] = taken.get(name, 0) + 1
