@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay.signing import chain as chains
 from relay.signing.canonical import body_hash
 from relay.signing.dkim import Fields, canonical_fields, selected, split_fields
 from relay.signing.keys import SigningKey
 from relay.signing.rules import SIGNED
-from relay.signing.verify import MAX_SETS, ArcResult, DkimResult, Field, arc_sets, seal_scope
+from relay.signing.tags import Field
+from relay.signing.verify import ArcResult, DkimResult
 
 WIDTH = 76  # of a line
 COVERED = frozenset(
     [*(name.encode() for name in SIGNED), b"dkim-signature"]
 )  # RFC 8617 §4.1.2 wants the signatures too
-_TOKEN = re.compile(rb"[!#-'*+.0-9A-Z^-~-]+")
+_TOKEN = re.compile(rb"[!#-'*+.0-9A-Z^-~\x80-\xff-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,12 @@ def seal(
 ) -> bytes:
     """The three fields of the next set, to stand on top; nothing where nobody may add one.
 
-    `head` is the block as it will leave, `results` and `chain` what was found when it came. Raises OSError, and ValueError
-    for a key that is not RSA.
+    `head` is the block as it will leave, `results` and `chain` what was found when it came. Raises OSError; ValueError for
+    a key that is not RSA, and where the chain in `head` is not that of `chain`.
     """
     if key.kind != "rsa":
         raise ValueError("ARC is sealed with an RSA key (RFC 8617 §4.1)")
-    if chain.ended or chain.instance >= MAX_SETS:
+    if chain.ended:
         return b""
     fields = Fields(head)
     # RFC 8617 §5.1.2: the seal of a chain that failed covers its own set alone.
@@ -107,12 +109,16 @@ def covered(fields: Fields) -> list[bytes]:
 def without_results(head: bytes, authserv_id: str) -> bytes:
     """A header block without the Authentication-Results fields that claim to be ours, and those that can't be read: only
     we may write them (RFC 8601 §5)."""
+    if b"authentication-results" not in head.lower():
+        return head
     ours = authserv_id.lower().encode()
     kept = []
     for name, value in split_fields(head):
         if name.rstrip(b" \t").lower() == b"authentication-results" and _author(value) in (None, ours):
             continue
         kept.append(name + b":" + value if name else value)
+    if head.endswith(b"\r\n\r\n"):
+        kept.append(b"\r\n")  # the empty line that ends a block is no field
     return b"".join(kept)
 
 
@@ -141,10 +147,13 @@ def _before(head: bytes, instance: int) -> list[Field]:
     named: dict[bytes, list[Field]] = {}
     for name, value in split_fields(head):
         named.setdefault(name.rstrip(b" \t").lower(), []).append((name, value))
-    chain = arc_sets(named)
-    if len(chain) != instance:
+    try:
+        sets = chains.sets(named)
+    except chains.Broken as broken:
+        raise ValueError(f"the chain was altered after it was verified: {broken}") from None
+    if len(sets) != instance:
         raise ValueError("the chain is not the one that was verified")
-    return seal_scope(chain)
+    return chains.scope(sets)
 
 
 def _own(results: Field, fields: Fields) -> list[bytes]:
@@ -153,13 +162,15 @@ def _own(results: Field, fields: Fields) -> list[bytes]:
 
 def _result(one: DkimResult) -> str:
     """As RFC 8601 §2.7.1 writes it."""
-    said = [f"dkim={one.result}"]
-    if one.why and one.result != "pass":
-        said.append(f'reason="{one.why}"')
+    said = [f' reason="{one.why}"'] if one.why and one.result != "pass" else []
     for name, value in (("d", one.domain), ("s", one.selector), ("a", one.algorithm), ("b", one.mark)):
         if value:
-            said.append(f"header.{name}={value}")
-    return " ".join(said)
+            said.append(f" header.{name}={_value(value)}")
+    return _filled(f"dkim={one.result}", said, WIDTH, "  ")
+
+
+def _value(text: str) -> str:
+    return text if _TOKEN.fullmatch(text.encode()) else f'"{text}"'  # a mark may have a slash
 
 
 def _signed(sealer: Sealer, name: bytes, tags: dict[str, str], over: Iterable[bytes]) -> Field:
@@ -170,13 +181,18 @@ def _signed(sealer: Sealer, name: bytes, tags: dict[str, str], over: Iterable[by
 
 def _folded(name: bytes, tags: dict[str, str], width: int) -> bytes:
     """A value with its CRLF. Between tags is one blank or one fold, which are the same in relaxed form whatever `b` is."""
-    lines = [name.decode() + ":"]
-    for part in _breakable(tags):
+    return (_filled(f"{name.decode()}:", _breakable(tags), width, " ")[len(name) + 1 :] + "\r\n").encode()
+
+
+def _filled(start: str, parts: Iterable[str], width: int, indent: str) -> str:
+    """Lines of at most `width`, broken between parts only; each brings its own blank."""
+    lines = [start]
+    for part in parts:
         if width and len(lines[-1]) + len(part) > width:
-            lines.append(" " + part.lstrip(" "))
+            lines.append(indent + part.lstrip(" "))
         else:
             lines[-1] += part
-    return "\r\n".join([*lines, ""]).encode()[len(name) + 1 :]
+    return "\r\n".join(lines)
 
 
 def _breakable(tags: dict[str, str]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
         if line[0] in b" \t" and found:
             found[-1][1].append(line)
         else:
-            found.append((name, [value]) if colon else (b"", [line]))
+            found.append((name, [value]) if colon and name else (b"", [line]))
     return [(name, b"\r\n".join([*lines, b""])) for name, lines in found]
 
 

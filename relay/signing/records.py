@@ -58,9 +58,9 @@ class Records:
         self._failures = 0
         self._spent = 0.0
 
-    def key(self, selector: bytes, domain: bytes) -> PublicKey:
+    def key(self, selector: str, domain: str) -> PublicKey:
         """Raises NoAnswer, BadRecord."""
-        name = selector + b"._domainkey." + domain + b"."
+        name = f"{selector}._domainkey.{domain}.".encode()
         if name not in self._known:
             self._known[name] = self._asked(name)
         text = self._known[name]

@@ -11,36 +11,38 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import dkim as dkimpy
-from dkim.util import InvalidTagValueList, parse_tag_value
 
+from relay.signing import chain
 from relay.signing.canonical import Form, prefix_hashes
-from relay.signing.dkim import canonical_fields, split_fields
+from relay.signing.dkim import split_fields
 from relay.signing.keys import SMALLEST
 from relay.signing.records import BadRecord, DnsFunc, NoAnswer, PublicKey, Records
-
-Result = Literal["pass", "fail", "policy", "neutral", "temperror", "permerror"]  # RFC 8601 §2.7.1
-Tags = dict[bytes, bytes]
-Field = tuple[bytes, bytes]  # name as written, value with its CRLF
+from relay.signing.tags import (
+    MANDATORY,
+    NUMBER,
+    Field,
+    Refused,
+    Result,
+    Tags,
+    attempt,
+    check,
+    clean,
+    domain_name,
+    field_names,
+    forms,
+    parse,
+    text,
+)
 
 MAX_SIGNATURES = 10  # RFC 6376 §6.1 leaves it to us
-MAX_SETS = 50  # RFC 8617 §4.2.1
-MAX_FIELD = 16 * 1024  # octets of one signature
-MAX_NAMES = 500  # in one h=
 MAX_SLOP = 300.0  # seconds that clocks may differ
-_BLANKS = re.compile(rb"\s{100}")  # in a signature: dkimpy's expressions take the square of a run
-_MANDATORY = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
-_DOMAIN = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*")
-_NUMBER = re.compile(rb"[0-9]{1,12}")
-_INSTANCE = re.compile(rb"[1-9][0-9]?")
-_AAR = re.compile(rb"\s{0,20}i\s{0,20}=\s{0,20}([1-9][0-9]?)\s{0,20};")
 _NAME = re.compile(rb"[!-9;-~]+[ \t]*")
-ARC_NAMES = (b"arc-authentication-results", b"arc-message-signature", b"arc-seal")  # in the order that a seal covers
 _SILENT = logging.Logger("dkimpy")  # what it says is said in `why`
 _SILENT.disabled = True
 
@@ -69,25 +71,6 @@ class ArcResult:
     temporary: bool = False  # it failed because the DNS did not answer
 
 
-@dataclass(slots=True)
-class ArcSet:
-    """The three fields of one instance, from the top of the message down."""
-
-    fields: dict[bytes, Field] = field(default_factory=dict)
-    tags: dict[bytes, Tags] = field(default_factory=dict)
-
-
-class Broken(Exception):
-    """Why an ARC chain, or what stands for one, can't be followed."""
-
-
-class _Refused(Exception):
-    def __init__(self, result: Result, why: str) -> None:
-        super().__init__(why)
-        self.result: Result = result
-        self.why = why
-
-
 def parts(message: bytes) -> tuple[bytes, bytes]:
     """(header block without the empty line that ends it, body) of a message from a file: its lines may end with LF."""
     message = re.sub(rb"\r?\n", b"\r\n", message)
@@ -112,167 +95,154 @@ class Verifier:
 
     def __init__(self, head: bytes, body: bytes | Path, dnsfunc: DnsFunc, now: float) -> None:
         """`now`: epoch seconds, for t= and x=."""
-        self._fields = split_fields(head)
         self._body, self._records, self._now = body, Records(dnsfunc), now
+        fields = split_fields(head)
+        self._odd = any(not _NAME.fullmatch(name) and not value.startswith(b"From ") for name, value in fields)
         self._named: dict[bytes, list[Field]] = {}
-        for name, value in self._fields:
-            self._named.setdefault(name.rstrip(b" \t").lower(), []).append((name, value))
-        self._lengths: set[int] = set()  # that some l= names
+        for one in fields:
+            self._named.setdefault(one[0].rstrip(b" \t").lower(), []).append(one)
+        found = self._named.get(b"dkim-signature", [])[:MAX_SIGNATURES]
+        self._signatures: list[tuple[Field, Tags | Refused]] = [(one, attempt(parse, one)) for one in found]
+        said = [tags.get(b"l", b"") for _, tags in self._signatures if isinstance(tags, dict)]
+        self._lengths = {int(length) for length in said if NUMBER.fullmatch(length)}
         self._hashes: dict[Form, tuple[int, dict[int, bytes]]] = {}
 
     def dkim(self) -> list[DkimResult]:
         """See dkim_results."""
-        found = self._named.get(b"dkim-signature", [])[:MAX_SIGNATURES]
-        read = [_attempt(_read, one, _MANDATORY, arc=False) for one in found]
-        for tags in read:
-            if isinstance(tags, dict) and b"l" in tags:
-                self._lengths.add(int(tags[b"l"]))
-        return [self._dkim(one, tags) for one, tags in zip(found, read, strict=True)]
+        return [self._dkim(one, tags) for one, tags in self._signatures]
 
-    def _dkim(self, signature: Field, tags: Tags | _Refused) -> DkimResult:
-        if isinstance(tags, _Refused):
-            return DkimResult("", "", "", tags.result, _clean(tags.why))
+    def _dkim(self, signature: Field, tags: Tags | Refused) -> DkimResult:
+        if isinstance(tags, Refused):
+            return DkimResult("", "", "", tags.result, clean(tags.why))
         notes: list[str] = []
-        key: list[PublicKey] = []
-        refused = _attempt(self._check_dkim, signature, tags, notes, key)
-        result: Result = "pass"
-        if isinstance(refused, _Refused):
-            result = refused.result
+        found: list[PublicKey] = []
+        refused = attempt(self._check_dkim, signature, tags, notes, found)
+        if isinstance(refused, Refused):
             notes.insert(0, refused.why)
-        domain, selector = (_text(tags[name]) for name in (b"d", b"s"))
         return DkimResult(
-            domain if _DOMAIN.fullmatch(domain) else "",
-            selector if _DOMAIN.fullmatch(selector) else "",
-            _clean(_text(tags[b"a"])),
-            result,
-            _clean("; ".join(notes)),
-            key[0].bits if key else 0,
-            re.sub(rb"\s+", b"", tags[b"b"])[:8].decode("ascii", "replace"),
+            domain_name(tags.get(b"d", b"")),
+            domain_name(tags.get(b"s", b"")),
+            clean(text(tags.get(b"a", b""))),
+            refused.result if isinstance(refused, Refused) else "pass",
+            clean("; ".join(notes)),
+            found[0].bits if found else 0,
+            clean(text(re.sub(rb"\s+", b"", tags.get(b"b", b""))[:8])),
         )
 
-    def _check_dkim(self, signature: Field, tags: Tags, notes: list[str], key: list[PublicKey]) -> None:
-        """Raises _Refused unless it is good; tells what else is to be known, and of which key."""
-        names = _names(tags)
+    def _check_dkim(self, signature: Field, tags: Tags, notes: list[str], found: list[PublicKey]) -> None:
+        """Raises Refused unless it is good; adds what else is to be known, and the key."""
+        check(tags, MANDATORY, False)
+        names, (header_form, body_form) = field_names(tags), forms(tags, b"simple/simple")
         authors = len(self._named.get(b"from", ()))
         if b"from" not in names:
-            raise _Refused("permerror", "it does not sign From")
+            raise Refused("permerror", "it does not sign From")  # RFC 6376 §6.1.1
         if not authors:
-            raise _Refused("permerror", "the message has no From")
-        if any(not _NAME.fullmatch(name) and not value.startswith(b"From ") for name, value in self._fields):
-            raise _Refused("permerror", "the header block has a line that is no field")
+            raise Refused("permerror", "the message has no From")
+        if self._odd:
+            raise Refused("permerror", "the header block has a line that is no field")
         self._check_times(tags)
-        header_form, body_form = _forms(tags, b"simple/simple")
         unsigned = self._check_body(tags, body_form)
-        record = self._key(tags)
-        key.append(record)
-        if record.testing:
+        key = self._key(tags)
+        found.append(key)
+        if key.testing:
             notes.append("the domain only tests DKIM (t=y)")
-        if record.strict and tags.get(b"i", b"@" + tags[b"d"]).rpartition(b"@")[2].lower() != tags[b"d"].lower():
-            raise _Refused("permerror", "i= is of another domain than d=, which its key forbids (t=s)")
-        if not self._good(signature, tags, header_form, names, self._fields_for(names, signature), record):
+        if key.strict and tags.get(b"i", b"@" + tags[b"d"]).rpartition(b"@")[2].lower() != tags[b"d"].lower():
+            raise Refused("permerror", "i= is of another domain than d=, which its key forbids (t=s)")
+        if not _good(signature, tags, header_form, names, self._fields_for(names, signature), key):
             more = f"; the message has {authors} From fields" if authors > 1 else ""
-            raise _Refused("fail", "the header was altered, or another key signed it" + more)
+            raise Refused("fail", "the header was altered, or another key signed it" + more)
         if authors > 1:
-            raise _Refused("policy", f"the message has {authors} From fields")
+            raise Refused("policy", f"the message has {authors} From fields")
         if unsigned:
-            raise _Refused("policy", f"l= leaves {unsigned} octets of the body unsigned")
+            raise Refused("policy", f"l= leaves {unsigned} octets of the body unsigned")
 
     def arc(self) -> ArcResult:
         """See arc_result."""
-        if not any(name in self._named for name in ARC_NAMES):
+        if not chain.present(self._named):
             return ArcResult("none", why="the message has no ARC chain")
-        highest = _highest(self._named)
+        highest, ended = chain.highest(self._named), chain.over(self._named)
         try:
-            chain = arc_sets(self._named)
-        except Broken as broken:
-            return ArcResult("fail", highest, _clean(str(broken)), ended=highest >= MAX_SETS)
-        ended = any(one.tags[b"arc-seal"][b"cv"] == b"fail" for one in chain)
-        try:
-            self._check_chain(chain)
-        except _Refused as refused:
-            temporary = refused.result == "temperror"
-            return ArcResult("fail", highest, _clean(refused.why), ended or highest >= MAX_SETS, temporary)
-        return ArcResult("pass", highest, ended=highest >= MAX_SETS)
+            self._check_chain(chain.sets(self._named))
+        except chain.Broken as broken:
+            return ArcResult("fail", highest, clean(str(broken)), ended)
+        except Refused as refused:
+            return ArcResult("fail", highest, clean(refused.why), ended, refused.result == "temperror")
+        return ArcResult("pass", highest, "", ended)
 
-    def _check_chain(self, chain: Sequence[ArcSet]) -> None:
-        for number, one in enumerate(chain, 1):
-            said = _text(one.tags[b"arc-seal"][b"cv"])
+    def _check_chain(self, sets: Sequence[chain.ArcSet]) -> None:
+        """RFC 8617 §5.2. Raises Refused."""
+        for number, one in enumerate(sets, 1):
+            said = text(one.tags[chain.SEAL][b"cv"])
             if said != ("none" if number == 1 else "pass"):
-                raise _Refused("fail", f"seal {number} says cv={said}")
-        newest = len(chain)
-        refused = _attempt(self._check_message, chain[-1])
-        if isinstance(refused, _Refused):
-            raise _Refused(refused.result, f"ARC-Message-Signature {newest}: {refused.why}")
-        for number in range(newest, 0, -1):
-            refused = _attempt(self._check_seal, chain[:number])
-            if isinstance(refused, _Refused):
-                raise _Refused(refused.result, f"ARC-Seal {number}: {refused.why}")
+                raise Refused("fail", f"ARC-Seal {number} says cv={said}")
+        refused = attempt(self._check_message, sets[-1])
+        if isinstance(refused, Refused):
+            raise Refused(refused.result, f"ARC-Message-Signature {len(sets)}: {refused.why}")
+        for number in range(len(sets), 0, -1):
+            refused = attempt(self._check_seal, sets[:number])
+            if isinstance(refused, Refused):
+                raise Refused(refused.result, f"ARC-Seal {number}: {refused.why}")
 
-    def _check_message(self, newest: ArcSet) -> None:
+    def _check_message(self, newest: chain.ArcSet) -> None:
         """The ARC-Message-Signature: like DKIM's, without its rule for From (RFC 8617 §4.1.2)."""
-        signature, tags = newest.fields[b"arc-message-signature"], newest.tags[b"arc-message-signature"]
-        names = _names(tags)
-        if b"arc-seal" in names:
-            raise _Refused("fail", "it signs ARC-Seal")
+        signature, tags = newest.fields[chain.MESSAGE], newest.tags[chain.MESSAGE]
+        names, (header_form, body_form) = field_names(tags), forms(tags, b"relaxed/relaxed")
+        if chain.SEAL in names:
+            raise Refused("fail", "it signs ARC-Seal")
         self._check_times(tags)
-        header_form, body_form = _forms(tags, b"relaxed/relaxed")
         if self._check_body(tags, body_form):
-            raise _Refused("policy", "l= leaves a part of the body unsigned")
-        record = self._key(tags)
-        if not self._good(signature, tags, header_form, names, self._fields_for(names, signature), record):
-            raise _Refused("fail", "the header was altered, or another key signed it")
+            raise Refused("policy", "l= leaves a part of the body unsigned")
+        if not _good(signature, tags, header_form, names, self._fields_for(names, signature), self._key(tags)):
+            raise Refused("fail", "the header was altered, or another key signed it")
 
-    def _check_seal(self, chain: Sequence[ArcSet]) -> None:
-        """The newest seal of a part of the chain (RFC 8617 §5.1.1)."""
-        signature, tags = chain[-1].fields[b"arc-seal"], chain[-1].tags[b"arc-seal"]
-        covered = seal_scope(chain)[:-1]
-        record = self._key(tags)
+    def _check_seal(self, sets: Sequence[chain.ArcSet]) -> None:
+        """The newest seal of a chain, or of what it was before (RFC 8617 §5.1.1)."""
+        signature, tags = sets[-1].fields[chain.SEAL], sets[-1].tags[chain.SEAL]
+        covered = chain.scope(sets)[:-1]
         names = [name.rstrip(b" \t").lower() for name, _ in covered]
         # dkimpy takes fields of one name from the bottom up.
-        if not self._good(signature, tags, "relaxed", names, covered[::-1], record):
-            raise _Refused("fail", "the chain was altered, or another key signed it")
+        if not _good(signature, tags, "relaxed", names, covered[::-1], self._key(tags)):
+            raise Refused("fail", "the chain was altered, or another key signed it")
 
     def _check_times(self, tags: Tags) -> None:
         """RFC 6376 §3.5, t= and x=; both are numbers."""
         signed_at, until = (int(tags[name]) if name in tags else None for name in (b"t", b"x"))
         if until is not None and until < (signed_at or 0):
-            raise _Refused("neutral", "x= is before t=")
+            raise Refused("neutral", "x= is before t=")
         if until is not None and self._now > until + MAX_SLOP:
-            raise _Refused("fail", f"it has expired (x={until})")
+            raise Refused("fail", f"it has expired (x={until})")
         if signed_at is not None and signed_at > self._now + MAX_SLOP:
-            raise _Refused("policy", f"it was signed in the future (t={signed_at})")
+            raise Refused("policy", f"it was signed in the future (t={signed_at})")
 
     def _check_body(self, tags: Tags, form: Form) -> int:
-        """How many octets of the body l= leaves out. Raises _Refused where bh= does not fit."""
+        """How many octets of the body l= leaves out. Raises Refused where bh= does not fit."""
         if form not in self._hashes:
             self._hashes[form] = prefix_hashes(self._body, form, self._lengths)
         length, hashes = self._hashes[form]
         covered = int(tags[b"l"]) if b"l" in tags else length
         if covered > length:
-            raise _Refused("permerror", f"l={covered} is more than the body's {length} octets")
+            raise Refused("permerror", f"l={covered} is more than the body's {length} octets")
         if _decoded(tags[b"bh"]) != hashes.get(covered):
-            raise _Refused("fail", "the body was altered")
+            raise Refused("fail", "the body was altered")
         return length - covered
 
     def _key(self, tags: Tags) -> PublicKey:
-        for name in (b"d", b"s"):
-            if not _DOMAIN.fullmatch(_text(tags[name])):
-                raise _Refused("neutral", f"{name.decode()}= is no domain name")
+        domain, selector, algorithm = domain_name(tags[b"d"]), domain_name(tags[b"s"]), text(tags[b"a"])
+        if not domain or not selector:
+            raise Refused("neutral", f"{'s' if domain else 'd'}= is no domain name")
         try:
-            record = self._records.key(tags[b"s"], tags[b"d"])
+            key = self._records.key(selector, domain)
         except NoAnswer as error:
-            raise _Refused("temperror", str(error)) from None
+            raise Refused("temperror", str(error)) from None
         except BadRecord as error:
-            raise _Refused("permerror", f"its key: {error}") from None
-        algorithm = _text(tags[b"a"])
-        if algorithm != f"{record.kind}-sha256":
-            raise _Refused("permerror", f"its key is of kind {record.kind}, the signature says {algorithm}")
-        if record.hashes is not None and b"sha256" not in record.hashes:
-            raise _Refused("permerror", "its key does not allow sha256 (h=)")
-        if record.kind == "rsa" and record.bits < SMALLEST:
-            # RFC 8301 §3.2
-            raise _Refused("policy", f"an RSA key of {record.bits} bits; less than {SMALLEST} is no proof")
-        return record
+            raise Refused("permerror", f"its key: {error}") from None
+        if algorithm != f"{key.kind}-sha256":
+            raise Refused("permerror", f"its key is of kind {key.kind}, the signature says {algorithm}")
+        if key.hashes is not None and b"sha256" not in key.hashes:
+            raise Refused("permerror", "its key does not allow sha256 (h=)")
+        if key.kind == "rsa" and key.bits < SMALLEST:  # RFC 8301 §3.2
+            raise Refused("policy", f"an RSA key of {key.bits} bits; less than {SMALLEST} is no proof")
+        return key
 
     def _fields_for(self, names: Sequence[bytes], signature: Field) -> list[Field]:
         """Those fields that h= can mean, so that nothing else is canonicalised. A signature never signs itself."""
@@ -282,137 +252,27 @@ class Verifier:
             found += there[-names.count(name) - 1 :]  # one more: dkimpy wants to see a From that is not signed
         return found
 
-    def _good(
-        self,
-        signature: Field,
-        tags: Tags,
-        form: Form,
-        names: Sequence[bytes],
-        fields: Sequence[Field],
-        record: PublicKey,
-    ) -> bool:
-        """Does dkimpy find the signature over these fields good?"""
-        check = dkimpy.DomainSigner(logger=_SILENT)
-        check.headers = list(fields)
-        check.pk, check.ktag, check.keysize = record.key, record.kind.encode(), record.bits
-        # Without bh= it leaves the body to us.
-        told = {name: value for name, value in tags.items() if name != b"bh"} | {b"c": form.encode()}
-        name, value = signature
-        if form == "relaxed":
-            value = b" " + value  # its expression does not find a b= that follows the colon
-        return bool(check.verify_sig_process(told, list(names), (name, value), None))
 
-
-def arc_sets(named: dict[bytes, list[Field]]) -> list[ArcSet]:
-    """The chain from i=1, whole and well-formed; nothing is verified yet. `named`: lower-case name -> fields. Raises Broken."""
-    found: dict[int, ArcSet] = {}
-    if sum(len(named.get(name, ())) for name in ARC_NAMES) > MAX_SETS * len(ARC_NAMES):
-        raise Broken(f"more ARC fields than {MAX_SETS} sets have")
-    for name in ARC_NAMES:
-        for one in named.get(name, ()):
-            tags: Tags = {}
-            if name == b"arc-authentication-results":
-                matched = _AAR.match(one[1])
-                number = matched[1] if matched else b""
-            else:
-                mandatory = _MANDATORY[1:] if name == b"arc-message-signature" else (b"a", b"b", b"cv", b"d", b"s")
-                read = _attempt(_read, one, (b"i", *mandatory), arc=True)
-                if isinstance(read, _Refused):
-                    raise Broken(f"{_text(name)}: {read.why}")
-                tags, number = read, read[b"i"]
-            if not _INSTANCE.fullmatch(number) or int(number) > MAX_SETS:
-                raise Broken(f"{_text(name)}: i= is no number from 1 to {MAX_SETS}")
-            if name == b"arc-seal" and b"h" in tags:
-                raise Broken("arc-seal: it has h=")
-            holder = found.setdefault(int(number), ArcSet())
-            if name in holder.fields:
-                raise Broken(f"{_text(name)} {int(number)} is there twice")
-            holder.fields[name], holder.tags[name] = one, tags
-    for number in range(1, max(found, default=0) + 1):
-        if number not in found or len(found[number].fields) < len(ARC_NAMES):
-            raise Broken(f"set {number} is not whole")
-    return [found[number] for number in sorted(found)]
-
-
-def seal_scope(chain: Iterable[ArcSet]) -> list[Field]:
-    """The fields that a seal covers, in its order; the last one is the newest seal itself (RFC 8617 §5.1.1)."""
-    return [one.fields[name] for one in chain for name in ARC_NAMES]
-
-
-def _highest(named: dict[bytes, list[Field]]) -> int:
-    """The highest instance that a chain claims, whole or not."""
-    found = [one[1] for name in ARC_NAMES for one in named.get(name, ())]
-    if len(found) > MAX_SETS * len(ARC_NAMES):
-        return MAX_SETS
-    numbers = [re.search(rb"(?:^|;)\s{0,20}i\s{0,20}=\s{0,20}([0-9]{1,9})\s{0,20}(?:;|$)", value) for value in found]
-    return min(MAX_SETS, max((int(number[1]) for number in numbers if number), default=0))
-
-
-def _read(signature: Field, mandatory: Sequence[bytes], arc: bool) -> Tags:
-    """The tags of a signature, checked by dkimpy. Raises _Refused."""
-    if len(signature[1]) > MAX_FIELD or _BLANKS.search(signature[1]):
-        raise _Refused("neutral", "the signature is unreasonably large")
+def _good(
+    signature: Field, tags: Tags, form: Form, names: Sequence[bytes], fields: Sequence[Field], key: PublicKey
+) -> bool:
+    """Does dkimpy find the signature over these fields good? Raises Refused where it can't say."""
+    checker = dkimpy.DomainSigner(logger=_SILENT)
+    checker.headers = list(fields)
+    checker.pk, checker.ktag, checker.keysize = key.key, key.kind.encode(), key.bits
+    # Without bh= it leaves the body to us.
+    told = {name: value for name, value in tags.items() if name != b"bh"} | {b"c": form.encode()}
+    name, value = signature
+    if form == "relaxed":
+        value = b" " + value  # its expression does not find a b= that follows the colon
     try:
-        tags: Tags = parse_tag_value(canonical_fields([(b"", signature[1])], "relaxed")[0][1:])
-    except InvalidTagValueList as error:
-        raise _Refused("neutral", f"the signature can't be read: {type(error).__name__}") from None
-    if tags.get(b"a") == b"rsa-sha1":
-        raise _Refused("policy", "rsa-sha1 is no proof any more (RFC 8301)")
-    for name in (b"t", b"x", b"l"):
-        if name in tags and not _NUMBER.fullmatch(tags[name]):
-            raise _Refused("neutral", f"{_text(name)}= is no number")
-    # dkimpy reads a clock of its own for these two, and lets ten hours pass.
-    told = {name: value for name, value in tags.items() if name not in (b"t", b"x")}
+        return bool(checker.verify_sig_process(told, list(names), (name, value), None))
+    except Exception as error:  # noqa: BLE001 - dkimpy lets through what its parsers raise
+        raise Refused("fail", f"the signature can't be checked: {type(error).__name__}") from None
+
+
+def _decoded(value: bytes) -> bytes:
     try:
-        dkimpy.validate_signature_fields(told, list(mandatory), arc)
-    except dkimpy.ValidationError as error:
-        raise _Refused("neutral", str(error).replace("b'", "'")) from None
-    except IndexError:
-        raise _Refused("neutral", "i= has no @") from None
-    return tags
-
-
-def _names(tags: Tags) -> list[bytes]:
-    """Of h=, in lower case and in its order. Raises _Refused."""
-    names = [name.strip().lower() for name in tags[b"h"].split(b":")]
-    if len(names) > MAX_NAMES:
-        raise _Refused("neutral", f"it names more than {MAX_NAMES} fields")
-    return names
-
-
-def _forms(tags: Tags, default: bytes) -> tuple[Form, Form]:
-    """(of fields, of the body). Raises _Refused."""
-    header, _, body = tags.get(b"c", default).partition(b"/")
-    if header not in (b"simple", b"relaxed") or body not in (b"", b"simple", b"relaxed"):
-        raise _Refused("neutral", "c= names no canonical form that there is")
-    return cast(Form, _text(header)), cast(Form, _text(body or b"simple"))
-
-
-def _decoded(text: bytes) -> bytes:
-    try:
-        return base64.b64decode(re.sub(rb"\s+", b"", text), validate=True)
+        return base64.b64decode(re.sub(rb"\s+", b"", value), validate=True)
     except binascii.Error:
         return b""
-
-
-def _attempt(check: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What it returns, or why it refused. Whatever else a stranger's bytes may raise is a refusal as well."""
-    try:
-        return check(*arguments, **named)
-    except _Refused as refused:
-        return refused
-    except OSError:
-        raise  # the body's file
-    except dkimpy.DKIMException as error:
-        return _Refused("fail", str(error).replace("b'", "'"))
-    except Exception as error:  # noqa: BLE001 - dkimpy lets through what its parsers raise
-        return _Refused("neutral", f"it can't be read: {type(error).__name__}")
-
-
-def _text(value: bytes) -> str:
-    return value.decode("ascii", "replace")
-
-
-def _clean(text: str) -> str:
-    """Of what a stranger wrote: printable ASCII, not much of it, and nothing that ends a quoted string or a comment."""
-    return re.sub(r"[^ !#-\[\]-~]|[()]", "?", text)[:200]
