@@ -34,7 +34,8 @@ class Published:
     verdict: Verdict
     text: str = ""
 
-    def __bool__(self) -> bool:
+    @property
+    def good(self) -> bool:
         return self.verdict == "ok"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -22,8 +22,8 @@ from relay.signing.published import compare, place
 from relay.signing.rules import Rule
 
 AGAIN, SOON = 60.0, 10.0  # seconds until the next question: where the record is not there, and after trouble
-MOST = 10_000  # records below wildcards; who was looked for longest ago goes first
-FORGET = 3600.0  # seconds that nobody looked for one
+MOST = 10_000  # records below wildcards
+FORGET = 3600.0  # seconds after which nobody looks for one any more
 AT_ONCE = 16  # questions
 ROUND = 64  # questions below wildcards until the named ones have their turn again
 PAUSE = 1.0  # seconds between two rounds
@@ -48,32 +48,48 @@ class _Record:
 
 
 class Watch:
-    """`run` is the loop. Everything is called on one event loop."""
+    """`run` is the loop. Only `seen` may be called from other threads than the loop's."""
 
-    def __init__(self, log: MailLog, resolver: Resolver) -> None:
-        self._log, self._resolver = log, resolver
+    def __init__(self, resolver: Resolver, log: MailLog) -> None:
+        self._resolver, self._log = resolver, log
         self._named: dict[_Id, _Record] = {}  # d= stands in the configuration
-        self._others: OrderedDict[_Id, _Record] = OrderedDict()  # below wildcards, or no more in the configuration
+        self._others: dict[_Id, _Record] = {}  # below wildcards, or no more in the configuration
+        self._missed: deque[tuple[Rule, str]] = deque(maxlen=MOST)  # looked for, by whatever thread, and in neither
         self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         PUBLISHED.source = self._published
 
     def follow(self, rules: Iterable[Rule], resolver: Resolver | None = None) -> None:
         """The entries of a configuration that has just been taken; `resolver`: where it is another one now."""
         self._resolver = resolver or self._resolver
-        before, self._named = self._named, {}
+        named: dict[_Id, _Record] = {}
         for rule in rules:
             domain = "" if rule.domain.startswith("*") and not rule.sign_as else rule.signs_as("")
             if rule.when_published and domain:
                 id_ = _id(rule, domain)
-                known = before.pop(id_, None) or self._others.pop(id_, None)
-                self._named[id_] = known or _Record(domain, rule.selector, rule.key)
-        self._others |= before
+                named[id_] = self._find(id_) or _Record(domain, rule.selector, rule.key)
+        before, self._named = self._named, named
+        for id_, record in before.items():
+            if id_ not in named:
+                self._others[id_] = record
+                record.wanted = clock.monotonic()
+        for id_ in named:
+            self._others.pop(id_, None)
         self._shrink()
         self._news.set()
 
     def seen(self, rule: Rule, domain: str) -> bool | None:
-        """Was the record of this key for d= seen? None: nobody knows yet."""
-        return self._record(rule, domain).seen
+        """Was the record of this key for d= seen? None: nobody knows yet; it is asked for."""
+        id_ = _id(rule, domain)
+        record = self._find(id_)
+        if record is not None:
+            record.wanted = clock.monotonic()
+            return record.seen
+        self._missed.append((rule, domain))
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed: the process ends
+                self._loop.call_soon_threadsafe(self._news.set)
+        return None
 
     async def known(self, rule: Rule, domain: str) -> bool | None:
         """As `seen`, after the first answer, which the resolver's timeout bounds; None: there was trouble just now."""
@@ -87,8 +103,11 @@ class Watch:
 
     async def run(self) -> None:
         """Asks for what has not been seen; ends only by cancellation."""
+        self._loop = asyncio.get_running_loop()
         while True:
             self._news.clear()
+            while self._missed:
+                self._record(*self._missed.popleft())
             due = self._due(clock.monotonic())
             for start in range(0, len(due), AT_ONCE):
                 await asyncio.gather(*map(self._ask, due[start : start + AT_ONCE]))
@@ -121,7 +140,7 @@ class Watch:
             record.due = clock.monotonic() + SOON
             self._tell(record, "unknown", f"DNS could not be asked: {trouble}")
         else:
-            record.seen, record.due = bool(found), clock.monotonic() + AGAIN
+            record.seen, record.due = found.good, clock.monotonic() + AGAIN
             self._tell(record, found.verdict, found.text)
         finally:
             record.asking.set()
@@ -139,23 +158,25 @@ class Watch:
         else:
             self._log.warning("key_unpublished_yet", domain=domain, selector=selector, verdict=verdict, why=text)
 
+    def _find(self, id_: _Id) -> _Record | None:
+        return self._named.get(id_) or self._others.get(id_)
+
     def _record(self, rule: Rule, domain: str) -> _Record:
         id_ = _id(rule, domain)
-        record = self._named.get(id_)
+        record = self._find(id_)
         if record is None:
-            record = self._others.get(id_)
-            if record is None:
-                record = self._others[id_] = _Record(domain, rule.selector, rule.key)
-                self._shrink()
-                self._news.set()
-            else:
-                self._others.move_to_end(id_)
+            record = self._others[id_] = _Record(domain, rule.selector, rule.key, wanted=clock.monotonic())
+            self._shrink()
+            self._news.set()
         record.wanted = clock.monotonic()
         return record
 
     def _shrink(self) -> None:
-        while len(self._others) > MOST:
-            self._others.popitem(last=False)
+        """A tenth at a time, those that are seen last: finding them takes a look at all."""
+        if len(self._others) > MOST:
+            order = [(record.seen is True, record.wanted, id_) for id_, record in self._others.items()]
+            for _, _, id_ in nsmallest(MOST // 10, order):
+                del self._others[id_]
 
     def _published(self) -> Iterable[tuple[tuple[str, ...], float]]:
         found: dict[tuple[str, ...], float] = {}
