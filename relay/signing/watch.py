@@ -50,8 +50,8 @@ class _Record:
 class Watch:
     """`run` is the loop. Only `seen` may be called from other threads than the loop's."""
 
-    def __init__(self, resolver: Resolver, log: MailLog) -> None:
-        self._resolver, self._log = resolver, log
+    def __init__(self, log: MailLog, resolver: Resolver) -> None:
+        self._log, self._resolver = log, resolver
         self._named: dict[_Id, _Record] = {}  # d= stands in the configuration
         self._others: dict[_Id, _Record] = {}  # below wildcards, or no more in the configuration
         self._missed: deque[tuple[Rule, str]] = deque(maxlen=MOST)  # looked for, by whatever thread, and in neither

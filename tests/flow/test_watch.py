@@ -37,7 +37,7 @@ class Bench:
         self.log = MailLog(None)
         self.log.listeners.append(lambda kind, fields: self.events.append((kind, dict(fields))))
         self.dns = Scripted(lambda name, _: self.records.get(name, "NXDOMAIN"))
-        self.watch = Watch(Resolver((self.dns.server,), 0.4), self.log)
+        self.watch = Watch(self.log, Resolver((self.dns.server,), 0.4))
 
     def publish(self, domain: str = "example.com", selector: str = "s1") -> None:
         self.records[f"{selector}._domainkey.{domain}"] = [KEY.record]
@@ -229,7 +229,7 @@ async def test_it_rests_where_there_is_nothing_to_do(bench: Bench) -> None:
 
 
 async def test_no_server_at_all(bench: Bench) -> None:
-    watch = Watch(Resolver((f"127.0.0.1:{free_port()}",), 0.1), bench.log)
+    watch = Watch(bench.log, Resolver((f"127.0.0.1:{free_port()}",), 0.1))
     watch.follow([NAMED])
     async with running(watch):
         await until(lambda: bench.events)
