@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
 import re
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import click
 
+from relay.cli import files
 from relay.cli.client import Failed, read_password
 
 UNITS = Path("/etc/systemd/system")
-GROUP = "relay"
+ELSEWHERE = "say where: relay init PATH"
 
 
 @click.command()
@@ -38,22 +38,24 @@ def init(path: Path | None, host: str, username: str | None, unit: Path | None, 
     from relay.config import template
     from relay.config.load import ConfigError, load
 
-    file = Path(os.path.abspath(path or _own_file()))
+    file = Path(os.path.abspath(path or files.own_config()))
     if unit is None and not no_unit and path is None and os.geteuid() == 0 and UNITS.is_dir():
         unit = UNITS / "relay.service"
     secret = file.parent / "secrets" / "main"
-    targets = [file, *([unit] if unit else []), *([secret] if username else [])]
+    targets = [file, *([secret] if username else []), *([unit] if unit else [])]
     for target in targets:
         if target.exists() and not force:
             raise Failed(f"{target} is there already; --force writes over it", 73)
     password = read_password(new=True) if username else ""
-    _folder(file.parent, 0o755)
-    _folder(secret.parent, 0o750)
-    _write(file, _with_login(template.text().replace("smtp.example.com", host), username), 0o640)
+    files.folder(file.parent, 0o755, ELSEWHERE)
+    files.folder(secret.parent, 0o750, ELSEWHERE)
+    files.write(file, _with_login(template.text().replace("smtp.example.com", host), username), 0o640, ELSEWHERE)
     if username:
-        _write(secret, password + "\n", 0o640)
+        files.write(secret, password + "\n", 0o640, ELSEWHERE)
     if unit:
-        _write(unit, template.unit(_command(), file), 0o644, ours=False)
+        files.write(unit, template.unit(_command(), file), 0o644, ELSEWHERE, ours=False)
+    for target in targets:
+        click.echo(f"wrote {target}")
     try:
         load(file)
     except ConfigError as error:
@@ -75,9 +77,9 @@ def _tell_next(file: Path, unit: Path | None, login: bool) -> None:
         )
         click.echo("    python3 -m venv /opt/relay && /opt/relay/bin/pip install RELAY")
         click.echo(f"    ExecStart=/opt/relay/bin/relay serve --config {file}    in {unit}")
-    if _group() is None:
-        click.echo(f"  useradd --system --home-dir /var/lib/relay --shell /usr/sbin/nologin {GROUP}")
-        click.echo(f"  chgrp -R {GROUP} {file.parent}")
+    if files.group() is None:
+        click.echo(f"  useradd --system --home-dir /var/lib/relay --shell /usr/sbin/nologin {files.GROUP}")
+        click.echo(f"  chgrp -R {files.GROUP} {file.parent}")
     click.echo("  systemctl daemon-reload && systemctl enable --now relay")
 
 
@@ -97,49 +99,6 @@ def _with_login(text: str, username: str | None) -> str:
     return re.sub(r"(?m)^#\|     (password: \{file: secrets/main\})", r"    \1", text, count=1)
 
 
-def _folder(folder: Path, mode: int) -> None:
-    try:
-        if not folder.is_dir():
-            folder.mkdir(mode=mode, parents=True)
-            folder.chmod(mode)
-            _hand_over(folder)
-    except OSError as error:
-        raise Failed(f"{folder}: {error.strerror}; say where: relay init PATH", 73) from None
-
-
-def _write(file: Path, text: str, mode: int, *, ours: bool = True) -> None:
-    """Whole or not at all, and never for a moment readable by others."""
-    new = file.with_name(f".{file.name}.new")
-    try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        new.chmod(mode)
-        if ours:
-            _hand_over(new)
-        new.replace(file)
-    except OSError as error:
-        raise Failed(f"{file}: {error.strerror}; say where: relay init PATH", 73) from None
-    click.echo(f"wrote {file}")
-
-
-def _hand_over(path: Path) -> None:
-    """To the group of the service, which shall read it and not write it."""
-    group = _group()
-    if os.geteuid() == 0 and group is not None:
-        os.chown(path, -1, group)
-
-
-def _group() -> int | None:
-    try:
-        return grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        return None
-
-
 def _command() -> str:
     """How systemd is to call this program."""
     found = shutil.which("relay")
@@ -147,16 +106,6 @@ def _command() -> str:
     if program.name == "relay" and program.exists():
         return shlex.quote(os.path.abspath(program))
     return shlex.quote(found) if found else f"{shlex.quote(sys.executable)} -m relay"
-
-
-def _own_file() -> Path:
-    """Where `serve` will look, and we may write: /etc/relay, else the user's own configuration folder."""
-    from relay.config.places import config_file, writable
-
-    file = config_file(os.environ)
-    if file.exists() or writable(file.parent):
-        return file
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "relay" / "relay.yaml"
 
 
 @click.group()

@@ -17,6 +17,10 @@ COLOURS = {
     "deferred": "yellow",
     "active": "cyan",
     "queued": "",
+    "ok": "green",
+    "pass": "green",
+    "unknown": "yellow",
+    "temperror": "yellow",
 }
 
 
@@ -67,7 +71,8 @@ def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], col
         cells = [text.ljust(width) for text, width in zip(first, widths, strict=True)]
         cells[colour] = click.style(cells[colour], fg=COLOURS.get(first[colour]) or None)
         click.echo("  ".join(cells).rstrip())
-        click.secho(f"    {second}", dim=True)
+        if second:
+            click.secho(f"    {second}", dim=True)
     return len(made)
 
 

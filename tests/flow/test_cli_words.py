@@ -315,6 +315,6 @@ def test_staging_is_seen_from_outside(tmp_path: Path) -> None:
 
 
 def test_no_line_of_the_list_of_verbs_is_cut() -> None:
-    for group in ([], ["queue"], ["spool"], ["password"]):
+    for group in ([], ["queue"], ["spool"], ["password"], ["dkim"]):
         done = call(*group, "--help", COLUMNS="80")
         assert "..." not in done.stdout.partition("Commands:")[2], done.stdout
