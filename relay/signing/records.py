@@ -14,6 +14,7 @@ import dkim as dkimpy
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from relay.clock import monotonic
+from relay.resolver import Resolver
 
 MAX_RECORD = 8 * 1024  # octets; RSA of 16,384 bits needs 3 KiB
 MAX_BITS = 8192
@@ -112,3 +113,14 @@ def read_record(text: bytes) -> PublicKey:
 
 def _listed(value: bytes) -> frozenset[bytes]:
     return frozenset(word.strip() for word in value.split(b":"))
+
+
+def asking(resolver: Resolver) -> DnsFunc:
+    """By the blocking side of a resolver, whose own timeout counts."""
+
+    def ask(name: bytes, timeout: int = TIMEOUT) -> bytes | None:
+        found = resolver.txt_now(name.decode("ascii")) or []
+        # RFC 6376 §6.1.2: of several records a verifier may choose; one that holds a key is of more use than one that does not.
+        return next((record for record in found if b"p=" in record), found[0] if found else None)
+
+    return ask
