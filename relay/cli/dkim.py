@@ -28,7 +28,7 @@ ELSEWHERE = "say where: --out FOLDER"
 
 @click.group()
 def dkim() -> None:
-    """Keys for DKIM: make them, check what is published, verify a message."""
+    """DKIM: make keys, check what is published, verify mail."""
 
 
 dkim.add_command(dns)
@@ -56,8 +56,9 @@ def keygen(
 ) -> None:
     """Make a key, and print its DNS record.
 
-    And its lines for the configuration. The private key goes into a file that the service may read and others may not; it is printed nowhere. RSA is what every
-    receiver verifies; `--type both` adds an Ed25519 key to sign with side by side (RFC 8463).
+    And its lines for the configuration. The private key goes into a file that the service may read and others may not; it
+    is printed nowhere. RSA is what every receiver verifies; `--type both` adds an Ed25519 key to sign with side by side
+    (RFC 8463).
     """
     from relay.config.values import parse_domain, parse_selector
     from relay.signing.keys import generate

@@ -72,8 +72,8 @@ class _Asked:
 def dns(domain: str | None, config_path: Path | None, servers: tuple[str, ...], json_: bool) -> None:
     """Is what is published right, for each key?
 
-    Holds the DNS against the keys of the configuration: all entries of `signing`, or those that sign for DOMAIN. Exit 0 if every record is right, 65 if one is not, 75 if
-    the DNS could not be asked.
+    Holds the DNS against the keys of the configuration: all entries of `signing`, or those that sign for DOMAIN. Exit 0 if
+    every record is right, 65 if one is not, 75 if the DNS could not be asked.
     """
     from relay.config.load import ConfigError, load
     from relay.config.places import config_file
