@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import clock, metrics
-from relay.envelope import EIGHT_BIT, UTF8, domain_of, queue_id
+from relay.envelope import UTF8, domain_of, queue_id
 from relay.incoming import Budget, Incoming
 from relay.maillog import INFO, WARNING, MailLog
 from relay.policy.classes import TrafficClass, choose_class
@@ -95,10 +95,10 @@ class Intake:
             return None
         return refusal(table, route, facts)
 
-    async def accept(self, envelope: Envelope, incoming: Incoming, *, ascii_only: bool) -> tuple[int, bool]:
+    async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""
         try:
-            message = await self._message(envelope, incoming, ascii_only)
+            message = await self._message(envelope, incoming, needs)
             number, fresh = await self.spool.accept(message)
         except BadMessage as error:
             REFUSED.inc(1, str(error.code))
@@ -108,7 +108,7 @@ class Intake:
         self._tell(envelope, message, number, fresh)
         return number, fresh
 
-    async def _message(self, envelope: Envelope, incoming: Incoming, ascii_only: bool) -> NewMessage:
+    async def _message(self, envelope: Envelope, incoming: Incoming, needs: int) -> NewMessage:
         config, now = self._config(), clock.now()
         raw, body = await incoming.finish()
         head = read_head(raw)
@@ -144,9 +144,8 @@ class Intake:
             )
             + head.kept
         )
-        needs = (0 if ascii_only else EIGHT_BIT) | (
-            UTF8 if envelope.smtputf8 and self._needs_utf8(envelope, kept) else 0
-        )
+        if envelope.smtputf8 and self._needs_utf8(envelope, kept):
+            needs |= UTF8
         recipients = await self._recipients(config, envelope, facts, class_, options.route, start)
         size = len(body) if isinstance(body, bytes) else body.size
         if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay import metrics
-from relay.envelope import EIGHT_BIT, ascii_domain, domain_of, queue_id
+from relay.envelope import EIGHT_BIT, LONG_LINES, ascii_domain, domain_of, queue_id
 from relay.maillog import MailLog
 from relay.outgoing import OUT, mime, verp
 from relay.outgoing.rewrite import About, Rewrite, apply, reverse_path
@@ -58,7 +58,7 @@ class Outbound:
     head: bytes
     body: bytes | Path
     size: int
-    needs: int  # EIGHT_BIT | UTF8
+    needs: int  # EIGHT_BIT | UTF8 | LONG_LINES
     accepted_at: float
     user: str = ""
     class_: str = ""
@@ -160,8 +160,7 @@ class Preparer:
         Raises CannotLeave, OSError.
         """
         plan = self.plan(route, account)
-        seven_bit = seven_bit and bool(out.needs & EIGHT_BIT)
-        if plan.empty and isinstance(out.body, bytes) and not mime.needs(out.head, out.body, seven_bit=seven_bit):
+        if plan.empty and not _to_convert(out, seven_bit):
             ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
         else:
             ready = await self._made(out, plan, account, route, seven_bit)
@@ -215,7 +214,8 @@ def make(out: Outbound, plan: Plan, config: Config, account: Account, route: str
     ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
     if plan.rewrite is not None:
         _rewrite(ready, out, plan.rewrite, config.feedback)
-    _convert(ready, out, account, seven_bit)
+    if _to_convert(out, seven_bit):
+        _convert(ready, out, account, seven_bit)
     if plan.signs:
         _sign(ready, out, config.signing, route, seen)
         # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
@@ -224,6 +224,10 @@ def make(out: Outbound, plan: Plan, config: Config, account: Account, route: str
     size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
     ready.size = len(ready.head) + size
     return ready
+
+
+def _to_convert(out: Outbound, seven_bit: bool) -> bool:
+    return bool(out.needs & (LONG_LINES | EIGHT_BIT if seven_bit else LONG_LINES))
 
 
 def _rewrite(ready: Ready, out: Outbound, rewrite: Rewrite, feedback: Feedback) -> None:
@@ -251,8 +255,6 @@ def _rewrite(ready: Ready, out: Outbound, rewrite: Rewrite, feedback: Feedback) 
 def _convert(ready: Ready, out: Outbound, account: Account, seven_bit: bool) -> None:
     try:
         if isinstance(ready.body, bytes):
-            if not mime.needs(ready.head, ready.body, seven_bit=seven_bit):
-                return
             made = mime.convert(ready.head, ready.body, seven_bit=seven_bit)
             ready.head, ready.body, done = made.head, made.body, made.done
         else:
@@ -270,8 +272,7 @@ def _convert(ready: Ready, out: Outbound, account: Account, seven_bit: bool) -> 
         raise CannotLeave(Reply(554, f"{what}, and it can't be re-encoded: {error}", "5.6.3")) from None
     ready.changes = (*ready.changes, *done)
     ready.converted = bool(done)
-    if seven_bit:
-        ready.needs &= ~EIGHT_BIT
+    ready.needs &= ~(LONG_LINES | EIGHT_BIT if seven_bit else LONG_LINES)
 
 
 def _sign(ready: Ready, out: Outbound, rules: Rules, route: str, seen: Seen) -> None:

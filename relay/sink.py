@@ -70,7 +70,7 @@ class Keeper:
     def refuse_recipient(self, envelope: Envelope, recipient: str) -> BadMessage | None:
         return None
 
-    async def accept(self, envelope: Envelope, incoming: Incoming, *, ascii_only: bool) -> tuple[int, bool]:
+    async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         head, body = await incoming.finish()
         name = queue_id(incoming.id)
         path = self.spool.folder / f"{name}.eml"

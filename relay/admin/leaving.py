@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay import clock
-from relay.envelope import EIGHT_BIT, domain_of
+from relay.envelope import EIGHT_BIT, LONG_LINES, domain_of
 from relay.outgoing import headers
+from relay.outgoing.mime import long_line
 from relay.policy.alignment import Verdict, verdict
 from relay.policy.routing import Facts
 from relay.prepare import CannotLeave, Outbound, Plan, Ready, make, plan_of
@@ -61,6 +62,7 @@ def leaving(
     """Envelope, changes, signatures and alignment, by this account."""
     head, body = content
     needs = 0 if head.isascii() and body.isascii() else EIGHT_BIT
+    needs |= LONG_LINES if long_line(head) or long_line(body) else 0
     now = clock.now()
     out = Outbound(
         0, 0, facts.sender, facts.recipient, head, body, len(head) + len(body), needs, now, facts.user,
@@ -68,7 +70,7 @@ def leaving(
     )  # fmt: skip
     plan = plan_of(config, route, account)
     try:
-        ready = make(out, plan, config, account, route, seven_bit and bool(needs), seen)
+        ready = make(out, plan, config, account, route, seven_bit, seen)
     except CannotLeave as error:
         return {"error": str(error.reply)}
     found = ready.verdict or verdict(

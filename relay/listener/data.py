@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from io import IncrementalNewlineDecoder
 
+from relay.envelope import EIGHT_BIT, LINE, LONG_LINES
+
 _END = b"\r\n.\r\n"
 # The `re` module finds a literal in less than half the time that bytes.find and bytes.replace take on lines of text.
 _DOT = re.compile(rb"\r\n\.")
@@ -18,7 +20,7 @@ _DOT = re.compile(rb"\r\n\.")
 class DataReader:
     """One message. Feed it until `done`."""
 
-    __slots__ = ("_held", "_started", "ascii", "bare", "done", "dropped", "nul")
+    __slots__ = ("_held", "_line", "_started", "ascii", "bare", "done", "dropped", "long_lines", "nul")
 
     def __init__(self) -> None:
         # The CRLF of the DATA command itself counts: ".CRLF" may be the first line.
@@ -28,7 +30,14 @@ class DataReader:
         self.bare = False  # a bare CR or LF was met, and became CRLF
         self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8)
         self.ascii = True
+        self._line = 0  # octets of the line that is under way
+        self.long_lines = False  # of over LINE octets
         self.dropped = False  # set by who feeds it: nobody wants the rest, only its end is looked for
+
+    @property
+    def needs(self) -> int:
+        """What the message needs of its next hop, as bits."""
+        return (0 if self.ascii else EIGHT_BIT) | (LONG_LINES if self.long_lines else 0)
 
     def feed(self, data: bytes | bytearray) -> tuple[bytes, int]:
         """(clean bytes, how many bytes of `data` belong to the message). All do until `done`.
@@ -74,7 +83,21 @@ class DataReader:
             self.nul = True
             # After the line ends: a CR and an LF on either side of it are two of them, wherever the data was cut.
             text = text.replace(b"\0", b"")
+        if not self.long_lines:
+            self._measure(text)
         return text
+
+    def _measure(self, text: bytes) -> None:
+        """In strides: each line end that is found lets the next look begin a line's greatest length after it."""
+        start = -self._line
+        while start + LINE + 2 <= len(text):
+            end = text.rfind(b"\n", max(start, 0), start + LINE + 2)
+            if end < 0:
+                self.long_lines = True
+                return
+            start = end + 1
+        end = text.rfind(b"\n", max(start, 0))
+        self._line = len(text) - (start if end < 0 else end + 1)
 
 
 def _ends(text: bytes) -> object:

@@ -260,7 +260,7 @@ class Session(Identity):
         if reader.done:
             self._reader = None
             self.data_ended()
-            self.run(self._end_of_data(incoming, reader.ascii))
+            self.run(self._end_of_data(incoming, reader.needs))
         elif spill:
             self.run(self._spill(incoming))
         return used
@@ -272,12 +272,12 @@ class Session(Identity):
             self.door.log.error("spool_refused", client=self.client, error=str(error) or repr(error))
             incoming.refuse(BadMessage(452, "4.3.1", "the spool cannot store this now, try again later"))
 
-    async def _end_of_data(self, incoming: Incoming, ascii_only: bool) -> None:
+    async def _end_of_data(self, incoming: Incoming, needs: int) -> None:
         mail, self._mail = self._mail, None
         assert mail is not None
         accepted = False
         try:
-            number, _ = await self.door.intake.accept(mail, incoming, ascii_only=ascii_only)
+            number, _ = await self.door.intake.accept(mail, incoming, needs=needs)
             accepted = True
             self._idle_commands, self._told_throttled = 0, False
             self.say(f"250 2.0.0 Ok: queued as {queue_id(number)}\r\n".encode())
