@@ -18,11 +18,12 @@ from pathlib import Path
 
 from relay.outgoing import octets, words
 from relay.outgoing.octets import CRLF, File, Memory, Source, Unconvertible, long_line
-from relay.outgoing.parts import MAX_HEAD, Kind, Part, split
+from relay.outgoing.parts import MAX_HEAD, Kind, Part, split, whole
 
 __all__ = ["Converted", "Unconvertible", "convert", "convert_file", "long_line", "needs"]
 
-MAX_TOLD = 20
+MAX_TOLD = 20  # changes
+MAX_MENDED = 512 * 1024  # octets of header blocks with something bad: they take most of the time
 COPIED = 1024 * 1024  # octets at a time
 
 _ENCODING = re.compile(rb"(?im)^content-transfer-encoding[ \t]*:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+")
@@ -117,6 +118,7 @@ class _Plan:
         self.head, self.edits = head, list[_Edit]()
         self._source, self._seven_bit = source, seven_bit
         self._done: list[str] = []
+        self._mended = 0  # octets of header blocks
         self._parts = split(head, source)
         self._changed: set[int] = set()  # parts that are changed, or hold one
         self._encoded: set[int] = set()  # messages whose parts get an encoding
@@ -134,16 +136,18 @@ class _Plan:
         part = self._parts[here]
         told = len(self._done)
         encoding = ""
-        if part.kind in (Kind.MULTIPART, Kind.MESSAGE):
-            encoding = self._label(part) if here in self._changed else ""
-        else:
+        if part.kind not in (Kind.MULTIPART, Kind.MESSAGE):
             encoding = self._content(part)
+        elif here in self._changed:
+            encoding = self._label(part)
+        if encoding or len(self._done) > told:
+            self._changed.add(here)
+        if encoding or here in self._encoded:
+            self._encoded.add(here if part.root else part.parent)
         if part.kind is not Kind.BETWEEN:
             self._header(part, here, encoding)
-        if len(self._done) > told or here in self._changed:
+        if here in self._changed or len(self._done) > told:
             self._changed.add(part.parent)
-            if encoding or here in self._encoded:
-                self._encoded.add(here if part.root else part.parent)
 
     def _label(self, part: Part) -> str:
         """RFC 2045 §6.4: a composite one says 8bit or binary only while something in it is."""
@@ -158,16 +162,19 @@ class _Plan:
             return ""
         if part.kind is Kind.SEALED:
             what = "a line of more than 998 octets" if long else "8-bit octets"
-            raise Unconvertible(f"{_where(part)}: there is {what} in {part.why}")
+            raise Unconvertible(f"{_where(part)}: {what} in {part.why}")
         place = self._source, part.body, part.end
         if part.kind is Kind.BETWEEN:
-            self._edit(part, octets.spelled(*place, self._seven_bit), "text outside of its parts spelled in ASCII")
+            self._edit(part, octets.spelled(*place), "text outside of its parts spelled in ASCII")
         elif part.kind is Kind.FIELDS:
             self._fields(part)
+            return self._label(part)
         elif part.encoding == _QUOTED:
-            self._edit(part, octets.requoted(*place, self._seven_bit), "quoted-printable mended")
+            self._edit(part, octets.requoted(*place), "quoted-printable mended")
         elif part.encoding == _BASE64:
-            self._edit(part, octets.rebroken(*place, self._seven_bit), "base64 mended")
+            if high and self._seven_bit:
+                raise Unconvertible(f"{_where(part)}: it says that it is base64, and has 8-bit octets")
+            self._edit(part, octets.rebroken(*place), "lines of base64 broken")
         elif part.encoding in _UUENCODED:
             raise Unconvertible(f"{_where(part)}: {part.encoding} can't be encoded again")
         else:
@@ -199,10 +206,15 @@ class _Plan:
         end = part.body - 2 * part.separated
         old = head = self._source.cut(part.start, end) if part.parent >= 0 else self.head[:-2]
         if words.bad(head, self._seven_bit):
+            self._mended += len(head)
+            if self._mended > MAX_MENDED:
+                raise Unconvertible(f"more than {MAX_MENDED // 1024} KiB of header blocks that can't stay as they are")
             head, names = words.mended(head, self._seven_bit)
             self._done.append(f"{_where(part)}: header {', '.join(dict.fromkeys(names))} written anew")
+        if part.parent < 0 and here in self._changed and not whole(head):
+            raise Unconvertible("the header block has a line that is no field, behind which it may be read as the body")
         new = b""
-        if part.root and (encoding or here in self._encoded) and not _MIME_VERSION.search(head):
+        if part.root and here in self._encoded and not _MIME_VERSION.search(head):
             new += b"MIME-Version: 1.0\r\n"
         if encoding and not part.typed and part.kind is Kind.LEAF:
             new += self._type(part)
@@ -212,8 +224,11 @@ class _Plan:
             new += b"" if found else field + CRLF
             if part.kind is not Kind.LEAF:
                 self._done.append(f"{_where(part)}: {part.encoding} -> {encoding}")
-        if new:
-            head += (CRLF if head and not head.endswith(CRLF) else b"") + new + (b"" if part.separated else CRLF)
+        if new and head and not head.endswith(CRLF):
+            head += CRLF
+        head += new
+        if not part.separated and (new or here in self._changed):
+            head += CRLF  # what comes now could be taken for fields
         if head == old:
             return
         if part.parent < 0:

@@ -19,11 +19,10 @@ _SOFT = b"=\r\n"
 
 _ASCII = bytes(range(128))
 _PLAIN = bytes(range(32, 127)) + b"\t\r\n"
-_NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t"
 # An = that starts no octet and no soft line break. Two of them are one, as binascii has it.
-_STRAY = re.compile(rb"=(?:=|(?![0-9A-Fa-f]{2}|[ \t]*\Z))")
-_BLANK = (b" ", b"\t")
-# What a line that we begin must not begin with: it could be a boundary (RFC 2046 §5.1.1), or get a > (RFC 2049 §3).
+_STRAY = re.compile(rb"=(?:=|(?![0-9A-Fa-f]{2}|[ \t]*(?:\r\n|\Z)))")
+# What no line of ours begins with: a boundary might, that was none before, or it would get a > (RFC 2049 §3).
 _RISKY = (b"--", b"From ")
 
 
@@ -47,8 +46,12 @@ class Memory:
     def __init__(self, octets: bytes) -> None:
         self._octets = octets
         self.size = len(octets)
-        self.cut = lambda start, end: octets[start:end]
-        self.find = octets.find
+
+    def cut(self, start: int, end: int) -> bytes:
+        return self._octets[start:end]
+
+    def find(self, needle: bytes, start: int, end: int) -> int:
+        return self._octets.find(needle, start, end)
 
 
 class File:
@@ -91,11 +94,11 @@ class File:
             raise OSError(f"the body ends after {start + len(self._window)} octets, it had {self.size}")
 
 
-def long_line(data: bytes) -> bool:
+def long_line(data: bytes, most: int = MAX_LINE) -> bool:
     """Is any line longer than 998 octets without its end? (RFC 5321 §4.5.3.1.6.) In strides: few octets are looked at."""
     at, size = 0, len(data)
-    while size - at > MAX_LINE:
-        at = data.rfind(b"\n", at, at + MAX_LINE + 2) + 1
+    while size - at > most:
+        at = data.rfind(b"\n", at, at + most + 2) + 1
         if not at:
             return True
     return False
@@ -136,48 +139,48 @@ def base64(source: Source, start: int, end: int) -> Iterator[bytes]:
 
 def quoted(source: Source, start: int, end: int) -> Iterator[bytes]:
     """Text as quoted-printable. Its line ends stay line ends."""
+    return _soft(source, start, end, _quoted, WIDTH)
+
+
+def requoted(source: Source, start: int, end: int) -> Iterator[bytes]:
+    """Quoted-printable that breaks its own rules, mended. It is read as before: what was encoded is, and what was not is now."""
+    return _soft(source, start, end, _requoted, WIDTH)
+
+
+def spelled(source: Source, start: int, end: int) -> Iterator[bytes]:
+    """Text that nobody decodes, for it is no part (RFC 2046 §5.1.1): with =XX for what can't stand, long lines broken."""
+    return _soft(source, start, end, lambda piece, _: _escaped(piece), MAX_LINE)
+
+
+def rebroken(source: Source, start: int, end: int) -> Iterator[bytes]:
+    """Base64 with its long lines broken. Raises Unconvertible where one is no base64: what stands there instead is lost else."""
+    cut = False  # the piece before ends amid a line
     for piece, last in pieces(source, start, end):
-        lines = _escaped(piece.replace(b"=", b"=3D")).split(CRLF)
-        for i, line in enumerate(lines):
-            if len(line) > WIDTH or line.endswith(_BLANK) or line.startswith(_RISKY):
-                lines[i] = _wrapped(_kept(line))
-        yield CRLF.join(lines) + (b"" if last or piece.endswith(CRLF) else _SOFT)
-
-
-def requoted(source: Source, start: int, end: int, seven_bit: bool) -> Iterator[bytes]:
-    """Quoted-printable that breaks its own rules, mended: each line that is too long, or has 8-bit octets. Others stay.
-
-    It is read as before: what was not encoded is, and soft line breaks join what they part.
-    """
-    return _mended(source, start, end, seven_bit, lambda line: _wrapped(_escaped(_STRAY.sub(b"=3D", line))), _SOFT)
-
-
-def spelled(source: Source, start: int, end: int, seven_bit: bool) -> Iterator[bytes]:
-    """Text that nobody decodes, for it is no part (RFC 2046 §5.1.1): the same lines, with =XX for what can't stand."""
-    return _mended(source, start, end, seven_bit, lambda line: _wrapped(_escaped(line)), _SOFT)
-
-
-def rebroken(source: Source, start: int, end: int, seven_bit: bool) -> Iterator[bytes]:
-    """Base64 that breaks its own rules, mended: the same lines. What no decoder looks at (RFC 2045 §6.8) goes from them."""
-    return _mended(source, start, end, seven_bit, _rebroken, CRLF)
-
-
-def _mended(
-    source: Source, start: int, end: int, seven_bit: bool, mend: Callable[[bytes], bytes], joint: bytes
-) -> Iterator[bytes]:
-    cut = False  # amid a line: what follows begins a line of ours
-    for piece, last in pieces(source, start, end):
-        lines = piece.split(CRLF)
-        for i, line in enumerate(lines):
-            if len(line) > MAX_LINE or (cut and not i) or (seven_bit and not line.isascii()):
-                lines[i] = mend(line)
+        text = piece
+        if cut or long_line(piece):
+            lines = piece.split(CRLF)
+            for i, line in enumerate(lines):
+                if len(line) > MAX_LINE or (cut and not i):
+                    if line.translate(None, _BASE64):
+                        raise Unconvertible("it says that it is base64, and is not")
+                    lines[i] = CRLF.join([line[at : at + WIDTH] for at in range(0, len(line), WIDTH)])
+            text = CRLF.join(lines)
         cut = not last and not piece.endswith(CRLF)
-        yield CRLF.join(lines) + (joint if cut else b"")
+        yield text + CRLF if cut else text
 
 
-def _rebroken(line: bytes) -> bytes:
-    line = line.translate(None, _NOT_BASE64)
-    return CRLF.join([line[at : at + WIDTH] for at in range(0, len(line), WIDTH)])
+def _soft(source: Source, start: int, end: int, spell: Callable[[bytes, bool], bytes], most: int) -> Iterator[bytes]:
+    """`spell` each piece, whole lines unless the other argument says that it is cut; then break lines longer than `most`."""
+    for piece, last in pieces(source, start, end):
+        cut = not last and not piece.endswith(CRLF)
+        text = spell(piece, cut)
+        for risky in _RISKY:
+            text = text.replace(CRLF + risky, CRLF + b"=%02X" % risky[0] + risky[1:])
+        if text.startswith(_RISKY):
+            text = b"=%02X" % text[0] + text[1:]
+        if long_line(text, most):
+            text = CRLF.join([line if len(line) <= most else _wrapped(line) for line in text.split(CRLF)])
+        yield text + _SOFT if cut else text
 
 
 def _escaped(text: bytes) -> bytes:
@@ -186,9 +189,16 @@ def _escaped(text: bytes) -> bytes:
     return text
 
 
-def _kept(line: bytes) -> bytes:
-    """A blank at its end is not lost on the way."""
-    return line[:-1] + b"=%02X" % line[-1] if line.endswith(_BLANK) else line
+def _quoted(text: bytes, cut: bool) -> bytes:
+    text = _escaped(text.replace(b"=", b"=3D"))
+    # Blanks at the end of a line would be lost on the way (RFC 2045 §6.7).
+    text = text.replace(b" \r\n", b"=20\r\n").replace(b"\t\r\n", b"=09\r\n")
+    return text[:-1] + b"=%02X" % text[-1] if text.endswith((b" ", b"\t")) and not cut else text
+
+
+def _requoted(text: bytes, cut: bool) -> bytes:
+    # At the end of a piece that is cut no = may be taken for a soft line break.
+    return _escaped(_STRAY.sub(b"=3D", text + b"x")[:-1] if cut else _STRAY.sub(b"=3D", text))
 
 
 def _wrapped(line: bytes) -> bytes:

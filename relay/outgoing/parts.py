@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from relay.outgoing.octets import CRLF, Source, Unconvertible
 
-MAX_PARTS = 10_000
+MAX_PARTS = 20_000  # and what lies between them
 MAX_DEPTH = 30
 MAX_HEAD = 256 * 1024
 MAX_TYPE = 4000  # octets of a Content-Type: the stdlib's reader of its parameters is quadratic
@@ -26,9 +26,9 @@ _TOO_MANY = f"it has more than {MAX_PARTS} parts"
 
 # A name that begins with -- is taken for a boundary, as no field's does.
 _FIELDS = re.compile(
-    rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?!--)(?>[!-9;-~]{1,200}[ \t]*:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+"
+    rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?!--)(?>[!-9;-~]{0,200}[ \t]*:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+"
 )
-_BEGINS = re.compile(rb">?From |(?!--)[!-9;-~]{1,200}[ \t]*:|[ \t]")
+_BEGINS = re.compile(rb">?From |(?!--)[!-9;-~]{0,200}[ \t]*:|[ \t]")
 _TYPE = re.compile(rb"(?im)^content-type[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _ENCODING = re.compile(rb"(?im)^content-transfer-encoding[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _BEHIND = re.compile(rb"(--)?+[ \t]*+(?:\r\n|\Z)")
@@ -107,7 +107,7 @@ def split(head: bytes, source: Source) -> list[Part]:
         elif part.kind is Kind.MULTIPART:
             inner = list(_inner(part, here, source))
             if not inner:
-                part.kind, part.why = Kind.SEALED, f"{part.type} whose boundary does not occur"
+                part.kind, part.why = Kind.SEALED, f"{part.type} whose boundary begins no part"
             todo += reversed(inner)
         elif part.kind is Kind.MESSAGE:
             type_ = "text/plain"
@@ -125,6 +125,12 @@ def split(head: bytes, source: Source) -> list[Part]:
                 )
             )
     return parts
+
+
+def whole(head: bytes) -> bool:
+    """Has a header block nothing but fields? Behind what is none some readers see the body."""
+    found = _FIELDS.match(head)
+    return found is not None and found.end() == len(head)
 
 
 def _below(part: Part, number: int) -> str:
@@ -175,20 +181,26 @@ def _kind(part: Part) -> tuple[Kind, str]:
         return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary")
     if main != "message" or part.type in _GLOBAL:  # RFC 6532 §3.7, RFC 6533: they may be encoded
         return Kind.LEAF, ""
-    if part.encoding in ("base64", "quoted-printable"):
-        return Kind.LEAF, ""  # against RFC 2045 §6.4, and what it holds can't be seen from here
+    # Against RFC 2045 §6.4, but it is done. Some readers decode it, others read what is there.
+    if part.encoding == "base64":
+        return Kind.LEAF, ""
+    if part.encoding == "quoted-printable":
+        return Kind.SEALED, f"{part.type} with an encoding that it must not have"
     if part.type in _MESSAGES:
         return Kind.MESSAGE, ""
     return (Kind.FIELDS, "") if part.type in _FIELD_LISTS else (Kind.SEALED, f"{part.type}, which must not be encoded")
 
 
 def _inner(part: Part, here: int, source: Source) -> Iterator[Part]:
-    """What a multipart holds, in its order; nothing where its boundary does not occur."""
+    """What a multipart holds, in its order; nothing where its boundary does not begin one."""
     delimiters = list(_delimiters(source, part))
-    if not delimiters:
+    if not delimiters or delimiters[0][2]:
         return
+    last = part.end
+    if last == source.size and not delimiters[-1][2] and source.cut(last - 2, last) == CRLF:
+        last -= 2  # a line end at the end of all is no content, as if the last boundary stood behind it
     begins = [part.body, *(end for _, end, _ in delimiters)]
-    ends = [*(start for start, _, _ in delimiters), part.end]
+    ends = [*(start for start, _, _ in delimiters), last]
     type_ = "message/rfc822" if part.type == "multipart/digest" else "text/plain"  # RFC 2046 §5.1.5
     for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         between = number == 0 or (number == len(delimiters) and delimiters[-1][2])

@@ -23,6 +23,7 @@ _BLANKS = re.compile(rb"([ \t]*)([^ \t]*)")
 _TOKEN = re.compile(rb'([ \t]*)("(?:[^"\\]|\\.)*+"|<[^<>]*+>|[(),:;<>]|[^ \t"(),:;<>]+|"|\Z)')
 _PARAMETER = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"|"|[^";])*+)(;?)')
 _ASSIGNED = re.compile(rb"([!-)+-<>-~]+)(\*?)[ \t]*=[ \t]*(.*)")
+_EXTENDED = re.compile(rb"([!-)+-<>-~]+)\*(?:0\*)?=")
 _ENCODED = re.compile(rb"=\?[^? ]+\?[BbQq]\?[^? ]*\?=")
 _BOUND = (b",", b";", b">")  # behind which a structured field may get a blank
 _LONGEST = MAX_LINE - 8
@@ -169,6 +170,7 @@ def _comments(value: bytes) -> Iterator[_Word]:
 
 
 def _parameters(value: bytes) -> Iterator[_Word]:
+    extended = {name.lower() for name in _EXTENDED.findall(value)}
     for found in _PARAMETER.finditer(value):
         if not found[0]:
             continue
@@ -177,15 +179,21 @@ def _parameters(value: bytes) -> Iterator[_Word]:
         if text.isascii() and len(text) < _LONGEST:
             yield _Word(blank, text + found[2])
         else:
-            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2])
+            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2], extended)
 
 
-def _extended(blank: bytes, text: bytes, end: bytes) -> Iterator[_Word]:
-    """RFC 2231: one parameter, in as many pieces as it takes."""
+def _extended(blank: bytes, text: bytes, end: bytes, extended: set[bytes]) -> Iterator[_Word]:
+    """RFC 2231: one parameter, in as many pieces as it takes.
+
+    Of one that is there twice, as RFC 6266 Appendix D has it for files, the one for old readers gets a _ for each character.
+    """
     found = _ASSIGNED.fullmatch(text)
     if not found or found[1].lower() in _NOT_EXTENDED or (found[2] and b"'" not in found[3]):
         raise ValueError("what it says is not ASCII, or has no blank to fold at")
     name, value = found[1], found[3]
+    if not found[2] and name.lower() in extended and len(value) < _LONGEST:
+        yield _Word(blank, re.sub(r"[^\x00-\x7f]", "_", text.decode(_charset(text))).encode("ascii") + end)
+        return
     if found[2]:  # it is extended already, and has raw octets all the same
         start, said = value[: value.rfind(b"'") + 1], value[value.rfind(b"'") + 1 :]
         octets = quote(said, safe="%").encode()
