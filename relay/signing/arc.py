@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,8 @@ from relay.signing.tags import Field
 from relay.signing.verify import ArcResult, DkimResult
 
 WIDTH = 76  # of a line
-COVERED = frozenset(
-    [*(name.encode() for name in SIGNED), b"dkim-signature"]
-)  # RFC 8617 §4.1.2 wants the signatures too
+COVERED = frozenset([*(name.encode() for name in SIGNED), b"dkim-signature"])  # the signatures too: RFC 8617 §4.1.2
+MAX_OF_ONE = 10  # fields of one name that are covered, the last ones
 _TOKEN = re.compile(rb"[!#-'*+.0-9A-Z^-~\x80-\xff-]+")
 
 
@@ -103,7 +103,8 @@ def sealed(
 
 def covered(fields: Fields) -> list[bytes]:
     """The names for h= of an ARC-Message-Signature: each field of COVERED that is there, and no other From may join."""
-    return [name for name in fields.names if name in COVERED] + [b"from"]
+    counted = Counter(name for name in fields.names if name in COVERED)
+    return [name for name, count in counted.items() for _ in range(min(count, MAX_OF_ONE))] + [b"from"]
 
 
 def without_results(head: bytes, authserv_id: str) -> bytes:
@@ -162,7 +163,8 @@ def _own(results: Field, fields: Fields) -> list[bytes]:
 
 def _result(one: DkimResult) -> str:
     """As RFC 8601 §2.7.1 writes it."""
-    said = [f' reason="{one.why}"'] if one.why and one.result != "pass" else []
+    # A quoted string may have a semicolon; who splits at them would not see that it is one.
+    said = [f' reason="{one.why.replace(";", ",")}"'] if one.why and one.result != "pass" else []
     for name, value in (("d", one.domain), ("s", one.selector), ("a", one.algorithm), ("b", one.mark)):
         if value:
             said.append(f" header.{name}={_value(value)}")

@@ -1,7 +1,7 @@
 """One DKIM-Signature: which fields it covers, its tags, and what is signed (RFC 6376 §3.5, §3.7).
 
-Of dkimpy: `fold` and the canonical forms of fields, which its verifier uses as well. tests/pure/test_signing.py fails if
-they move.
+Of dkimpy: `fold` and the canonical forms of fields, which its verifier uses as well. tests/pure/test_signing_seam.py fails
+if they move.
 """
 
 from __future__ import annotations

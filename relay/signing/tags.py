@@ -24,6 +24,7 @@ MAX_NAMES = 500  # in one h=
 MANDATORY = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
 _BLANKS = re.compile(rb"\s{100}")
 NUMBER = re.compile(rb"[0-9]{1,12}")
+_BRACKETS = str.maketrans("()", "[]")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
@@ -107,4 +108,4 @@ def text(value: bytes) -> str:
 
 def clean(words: str) -> str:
     """Of what a stranger wrote: printable ASCII, not much of it, and nothing that ends a quoted string or a comment."""
-    return re.sub(r"[^ !#-\[\]-~]|[()]", "?", words)[:200]
+    return re.sub(r"[^ !#-\[\]-~]", "?", words.translate(_BRACKETS))[:200]

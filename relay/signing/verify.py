@@ -74,7 +74,7 @@ class ArcResult:
 def parts(message: bytes) -> tuple[bytes, bytes]:
     """(header block without the empty line that ends it, body) of a message from a file: its lines may end with LF."""
     message = re.sub(rb"\r?\n", b"\r\n", message)
-    if message.startswith(b"\r\n"):
+    if not message or message.startswith(b"\r\n"):
         return b"", message[2:]
     head, _, body = message.partition(b"\r\n\r\n")
     return head.removesuffix(b"\r\n") + b"\r\n", body
@@ -97,7 +97,8 @@ class Verifier:
         """`now`: epoch seconds, for t= and x=."""
         self._body, self._records, self._now = body, Records(dnsfunc), now
         fields = split_fields(head)
-        self._odd = any(not _NAME.fullmatch(name) and not value.startswith(b"From ") for name, value in fields)
+        mbox = bool(fields) and (fields[0][0] or fields[0][1]).startswith((b"From ", b">From "))
+        self._odd = not all(_NAME.fullmatch(name) for name, _ in fields[mbox:])
         self._named: dict[bytes, list[Field]] = {}
         for one in fields:
             self._named.setdefault(one[0].rstrip(b" \t").lower(), []).append(one)
