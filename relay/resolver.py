@@ -202,5 +202,5 @@ def _why(error: Exception) -> str:
         if isinstance(found, dns.exception.Timeout):
             said[where] = "no answer"
         else:
-            said[where] = getattr(found, "strerror", None) or (found if isinstance(found, str) else str(found))
+            said[where] = " ".join((getattr(found, "strerror", None) or str(found)).split())
     return "; ".join(f"{where}: {what or 'no answer'}" for where, what in said.items()) or "no answer"

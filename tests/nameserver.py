@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer
 from threading import Thread
@@ -102,10 +102,18 @@ def knot(folder: Path) -> Iterator[Knot]:
 
 
 class Scripted:
-    """Answers questions for TXT by a function, over UDP and TCP on one port; counts them."""
+    """Answers questions for TXT by a function, over UDP and TCP on one port; counts them.
 
-    def __init__(self, answer: Answer, host: str = "127.0.0.1") -> None:
-        self.answer, self.host = answer, host
+    `mangle`: what is sent in place of an answer; over TCP the last of it.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        host: str = "127.0.0.1",
+        mangle: Callable[[bytes], Sequence[bytes]] = lambda wire: [wire],
+    ) -> None:
+        self.answer, self.host, self.mangle = answer, host, mangle
         self.asked: list[tuple[str, bool]] = []
         self.port = free_port(host)
         self._servers: list[ThreadingUDPServer | ThreadingTCPServer] = []
@@ -121,13 +129,15 @@ class Scripted:
             def handle(self) -> None:
                 wire, sock = self.request
                 if (made := me.reply(wire, tcp=False)) is not None:
-                    sock.sendto(made, self.client_address)
+                    for one in me.mangle(made):
+                        sock.sendto(one, self.client_address)
 
         class Stream(BaseRequestHandler):
             def handle(self) -> None:
                 self.request.settimeout(5)
                 length = int.from_bytes(self.request.recv(2, socket.MSG_WAITALL))
                 if (made := me.reply(self.request.recv(length, socket.MSG_WAITALL), tcp=True)) is not None:
+                    made = me.mangle(made)[-1]
                     self.request.sendall(len(made).to_bytes(2) + made)
 
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import free_port, until
@@ -154,6 +156,49 @@ async def test_the_system_s_servers_as_they_are_now(ask: Ask, tmp_path: Path) ->
     assert "127.0.0.98: " in await trouble(ask, resolver)
     file.write_text("nameserver nonsense\n")
     assert str(file) in await trouble(ask, resolver)
+
+
+async def test_only_the_answer_to_the_question_counts(ask: Ask) -> None:
+    def mangle(wire: bytes) -> list[bytes]:
+        other_id = bytes([wire[0] ^ 1]) + wire[1:]
+        other_name = wire.replace(b"\x01x", b"\x01y")
+        return [b"", b"\xff" * 20, other_id.replace(b"right", b"wrong"), other_name.replace(b"right", b"wrong"), wire]
+
+    with Scripted(lambda name, tcp: ["right"], mangle=mangle) as up:
+        assert await ask(Resolver((up.server,)), "x.example.com") == [b"right"]
+
+
+async def test_whatever_a_server_sends_is_an_answer_or_trouble(ask: Ask) -> None:
+    lots = random.Random(5)
+    found = set[str]()
+
+    def mangle(wire: bytes) -> list[bytes]:
+        raw = bytearray(wire)
+        if raw[2] & 2:  # TC: as it is, so that the next one comes over TCP, where nothing may be overheard
+            return [wire]
+        for _ in range(lots.randint(0, 2)):
+            at = lots.randrange(2, len(raw) + 1)
+            raw[at : at + lots.choice([0, 1, 1, 1, 99])] = lots.randbytes(lots.choice([0, 1, 1, 1, 9]))
+        return [bytes(raw)]
+
+    answers: list[Any] = [
+        ["one"],
+        ["one", "two"],
+        "CNAME a.example.com.",
+        "NXDOMAIN",
+        "SERVFAIL",
+        "NS ns.example.com.",
+        [],
+    ]
+    with Scripted(lambda name, tcp: lots.choice(answers) if tcp else "TC", mangle=mangle) as up:
+        for _ in range(200):
+            try:
+                texts = await ask(Resolver((up.server,), 0.5), "x.example.com")
+                assert texts is None or all(isinstance(text, bytes) for text in texts)
+                found.add("answer" if texts else "absent")
+            except DnsTrouble:
+                found.add("trouble")
+    assert found == {"answer", "absent", "trouble"}
 
 
 async def test_a_question_may_be_given_up() -> None:
