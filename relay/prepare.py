@@ -179,7 +179,7 @@ class Preparer:
         if not ready.choice.unknown or ready.choice.rules:
             return ready
         for rule in ready.choice.unknown:
-            if await self.watch.known(rule, ready.from_domain) is None:
+            if await self.watch.known(rule, rule.signs_as(ready.from_domain)) is None:
                 ready.done()
                 text = f"the DNS does not say whether the key of {rule.selector} ({rule.origin}) is published"
                 raise CannotLeave(Reply(451, text, "4.7.5"))
