@@ -139,8 +139,11 @@ def server(text: str) -> tuple[str, int]:
 
 
 def _load() -> None:
+    import dns.asyncbackend
     import dns.asyncresolver
     import dns.rdtypes.ANY.TXT  # noqa: F401 - it would be with the first answer, on the loop
+
+    dns.asyncbackend.get_backend("asyncio")
 
 
 def _parsed(name: str) -> dns.name.Name | None:
