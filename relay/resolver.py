@@ -141,7 +141,7 @@ def server(text: str) -> tuple[str, int]:
 def _load() -> None:
     import dns.asyncbackend
     import dns.asyncresolver
-    import dns.rdtypes.ANY.TXT  # noqa: F401 - it would be with the first answer, on the loop
+    import dns.rdtypes.ANY.TXT  # with the first answer it would be, on the loop
 
     dns.asyncbackend.get_backend("asyncio")
 
