@@ -22,7 +22,7 @@ from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
 from relay.policy import poison
-from relay.prepare import Preparer
+from relay.prepare.preparer import Preparer
 from relay.pulse import Pulse
 from relay.resolver import Resolver
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval

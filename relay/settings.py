@@ -14,7 +14,7 @@ from relay.policy.classes import TrafficClass
 from relay.policy.rate import Rate
 from relay.policy.routing import Question, Table
 from relay.secrets import Reference
-from relay.signing.keys import SigningKey
+from relay.signing.key import SigningKey
 from relay.signing.rules import Rules
 
 HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")

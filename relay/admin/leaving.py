@@ -13,7 +13,7 @@ from relay.outgoing import headers
 from relay.outgoing.mime import long_line
 from relay.policy.alignment import Verdict, verdict
 from relay.policy.routing import Facts
-from relay.prepare import CannotLeave, Outbound, Plan, Ready, make, plan_of
+from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of
 from relay.settings import Account, Config
 from relay.signing.rules import Seen
 from relay.submission import BadMessage, read_head, split
@@ -69,8 +69,10 @@ def leaving(
         facts.class_ or "", facts.tag or "",
     )  # fmt: skip
     plan = plan_of(config, route, account)
+    from relay.prepare.steps import make  # late, for what it loads
+
     try:
-        ready = make(out, plan, config, account, route, seven_bit, seen)
+        ready = make(out, plan, config, account, route, seven_bit, seen, None)
     except CannotLeave as error:
         return {"error": str(error.reply)}
     found = ready.verdict or verdict(

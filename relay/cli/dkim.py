@@ -18,7 +18,7 @@ from relay.cli.client import Failed
 from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell
 
 if TYPE_CHECKING:
-    from relay.signing.keys import SigningKey
+    from relay.signing.key import SigningKey
     from relay.signing.records import DnsFunc
 
 STRING = 255  # octets of one string of a TXT record (RFC 1035 §3.3.14)

@@ -20,7 +20,7 @@ from relay.cli.client import Failed
 if TYPE_CHECKING:
     from relay.resolver import Resolver
     from relay.settings import Config
-    from relay.signing.keys import SigningKey
+    from relay.signing.key import SigningKey
     from relay.signing.rules import Rule
 
 WIDE = 120  # columns; on a narrower terminal a row takes two lines

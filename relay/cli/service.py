@@ -202,9 +202,9 @@ def explain(
     header: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Which rule takes a message, by which account, and what is done to it before it leaves.
+    """Which rule takes a message, by which account, changed how?
 
-    Why not the other rules, when it could leave, what is rewritten, which keys sign it, and whether DMARC takes it for its
+    And why not the other rules, when it could leave, what is rewritten, which keys sign it, and whether DMARC takes it for its
     author's. Asks the relay that runs; where none does, or with --config, the file.
     """
     if from_ is None and message is None:

@@ -16,9 +16,8 @@ from relay.outgoing.check import problems
 from relay.outgoing.rewrite import Rewrite, Unsubscribe
 from relay.secrets import Reference
 from relay.settings import Arc, Feedback
-from relay.signing import keys
 from relay.signing.canonical import Form
-from relay.signing.keys import KeyProblem, SigningKey
+from relay.signing.key import SigningKey
 from relay.signing.rules import OVERSIGNED, SIGNED, Rule, Rules
 
 # Changed or added on the way (RFC 6376 §5.4.1), or removed by us before: signed, they would break the signature.
@@ -45,6 +44,8 @@ class SigningBuilder:
         return self._read[reference]
 
     def _parsed(self, reference: Reference, path: Keys) -> SigningKey | None:
+        from relay.signing import keys  # late: what it loads nobody pays for who has no key
+
         why, mendable = keys.exposed(reference)
         if why and mendable:
             self.site.wrong(path, f"{why}, and could sign as us; chmod 0640 it")
@@ -53,7 +54,7 @@ class SigningBuilder:
             self.site.warn(path, f"{why}, and could sign as us; its mount is read-only, so it is used all the same")
         try:
             key = keys.read(reference)
-        except KeyProblem as problem:
+        except keys.KeyProblem as problem:
             self.site.wrong(path, str(problem))
             return None
         if key.algorithm == "rsa-sha256" and key.bits < keys.USUAL:
@@ -133,8 +134,9 @@ class SigningBuilder:
         key = self.key(section.key, ("arc", "key"))
         if key is None:
             return None
-        if key.algorithm != "rsa-sha256":  # RFC 8617 §4.1.1 names RFC 8463 too; no large receiver verifies it
-            self.site.warn(("arc", "key"), "receivers verify seals by RSA keys alone")
+        if key.kind != "rsa":
+            self.site.wrong(("arc", "key"), "a seal is made with an RSA key (RFC 8617 §4.1); this one is another")
+            return None
         return Arc(section.domain, section.selector, key, frozenset(section.routes))
 
     # Rewriting

@@ -19,7 +19,8 @@ from relay.deliver.smtp import Answer, Failure, Parcel, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
 from relay.policy.routing import Action, Route
-from relay.prepare import CannotLeave, Outbound, Preparer, Ready
+from relay.prepare.message import CannotLeave, Outbound, Ready
+from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Scope, Stage, classify
 from relay.scheduler.record import Recorder
 from relay.settings import Config

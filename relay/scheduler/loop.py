@@ -12,7 +12,7 @@ from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.gate import Go, admit
 from relay.policy.routing import Action
-from relay.prepare import Preparer
+from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.carry import STOPPED, Carriers, Work
 from relay.scheduler.lanes import Lane, Lanes, Way

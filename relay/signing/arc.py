@@ -15,7 +15,7 @@ from pathlib import Path
 from relay.signing import chain as chains
 from relay.signing.canonical import body_hash
 from relay.signing.dkim import Fields, canonical_fields, selected, split_fields
-from relay.signing.keys import SigningKey
+from relay.signing.key import SigningKey
 from relay.signing.rules import SIGNED
 from relay.signing.tags import Field
 from relay.signing.verify import ArcResult, DkimResult

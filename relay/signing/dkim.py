@@ -8,32 +8,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import dkim as dkimpy
 from dkim.canonicalization import ALGORITHMS
 
 from relay.signing.canonical import Form
-from relay.signing.keys import SigningKey
+from relay.signing.rules import Recipe
 
 WIDTH = 72  # of a line of `b=`
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How one signature is made."""
-
-    domain: str  # d=
-    selector: str  # s=
-    key: SigningKey
-    signed_at: int  # t=, epoch seconds
-    expires_at: int | None = None  # x=
-    header_form: Form = "relaxed"
-    body_form: Form = "relaxed"
-    sign: frozenset[bytes] = frozenset()  # names, lower case: each such field that is there
-    once_more: frozenset[bytes] = frozenset()  # of these, one more than there are, where there is any
-    always: Sequence[bytes] = ()  # and of these in any case: none can be added later
 
 
 class Fields:

@@ -1,4 +1,4 @@
-"""Private keys: read once, one object of cryptography's a thread, and the DNS record that belongs to each."""
+"""Private keys are read here, once, and made. What signs is cryptography."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import stat
-import threading
+from collections.abc import Callable
 from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from relay.secrets import Reference, SecretError
+from relay.signing.key import SigningKey
 
-Algorithm = Literal["rsa-sha256", "ed25519-sha256"]
 _Private = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 SMALLEST = 1024  # bits; RFC 8301 §3.2: verifiers take no less
 USUAL = 2048
@@ -26,66 +26,17 @@ class KeyProblem(Exception):
     """Why a text is no key that can sign; says nothing of the text itself."""
 
 
-class SigningKey:
-    """One private key. Equal to another one with the same public half; shows that half alone."""
-
-    __slots__ = ("__weakref__", "_der", "_threads", "algorithm", "bits", "public")
-
-    def __init__(self, private: _Private) -> None:
-        """`public`: what `p=` of its record holds, base64 (RFC 6376 §3.6.1, RFC 8463 §4)."""
-        self._der = private.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+def _made(private: _Private) -> SigningKey:
+    der = private.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    if isinstance(private, rsa.RSAPrivateKey):
+        public = private.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        self._threads = threading.local()
-        if isinstance(private, rsa.RSAPrivateKey):
-            self.algorithm: Algorithm = "rsa-sha256"
-            self.bits = private.key_size
-            raw = private.public_key().public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        else:
-            self.algorithm, self.bits = "ed25519-sha256", 256
-            raw = private.public_key().public_bytes_raw()
-        self.public = base64.b64encode(raw).decode()
-
-    def __repr__(self) -> str:
-        return f"SigningKey({self.algorithm}, {self.bits} bits)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SigningKey) and other.public == self.public
-
-    def __hash__(self) -> int:
-        return hash(self.public)
-
-    @property
-    def kind(self) -> str:
-        """What `k=` of its record says."""
-        return self.algorithm.partition("-")[0]
-
-    @property
-    def record(self) -> str:
-        """The TXT record to publish at SELECTOR._domainkey.DOMAIN."""
-        return f"v=DKIM1; k={self.kind}; p={self.public}"
-
-    def sign(self, data: bytes) -> bytes:
-        """The signature over the SHA-256 of `data`. Takes half a millisecond for RSA, in which other threads run.
-
-        Each thread has an object of its own: threads that share one wait for one another.
-        """
-        private: _Private | None = getattr(self._threads, "private", None)
-        if private is None:
-            private = self._threads.private = _load(self._der)
-        if isinstance(private, rsa.RSAPrivateKey):
-            return private.sign(data, _PADDING, _SHA256)
-        return private.sign(hashlib.sha256(data).digest())  # RFC 8463 §3
-
-    def pem(self) -> str:
-        """The private key itself, PKCS #8: for the file that it is kept in."""
-        return str(
-            _load(self._der)
-            .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            .decode()
-        )
+        return SigningKey(der, "rsa-sha256", private.key_size, base64.b64encode(public).decode())
+    raw = private.public_key().public_bytes_raw()
+    return SigningKey(der, "ed25519-sha256", 256, base64.b64encode(raw).decode())
 
 
 def _load(der: bytes) -> _Private:
@@ -94,11 +45,29 @@ def _load(der: bytes) -> _Private:
     return private
 
 
+def signer(der: bytes) -> Callable[[bytes], bytes]:
+    """Signs by a key object of its own."""
+    private = _load(der)
+    if isinstance(private, rsa.RSAPrivateKey):
+        rsa_key = private
+        return lambda data: rsa_key.sign(data, _PADDING, _SHA256)
+    ed25519_key = private
+    return lambda data: ed25519_key.sign(hashlib.sha256(data).digest())  # RFC 8463 §3
+
+
+def pem_of(der: bytes) -> str:
+    """PKCS #8, for a file."""
+    private = _load(der)
+    return private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
 def generate(kind: Literal["rsa", "ed25519"], bits: int = USUAL) -> SigningKey:
     """A new one."""
     if kind == "ed25519":
-        return SigningKey(ed25519.Ed25519PrivateKey.generate())
-    return SigningKey(rsa.generate_private_key(public_exponent=65537, key_size=bits))
+        return _made(ed25519.Ed25519PrivateKey.generate())
+    return _made(rsa.generate_private_key(public_exponent=65537, key_size=bits))
 
 
 def parse(text: str) -> SigningKey:
@@ -116,7 +85,7 @@ def parse(text: str) -> SigningKey:
         raise KeyProblem("neither an RSA nor an Ed25519 key; DKIM has no other")
     if isinstance(private, rsa.RSAPrivateKey) and private.key_size < SMALLEST:
         raise KeyProblem(f"an RSA key of {private.key_size} bits; receivers take none below {SMALLEST} (RFC 8301)")
-    return SigningKey(private)
+    return _made(private)
 
 
 def _seed(raw: bytes) -> ed25519.Ed25519PrivateKey:

@@ -11,7 +11,7 @@ from typing import Literal
 from cryptography.hazmat.primitives import serialization
 from dkim.util import InvalidTagValueList, parse_tag_value
 
-from relay.signing.keys import SigningKey
+from relay.signing.key import SigningKey
 
 Verdict = Literal[
     "ok",

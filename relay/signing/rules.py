@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from relay.signing.canonical import Form
-from relay.signing.dkim import Recipe
-from relay.signing.keys import SigningKey
+from relay.signing.key import SigningKey
 
 # RFC 6376 §5.4.1, with RFC 8058 §4 and what large receivers ask for: what people see, and what is done with the message.
 SIGNED = [
@@ -60,6 +59,22 @@ ONCE = [
     "list-unsubscribe-post",
 ]
 MAX_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one signature is made."""
+
+    domain: str  # d=
+    selector: str  # s=
+    key: SigningKey
+    signed_at: int  # t=, epoch seconds
+    expires_at: int | None = None  # x=
+    header_form: Form = "relaxed"
+    body_form: Form = "relaxed"
+    sign: frozenset[bytes] = frozenset()  # names, lower case: each such field that is there
+    once_more: frozenset[bytes] = frozenset()  # of these, one more than there are, where there is any
+    always: Sequence[bytes] = ()  # and of these in any case: none can be added later
 
 
 @dataclass(frozen=True, slots=True)

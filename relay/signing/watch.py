@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,8 +18,7 @@ from itertools import chain
 from relay import clock, metrics
 from relay.maillog import MailLog
 from relay.resolver import DnsTrouble, Resolver
-from relay.signing.keys import SigningKey
-from relay.signing.published import compare, place
+from relay.signing.key import SigningKey
 from relay.signing.rules import Rule
 
 AGAIN, SOON = 60.0, 10.0  # seconds until the next question: where the record is not there, and after trouble
@@ -135,7 +135,10 @@ class Watch:
             return  # somebody else has begun meanwhile
         record.asking = asyncio.Event()
         try:
-            found = compare(record.key, await self._resolver.txt(place(record.selector, record.domain)))
+            # Late, and off the loop: what it loads nobody pays for who asks nothing.
+            published = await asyncio.to_thread(importlib.import_module, "relay.signing.published")
+            name = published.place(record.selector, record.domain)
+            found = published.compare(record.key, await self._resolver.txt(name))
         except DnsTrouble as trouble:
             record.due = clock.monotonic() + SOON
             self._tell(record, "unknown", f"DNS could not be asked: {trouble}")

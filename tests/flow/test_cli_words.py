@@ -151,7 +151,7 @@ async def test_retry_tells_what_still_keeps_it(tmp_path: Path) -> None:
         leaving = _leaving(status)
         assert leaving.startswith("no: main rests until ") and leaving.endswith(": connect: refused")
         assert _leaving(status | {"accounts": 2}).startswith("partly: main rests until ")
-        (egress,) = service.explain({"from": "a@example.com", "to": "b@example.net"})["egresses"]
+        (egress,) = (await service.explain({"from": "a@example.com", "to": "b@example.net"}))["egresses"]
         assert egress["when"].startswith("rests until ") and egress["when"].endswith(": connect: refused")
         # what waits for an account is found by its name, tried or not
         fresh = await rig.send()

@@ -1,0 +1,126 @@
+"""Who makes messages ready: off the loop where anything is to be done, and at once where nothing is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay import metrics
+from relay.envelope import queue_id
+from relay.maillog import MailLog
+from relay.policy.alignment import Alignment, Verdict
+from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of, to_convert
+from relay.reply import Reply
+from relay.resolver import Resolver
+from relay.settings import Account, Config
+from relay.signing.threads import Threads
+from relay.signing.watch import Watch
+
+if TYPE_CHECKING:
+    from relay.signing.records import DnsFunc
+
+SIGNATURES = metrics.Counter("relay_signatures_total", "DKIM signatures made", ["algorithm"])
+CONVERTED = metrics.Counter("relay_messages_converted_total", "Messages re-encoded for their next hop", ["egress"])
+UNALIGNED = metrics.Counter(
+    "relay_messages_unaligned_total",
+    "Messages that left without a DKIM signature, or that DMARC does not take for their From domain's",
+    ["egress", "verdict"],
+)
+SEALING = 8  # threads
+MAX_TOLD = 10_000  # senders that are remembered as told
+
+_NOBODY = Verdict(
+    Alignment.UNSIGNED, "there is no `signing`; add it, or say `signs: true` for an account whose server signs"
+)
+
+
+class Preparer:
+    """The steps. `watch` knows which keys are published."""
+
+    def __init__(self, config: Config, watch: Watch, log: MailLog) -> None:
+        self.watch, self.log = watch, log
+        self._signing = Threads()
+        self._sealing = Threads(SEALING)  # they wait for the DNS, which must keep nobody from signing
+        self._told: dict[tuple[str, str, str], None] = {}
+        self.config = config
+        self._plans: dict[tuple[str, str], Plan] = {}
+        self._resolver = Resolver(config.dns.servers, config.dns.timeout)
+
+    def apply(self, config: Config) -> None:
+        """A new configuration."""
+        self.config = config
+        self._plans.clear()
+        self._told.clear()
+        self._resolver = Resolver(config.dns.servers, config.dns.timeout)
+        self.watch.follow(config.signing.rules, self._resolver)
+
+    def plan(self, route: str, account: Account) -> Plan:
+        plan = self._plans.get((route, account.name))
+        if plan is None:
+            plan = self._plans[route, account.name] = plan_of(self.config, route, account)
+        return plan
+
+    def apart(self, route: str, account: Account) -> bool:
+        """Whether each recipient gets a transaction of its own."""
+        rewrite = self.plan(route, account).rewrite
+        return rewrite is not None and rewrite.per_recipient
+
+    async def ready(self, out: Outbound, route: str, account: Account, *, seven_bit: bool, tell: bool = True) -> Ready:
+        """`seven_bit`: its next hop takes no other. `tell` False: nobody sends it, it is only looked at.
+
+        Raises CannotLeave, OSError.
+        """
+        plan = self.plan(route, account)
+        if plan.empty and not to_convert(out, seven_bit):
+            ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
+        else:
+            ready = await self._made(out, plan, account, route, seven_bit)
+        if tell:
+            self._count(ready, out, account, plan)
+        return ready
+
+    async def _made(self, out: Outbound, plan: Plan, account: Account, route: str, seven_bit: bool) -> Ready:
+        config, seen = self.config, self.watch.seen
+
+        def steps() -> Ready:
+            from relay.prepare.steps import make
+
+            return make(out, plan, config, account, route, seven_bit, seen, self._asking() if plan.seals else None)
+
+        run = self._sealing.run if plan.seals else self._signing.run
+        ready = await run(steps)
+        if not ready.choice.unknown or ready.choice.rules:
+            return ready
+        for rule in ready.choice.unknown:
+            if await self.watch.known(rule, rule.signs_as(ready.from_domain)) is None:
+                ready.done()
+                text = f"the DNS does not say whether the key of {rule.selector} ({rule.origin}) is published"
+                raise CannotLeave(Reply(451, text, "4.7.5"))
+        ready.done()
+        return await run(steps)
+
+    def _asking(self) -> DnsFunc:
+        from relay.signing.records import asking
+
+        return asking(self._resolver)
+
+    def _count(self, ready: Ready, out: Outbound, account: Account, plan: Plan) -> None:
+        for algorithm in ready.algorithms:
+            SIGNATURES.inc(1, algorithm)
+        if ready.converted:
+            CONVERTED.inc(1, account.name)
+        if not plan.tells:
+            return
+        found = ready.verdict or _NOBODY
+        if not found.warns:
+            return
+        what, why = found.alignment.value, found.why
+        UNALIGNED.inc(1, account.name, what)
+        known = (out.sender, what, account.name)
+        if known in self._told:
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[known] = None
+        self.log.warning(
+            "unaligned", id=queue_id(out.message), sender=out.sender, egress=account.name, verdict=what, why=why
+        )
