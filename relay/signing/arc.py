@@ -30,7 +30,7 @@ _TOKEN = re.compile(rb"[!#-'*+.0-9A-Z^-~\x80-\xff-]+")
 class Sealer:
     """Who seals, and when."""
 
-    key: SigningKey  # RSA: RFC 8617 §4.1 knows nothing else
+    key: SigningKey  # RSA, where it is to be of use: few verify seals by Ed25519
     domain: str
     selector: str
     signed_at: int  # epoch seconds
@@ -50,11 +50,9 @@ def seal(
 ) -> bytes:
     """The three fields of the next set, to stand on top; nothing where nobody may add one.
 
-    `head` is the block as it will leave, `results` and `chain` what was found when it came. Raises OSError; ValueError for
-    a key that is not RSA, and where the chain in `head` is not that of `chain`.
+    `head` is the block as it will leave, `results` and `chain` what was found when it came. Raises OSError;
+    ValueError where the chain in `head` is not that of `chain`.
     """
-    if key.kind != "rsa":
-        raise ValueError("ARC is sealed with an RSA key (RFC 8617 §4.1)")
     if chain.ended:
         return b""
     fields = Fields(head)

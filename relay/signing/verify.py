@@ -249,8 +249,9 @@ class Verifier:
         """Those fields that h= can mean, so that nothing else is canonicalised. A signature never signs itself."""
         found: list[Field] = []
         for name in set(names):
-            there = [one for one in self._named.get(name, ()) if one is not signature]
-            found += there[-names.count(name) - 1 :]  # one more: dkimpy wants to see a From that is not signed
+            # From the bottom up; one more, for dkimpy wants to see a From that is not signed, and one for the signature.
+            there = self._named.get(name, [])[-names.count(name) - 2 :]
+            found += [one for one in there if one is not signature]
         return found
 
 

@@ -351,7 +351,7 @@ FOLDS = b"\r\n " * 30 + b"b"
     ids=range(14),
 )  # fmt: skip
 def test_nothing_costs_much(head: bytes, body: bytes) -> None:
-    assert costs(lambda: Verifier(head, body, ASK, NOW).dkim()) < 1.0
+    assert costs(lambda: Verifier(head, body, ASK, NOW).dkim()) < 2.0
 
 
 def test_only_so_many_are_looked_at() -> None:
