@@ -50,7 +50,9 @@ def signed(
     return signature(recipe, Fields(head), body_hash(body, text)) + head
 
 
-def handmade(key: SigningKey, head: bytes = HEAD, body: bytes = BODY, **tags: str | None) -> bytes:
+def handmade(
+    key: SigningKey, head: bytes = HEAD, body: bytes = BODY, b_first: bool = False, **tags: str | None
+) -> bytes:
     """The head with a good signature on top (relaxed/relaxed), with any tags that a stranger may write; None: without."""
     values: dict[str, str | None] = {
         "v": "1",
@@ -61,10 +63,10 @@ def handmade(key: SigningKey, head: bytes = HEAD, body: bytes = BODY, **tags: st
         "h": "from:to:subject",
         "bh": body_hash(body, "relaxed"),
         **tags,
-        "b": "",
     }
-    text = " " + "; ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    rest = "; ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    before, after = ("b=", "; " + rest) if b_first else (f" {rest}; b=", "")
     names = [name.strip().lower().encode() for name in (values["h"] or "").split(":")]
-    unsigned = canonical_fields([(b"DKIM-Signature", text.encode() + b"\r\n")], "relaxed")[0].rstrip(b"\r\n")
+    unsigned = canonical_fields([(b"DKIM-Signature", f"{before}{after}\r\n".encode())], "relaxed")[0].rstrip(b"\r\n")
     made = key.sign(b"".join([*selected(names, Fields(head).of("relaxed")), unsigned]))
-    return b"DKIM-Signature:" + text.encode() + base64.b64encode(made) + b"\r\n" + head
+    return f"DKIM-Signature:{before}{base64.b64encode(made).decode()}{after}\r\n".encode() + head

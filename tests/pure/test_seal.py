@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signatures import BODY, DOMAIN, HEAD, SIGNED_AT, published, signed
 
-from relay.signing.arc import seal, without_results
-from relay.signing.dkim import split_fields
+from relay.signing.arc import Sealer, seal, sealed, without_results
+from relay.signing.canonical import body_hash
+from relay.signing.dkim import Fields, split_fields
 from relay.signing.keys import SigningKey, generate
 from relay.signing.verify import ArcResult, DkimResult, Verifier, arc_result, dkim_results
 
@@ -148,8 +149,40 @@ def test_there_is_room_for_fifty() -> None:
     assert hop(head) == head
 
 
+def test_a_seal_that_somebody_believed_in_is_looked_at_again() -> None:
+    first = hop(HEAD)
+    at = first.index(b" b=") + 3
+    forged = first[:at] + (b"A" if first[at : at + 1] != b"A" else b"B") + first[at + 1 :]
+    head = seal(forged, BODY, OTHER, DOMAIN, "o", OURS, [], ArcResult("pass", 1), SIGNED_AT) + forged
+    assert (judged(head).cv, judged(head).why) == (
+        "fail",
+        "ARC-Seal 1: the chain was altered, or another key signed it",
+    )
+
+
+def test_a_message_signature_from_the_future_fails() -> None:
+    assert arc_result(hop(HEAD), BODY, ASK, SIGNED_AT - 1800).cv == "pass"
+    found = arc_result(hop(HEAD), BODY, ASK, SIGNED_AT - 7200)
+    assert found.why == f"ARC-Message-Signature 1: it was signed in the future [t={SIGNED_AT}]"
+
+
+def test_older_results_may_be_covered_too() -> None:
+    names = [b"from", b"arc-authentication-results", b"arc-authentication-results"]
+    sealer = Sealer(KEY, DOMAIN, "s", SIGNED_AT)
+    first = sealed(sealer, Fields(HEAD), body_hash(BODY, "relaxed"), names, f"{OURS}; arc=none", [], 1, "none") + HEAD
+    assert judged(first) == ArcResult("pass", 1)
+    assert by_dkimpy(first) == dkimpy.CV_Pass
+    before = split_fields(first)[:3][::-1]
+    hashed = body_hash(BODY, "relaxed")
+    head = sealed(sealer, Fields(first), hashed, names, f"{OURS}; arc=pass", before, 2, "pass") + first
+    assert judged(head) == ArcResult("pass", 2)
+    assert by_dkimpy(head) == dkimpy.CV_Pass
+
+
 def test_an_author_can_not_be_added_behind_a_seal() -> None:
     head = hop(HEAD)
+    said = re.sub(r"\s", "", dict(split_fields(head))[b"ARC-Message-Signature"].decode())
+    assert ";h=from:to:subject:date:message-id:from;" in said
     for other in (b"From: evil@example.org\r\n" + head, head + b"From: evil@example.org\r\n"):
         assert judged(other).cv == "fail"
         assert by_dkimpy(other) == dkimpy.CV_Fail
@@ -184,6 +217,7 @@ def test_what_is_said_can_be_read_by_others() -> None:
     ]
     made = seal(HEAD, BODY, KEY, DOMAIN, "s", OURS, found, ArcResult("none"), SIGNED_AT)
     text = results(made).removeprefix("i=1; ")
+    assert ' header.b="ab/+cdef"' in text  # no token (RFC 2045 §5.1)
     read = authres.AuthenticationResultsHeader.parse(f"Authentication-Results: {text}")
     assert read.authserv_id == OURS
     assert [(one.method, one.result) for one in read.results] == [
@@ -244,7 +278,11 @@ def replaced(old: bytes, new: bytes) -> bytes:
 )
 def test_what_is_no_chain_is_told(head: bytes, why: str) -> None:
     assert (judged(head).cv, judged(head).why) == ("fail", why)
-    assert judged(head).cv == "fail"
+
+
+def test_what_has_more_fields_than_a_chain_leaves_no_room() -> None:
+    found = judged(b"ARC-Authentication-Results: i=1; a\r\n" * 151 + HEAD)
+    assert (found.cv, found.instance, found.ended) == ("fail", 50, True)
 
 
 def test_a_dns_that_does_not_answer_is_told_apart() -> None:
