@@ -53,8 +53,8 @@ def seal(
     `head` is the block as it will leave, `results` and `chain` what was found when it came. Raises OSError;
     ValueError where the chain in `head` is not that of `chain`.
     """
-    if chain.ended:
-        return b""
+    if chain.ended or chain.temporary:
+        return b""  # one that could not be judged is left as it is: cv=fail would end it for good
     fields = Fields(head)
     # RFC 8617 §5.1.2: the seal of a chain that failed covers its own set alone.
     before = [] if chain.cv != "pass" else _before(head, chain.instance)

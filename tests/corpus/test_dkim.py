@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from relay.signing.arc import seal
 from relay.signing.canonical import Form, body_hash
 from relay.signing.dkim import Fields, Recipe, signature, split_fields
 from relay.signing.keys import SigningKey, generate, parse
 from relay.signing.records import BadRecord, DnsFunc, read_record
-from relay.signing.verify import DkimResult, dkim_results, parts
+from relay.signing.verify import DkimResult, Verifier, arc_result, dkim_results, parts
 
 NOW = 1_700_000_000.0
 # RFC 8463 §A.2; the RSA key is the same in dkimpy's files.
@@ -153,3 +155,25 @@ def test_without_from_nothing_is_proved(corpora: Path) -> None:
     [found] = dkim_results(made + head, body, lambda name, timeout=5: key.record.encode(), NOW)
     assert (found.result, found.why) == ("permerror", "the message has no From")
     assert b"from" not in {name.lower() for name, _ in split_fields(head)}
+
+
+def test_every_odd_message_is_judged_and_its_seal_verifies(corpora: Path) -> None:
+    key, seen, slow = generate("rsa", 1024), 0, 0.0
+
+    def ask(name: bytes, timeout: int = 5) -> bytes | None:
+        return key.record.encode() if name == b"s._domainkey.example.com." else None
+
+    for path in sorted(path for folder in ("mime", "bounces", "arf") for path in (corpora / folder).rglob("*")):
+        if not path.is_file():
+            continue
+        seen += 1
+        head, body = parts(path.read_bytes().replace(b"\r", b""))
+        begun = time.process_time()
+        verifier = Verifier(head, body, ask, NOW)
+        found, chain = verifier.dkim(), verifier.arc()
+        made = seal(head, body, key, "example.com", "s", "mx.example.com", found, chain, int(NOW))
+        slow = max(slow, time.process_time() - begun)
+        again = arc_result(made + head, body, ask, NOW)
+        assert (again.cv, again.ended) == (("fail", True) if chain.cv == "fail" else ("pass", False)), path
+    assert seen >= 500
+    assert slow < 1.0

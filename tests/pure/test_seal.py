@@ -292,6 +292,8 @@ def test_a_dns_that_does_not_answer_is_told_apart() -> None:
     found = arc_result(hop(HEAD), BODY, ask, NOW)
     assert (found.cv, found.temporary, found.ended) == ("fail", True, False)
     assert not judged(hop(HEAD), b"altered\r\n").temporary
+    # What could not be judged is not ended by a seal of ours.
+    assert seal(hop(HEAD), BODY, KEY, DOMAIN, "s", OURS, [], found, SIGNED_AT) == b""
 
 
 def test_a_length_in_a_message_signature_that_leaves_something_out_fails() -> None:
