@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 
 from relay.signing.canonical import Form, body_hash
-from relay.signing.dkim import Fields, Recipe, canonical_fields, selected, signature
-from relay.signing.keys import SigningKey
+from relay.signing.dkim import Fields, canonical_fields, selected, signature
+from relay.signing.key import SigningKey
 from relay.signing.records import DnsFunc
+from relay.signing.rules import Recipe
 
 SIGNED_AT = 1_700_000_000
 DOMAIN = "example.com"

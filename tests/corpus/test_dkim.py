@@ -10,9 +10,11 @@ import pytest
 
 from relay.signing.arc import seal
 from relay.signing.canonical import Form, body_hash
-from relay.signing.dkim import Fields, Recipe, signature, split_fields
-from relay.signing.keys import SigningKey, generate, parse
+from relay.signing.dkim import Fields, signature, split_fields
+from relay.signing.key import SigningKey
+from relay.signing.keys import generate, parse
 from relay.signing.records import BadRecord, DnsFunc, read_record
+from relay.signing.rules import Recipe
 from relay.signing.verify import DkimResult, Verifier, arc_result, dkim_results, parts
 
 NOW = 1_700_000_000.0

@@ -18,7 +18,8 @@ from signatures import BODY, DOMAIN, HEAD, SIGNED_AT, published, signed
 from relay.signing.arc import Sealer, seal, sealed, without_results
 from relay.signing.canonical import body_hash
 from relay.signing.dkim import Fields, split_fields
-from relay.signing.keys import SigningKey, generate
+from relay.signing.key import SigningKey
+from relay.signing.keys import generate
 from relay.signing.verify import ArcResult, DkimResult, Verifier, arc_result, dkim_results
 
 KEY = generate("rsa", 1024)

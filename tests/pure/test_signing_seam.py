@@ -16,8 +16,10 @@ from signatures import DOMAIN, SIGNED_AT, published
 
 from relay.signing import canonical as ours
 from relay.signing.canonical import Form, body_hash, canonical, prefix_hashes
-from relay.signing.dkim import Fields, Recipe, canonical_fields, signature, split_fields
-from relay.signing.keys import SigningKey, generate
+from relay.signing.dkim import Fields, canonical_fields, signature, split_fields
+from relay.signing.key import SigningKey
+from relay.signing.keys import generate
+from relay.signing.rules import Recipe
 from relay.signing.verify import dkim_results
 
 KEYS = {"rsa": generate("rsa", 1024), "ed25519": generate("ed25519")}
