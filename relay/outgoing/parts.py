@@ -181,10 +181,8 @@ def _kind(part: Part) -> tuple[Kind, str]:
         return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary")
     if main != "message" or part.type in _GLOBAL:  # RFC 6532 §3.7, RFC 6533: they may be encoded
         return Kind.LEAF, ""
-    # Against RFC 2045 §6.4, but it is done. Some readers decode it, others read what is there.
-    if part.encoding == "base64":
-        return Kind.LEAF, ""
-    if part.encoding == "quoted-printable":
+    if part.encoding in ("base64", "quoted-printable"):
+        # Against RFC 2045 §6.4, but it is done: some readers decode it, others read what is there.
         return Kind.SEALED, f"{part.type} with an encoding that it must not have"
     if part.type in _MESSAGES:
         return Kind.MESSAGE, ""

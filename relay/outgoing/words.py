@@ -178,22 +178,17 @@ def _parameters(value: bytes) -> Iterator[_Word]:
         blank = found[1][: len(found[1]) - len(text)]
         if text.isascii() and len(text) < _LONGEST:
             yield _Word(blank, text + found[2])
-        else:
-            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2], extended)
+        elif text.partition(b"=")[0].strip().lower() not in extended:
+            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2])
+        # Else it is there twice, as RFC 6266 Appendix D has it for files, and this is the one for old readers.
 
 
-def _extended(blank: bytes, text: bytes, end: bytes, extended: set[bytes]) -> Iterator[_Word]:
-    """RFC 2231: one parameter, in as many pieces as it takes.
-
-    Of one that is there twice, as RFC 6266 Appendix D has it for files, the one for old readers gets a _ for each character.
-    """
+def _extended(blank: bytes, text: bytes, end: bytes) -> Iterator[_Word]:
+    """RFC 2231: one parameter, in as many pieces as it takes."""
     found = _ASSIGNED.fullmatch(text)
     if not found or found[1].lower() in _NOT_EXTENDED or (found[2] and b"'" not in found[3]):
         raise ValueError("what it says is not ASCII, or has no blank to fold at")
     name, value = found[1], found[3]
-    if not found[2] and name.lower() in extended and len(value) < _LONGEST:
-        yield _Word(blank, re.sub(r"[^\x00-\x7f]", "_", text.decode(_charset(text))).encode("ascii") + end)
-        return
     if found[2]:  # it is extended already, and has raw octets all the same
         start, said = value[: value.rfind(b"'") + 1], value[value.rfind(b"'") + 1 :]
         octets = quote(said, safe="%").encode()
