@@ -211,7 +211,7 @@ class _Plan:
                 raise Unconvertible(f"more than {MAX_MENDED // 1024} KiB of header blocks that can't stay as they are")
             head, names = words.mended(head, self._seven_bit)
             self._done.append(f"{_where(part)}: header {', '.join(dict.fromkeys(names))} written anew")
-        if part.parent < 0 and here in self._changed and not whole(head):
+        if part.parent < 0 and (head != old or here in self._changed) and not whole(old):
             raise Unconvertible("the header block has a line that is no field, behind which it may be read as the body")
         new = b""
         if part.root and here in self._encoded and not _MIME_VERSION.search(head):

@@ -20,15 +20,16 @@ from relay.outgoing.octets import CRLF, Source, Unconvertible
 MAX_PARTS = 20_000  # and what lies between them
 MAX_DEPTH = 30
 MAX_HEAD = 256 * 1024
-MAX_TYPE = 4000  # octets of a Content-Type: the stdlib's reader of its parameters is quadratic
+MAX_TYPE, MAX_PARAMETERS = (
+    2000,
+    50,
+)  # octets of a Content-Type that are read, and parameters: the stdlib's reader is quadratic
 MAX_FALSE = 100_000  # lines that begin as a boundary does and are none
 _TOO_MANY = f"it has more than {MAX_PARTS} parts"
 
-# A name that begins with -- is taken for a boundary, as no field's does.
-_FIELDS = re.compile(
-    rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?!--)(?>[!-9;-~]{0,200}[ \t]*:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+"
-)
-_BEGINS = re.compile(rb">?From |(?!--)[!-9;-~]{0,200}[ \t]*:|[ \t]")
+# As the stdlib's parser has it: whatever has a colon is a field.
+_FIELDS = re.compile(rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?:[!-9;-~]*+[ \t]*+:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+")
+_BEGINS = re.compile(rb">?From |[!-9;-~]*+[ \t]*+:|[ \t]")
 _TYPE = re.compile(rb"(?im)^content-type[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _ENCODING = re.compile(rb"(?im)^content-transfer-encoding[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _BEHIND = re.compile(rb"(--)?+[ \t]*+(?:\r\n|\Z)")
@@ -70,19 +71,19 @@ class Part:
     boundary: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    type: str
-    boundary: bytes
-
-
 @lru_cache(maxsize=256)
-def _said(value: bytes) -> _Said:
+def _said(value: bytes) -> tuple[str, bytes]:
+    """The type and the boundary of a Content-Type; empty: it has none that can be read."""
     field = Message()
     field["Content-Type"] = value.replace(CRLF, b"").decode("latin-1")
     type_ = field.get_content_type()
-    boundary = (field.get_boundary() or "") if type_.startswith("multipart/") else ""
-    return _Said(type_, boundary.encode("latin-1", "replace"))
+    if not type_.startswith("multipart/") or value.count(b";") > MAX_PARAMETERS:
+        return type_, b""
+    try:
+        boundary = field.get_boundary() or ""
+    except (ValueError, LookupError):  # a charset of RFC 2231 that is none for text
+        boundary = ""
+    return type_, boundary.encode("latin-1", "replace")
 
 
 def split(head: bytes, source: Source) -> list[Part]:
@@ -165,11 +166,9 @@ def _label(part: Part, head: bytes, default: str) -> None:
     if encoding:
         words = encoding[1].replace(b'"', b"").lower().split()
         part.encoding = words[0].rstrip(b";").decode("latin-1") if words else ""
+    part.type, part.boundary = _said(found[1][:MAX_TYPE].lstrip(b" \t")) if found else (default, b"")
     if found and len(found[1]) > MAX_TYPE:
-        part.kind, part.why = Kind.SEALED, f"a part with a Content-Type of more than {MAX_TYPE} octets"
-        return
-    said = _said(found[1].lstrip(b" \t")) if found else _Said(default, b"")
-    part.type, part.boundary = said.type, said.boundary
+        part.boundary = b""  # it may have been cut
     part.kind, part.why = _kind(part)
 
 
@@ -178,7 +177,9 @@ def _kind(part: Part) -> tuple[Kind, str]:
     if part.type in ("multipart/signed", "multipart/encrypted"):
         return Kind.SEALED, f"{part.type}, which must stay as it is (RFC 1847)"
     if main == "multipart":
-        return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary")
+        return (
+            (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary that can be read")
+        )
     if main != "message" or part.type in _GLOBAL:  # RFC 6532 §3.7, RFC 6533: they may be encoded
         return Kind.LEAF, ""
     if part.encoding in ("base64", "quoted-printable"):

@@ -20,10 +20,11 @@ from relay.outgoing.octets import CRLF, Unconvertible, long_line
 _FIELDS = re.compile(rb"(?<=\r\n)(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _BLANKS = re.compile(rb"([ \t]*)([^ \t]*)")
-_TOKEN = re.compile(rb'([ \t]*)("(?:[^"\\]|\\.)*+"|<[^<>]*+>|[(),:;<>]|[^ \t"(),:;<>]+|"|\Z)')
-_PARAMETER = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"|"|[^";])*+)(;?)')
-_ASSIGNED = re.compile(rb"([!-)+-<>-~]+)(\*?)[ \t]*=[ \t]*(.*)")
-_EXTENDED = re.compile(rb"([!-)+-<>-~]+)\*(?:0\*)?=")
+# A quoted string that does not close goes to the end: to look for its end from each quote would be quadratic.
+_TOKEN = re.compile(rb'([ \t]*+)("(?:[^"\\]|\\.)*+"?|<[^<>]*+>|[(),:;<>]|[^ \t"(),:;<>]++|\Z)')
+_PARAMETER = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"?|[^";])*+)(;?)')
+_ASSIGNED = re.compile(rb"([!#$&+\-.0-9A-Z^_`a-z{|}~]+)(\*?)[ \t]*=[ \t]*(.*)")
+_EXTENDED = re.compile(rb";[ \t]*+([!#$&+\-.0-9A-Z^_`a-z{|}~]++)\*(?:0\*)?=")
 _ENCODED = re.compile(rb"=\?[^? ]+\?[BbQq]\?[^? ]*\?=")
 _BOUND = (b",", b";", b">")  # behind which a structured field may get a blank
 _LONGEST = MAX_LINE - 8
