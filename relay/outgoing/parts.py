@@ -20,10 +20,8 @@ from relay.outgoing.octets import CRLF, Source, Unconvertible
 MAX_PARTS = 20_000  # and what lies between them
 MAX_DEPTH = 30
 MAX_HEAD = 256 * 1024
-MAX_TYPE, MAX_PARAMETERS = (
-    2000,
-    50,
-)  # octets of a Content-Type that are read, and parameters: the stdlib's reader is quadratic
+MAX_TYPE = 2000  # octets of a Content-Type that are read: the stdlib's reader is quadratic
+MAX_PARAMETERS = 50
 MAX_FALSE = 100_000  # lines that begin as a boundary does and are none
 _TOO_MANY = f"it has more than {MAX_PARTS} parts"
 
@@ -32,6 +30,7 @@ _FIELDS = re.compile(rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?:[!-9;-~]*+[ \t]*+
 _BEGINS = re.compile(rb">?From |[!-9;-~]*+[ \t]*+:|[ \t]")
 _TYPE = re.compile(rb"(?im)^content-type[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _ENCODING = re.compile(rb"(?im)^content-transfer-encoding[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
+_UNPRINTABLE = re.compile(r"[^!-~]")
 _BEHIND = re.compile(rb"(--)?+[ \t]*+(?:\r\n|\Z)")
 
 _MESSAGES = ("message/rfc822", "message/news")
@@ -76,7 +75,7 @@ def _said(value: bytes) -> tuple[str, bytes]:
     """The type and the boundary of a Content-Type; empty: it has none that can be read."""
     field = Message()
     field["Content-Type"] = value.replace(CRLF, b"").decode("latin-1")
-    type_ = field.get_content_type()
+    type_ = _UNPRINTABLE.sub("?", field.get_content_type())[:80]
     if not type_.startswith("multipart/") or value.count(b";") > MAX_PARAMETERS:
         return type_, b""
     try:
@@ -111,20 +110,8 @@ def split(head: bytes, source: Source) -> list[Part]:
                 part.kind, part.why = Kind.SEALED, f"{part.type} whose boundary begins no part"
             todo += reversed(inner)
         elif part.kind is Kind.MESSAGE:
-            type_ = "text/plain"
-            todo.append(
-                Part(
-                    Kind.LEAF,
-                    _below(part, 1),
-                    here,
-                    part.depth + 1,
-                    part.body,
-                    part.body,
-                    part.end,
-                    root=True,
-                    type=type_,
-                )
-            )
+            place = part.body, part.body, part.end
+            todo.append(Part(Kind.LEAF, _below(part, 1), here, part.depth + 1, *place, root=True))
     return parts
 
 
@@ -145,8 +132,8 @@ def _read(part: Part, source: Source) -> None:
         block = source.cut(part.start, min(part.start + size, part.end))
         found = _FIELDS.match(block)
         end = found.end() if found else 0
-        whole = part.start + len(block) == part.end
-        if whole or (end < len(block) and block.find(CRLF, end) >= 0):
+        complete = part.start + len(block) == part.end
+        if complete or (end < len(block) and block.find(CRLF, end) >= 0):
             break
         if size >= MAX_HEAD:
             if end == len(block) or _BEGINS.match(block, end):
@@ -177,9 +164,8 @@ def _kind(part: Part) -> tuple[Kind, str]:
     if part.type in ("multipart/signed", "multipart/encrypted"):
         return Kind.SEALED, f"{part.type}, which must stay as it is (RFC 1847)"
     if main == "multipart":
-        return (
-            (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary that can be read")
-        )
+        none = f"{part.type} without a boundary that can be read"
+        return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, none)
     if main != "message" or part.type in _GLOBAL:  # RFC 6532 §3.7, RFC 6533: they may be encoded
         return Kind.LEAF, ""
     if part.encoding in ("base64", "quoted-printable"):

@@ -402,3 +402,19 @@ def test_pieces_cut_nothing(words: list[bytes], encoding: bytes, size: int) -> N
         converted(head, body.replace(b"text", b""), True)
     finally:
         octets.PIECE = before
+
+
+def test_a_boundary_line_that_is_too_long_is_no_boundary_to_mend() -> None:
+    head, body = multipart(b"\r\nx")
+    with pytest.raises(Unconvertible):
+        convert(head, body.replace(b"--b\r\n", b"--b" + b" " * 996 + b"\r\n", 1), seven_bit=True)
+
+
+def test_what_is_told_is_printable_and_short() -> None:
+    fields = b"".join(b"X-%d-%s: \xfc\r\n" % (n, b"y" * 100) for n in range(40))
+    made = convert(fields + b"\r\n", b"", seven_bit=True)
+    assert made.done[0].startswith("message: header X-0-yyy") and made.done[0].endswith(", … written anew")
+    assert len(made.done[0]) < 500
+    with pytest.raises(Unconvertible) as refused:
+        convert(b"Content-Type: message/\x1b\xfc" + b"x" * 500 + b"\r\n\r\n", LONG, seven_bit=False)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 200

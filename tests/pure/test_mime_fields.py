@@ -126,6 +126,14 @@ def test_a_line_that_is_too_long_is_folded(field: str) -> None:
         assert shown(new).replace(" ", "") == field.partition(":")[2].replace(" ", "")
 
 
+@pytest.mark.parametrize("name", ["To", "Received", "Subject", "X-Any", "Content-Type", "Keywords"])
+def test_a_long_line_alone_is_folded_and_keeps_its_octets(name: str) -> None:
+    raw = f"{name}: <ü@b.example>; ".encode() + b"a=\xfc; " * 300
+    new, _ = mended(raw + b"\r\n", False)
+    assert not long_line(new)
+    assert new.replace(b"\r\n", b"") == raw
+
+
 def test_a_good_field_stays_as_it_is_folded() -> None:
     good = b"Subject:\r\n  x\r\n\t \r\nX-y : z\r\nContent-Type: text/plain\r\n"
     made = convert(good + "Comments: ü\r\n\r\n".encode(), b"", seven_bit=True)
