@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.outgoing import octets
-from relay.outgoing.mime import MAX_TOLD, Converted, Unconvertible, convert, convert_file, long_line, needs
+from relay.outgoing.mime import MAX_TOLD, Converted, Unconvertible, convert, convert_file, needs
 from relay.outgoing.octets import File
 
 LONG = b"x" * 999
@@ -44,31 +44,7 @@ def multipart(*parts: bytes, kind: bytes = b"mixed", mark: bytes = b"b", extra: 
     return head, b"".join(b"--" + mark + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + mark + b"--\r\n"
 
 
-# -- what needs it
-
-
-@pytest.mark.parametrize(
-    ("data", "long"),
-    [
-        (b"", False),
-        (b"x" * 998, False),
-        (b"x" * 999, True),
-        (b"x" * 998 + b"\r\n", False),
-        (b"x" * 999 + b"\r\n", True),
-        (b"\r\n" * 3000, False),
-        (b"\r\n" + b"x" * 998 + b"\r\n" + b"y" * 998 + b"\r\n", False),
-        (b"a\r\n" * 999 + b"x" * 999 + b"\r\n" + b"a\r\n" * 999, True),
-        (b"a\r\n" * 999 + b"x" * 999, True),
-    ],
-)
-def test_a_long_line(data: bytes, long: bool) -> None:
-    assert long_line(data) is long
-
-
-@given(st.lists(st.sampled_from([0, 1, 500, 996, 997, 998, 999, 1000, 2000]), max_size=12), st.booleans())
-def test_a_long_line_is_found_wherever_it_is(lengths: list[int], ended: bool) -> None:
-    data = b"\r\n".join(b"x" * length for length in lengths) + b"\r\n" * ended
-    assert long_line(data) is any(length > 998 for length in lengths)
+# -- nothing to do
 
 
 @pytest.mark.parametrize("seven_bit", [True, False])

@@ -12,11 +12,38 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.outgoing.mime import Unconvertible, convert, needs
+from relay.outgoing.mime import Unconvertible, convert, long_line, needs
 
 MEGABYTES = 5
 SIZE = MEGABYTES * 1_000_000
 SECONDS = 4.0  # of the processor, at most: twenty times what the slowest takes, for machines that are busy
+
+
+# -- what needs it
+
+
+@pytest.mark.parametrize(
+    ("data", "long"),
+    [
+        (b"", False),
+        (b"x" * 998, False),
+        (b"x" * 999, True),
+        (b"x" * 998 + b"\r\n", False),
+        (b"x" * 999 + b"\r\n", True),
+        (b"\r\n" * 3000, False),
+        (b"\r\n" + b"x" * 998 + b"\r\n" + b"y" * 998 + b"\r\n", False),
+        (b"a\r\n" * 999 + b"x" * 999 + b"\r\n" + b"a\r\n" * 999, True),
+        (b"a\r\n" * 999 + b"x" * 999, True),
+    ],
+)
+def test_a_long_line(data: bytes, long: bool) -> None:
+    assert long_line(data) is long
+
+
+@given(st.lists(st.sampled_from([0, 1, 500, 996, 997, 998, 999, 1000, 2000]), max_size=12), st.booleans())
+def test_a_long_line_is_found_wherever_it_is(lengths: list[int], ended: bool) -> None:
+    data = b"\r\n".join(b"x" * length for length in lengths) + b"\r\n" * ended
+    assert long_line(data) is any(length > 998 for length in lengths)
 
 
 # -- what it says
