@@ -71,8 +71,8 @@ def convert(head: bytes, body: bytes, *, seven_bit: bool) -> Converted:
 def convert_file(head: bytes, source: Path, target: Path, *, seven_bit: bool) -> tuple[bytes, tuple[str, ...]]:
     """The same for a body in a file: the head, and what was done. Blocks; uses a few MB whatever the size.
 
-    `target` is written only where the body changes; it must not be there. Raises Unconvertible and OSError, and may leave
-    a part of `target` behind then.
+    `target` is written only where the body changes. Raises Unconvertible and OSError, and may leave a piece of `target`
+    behind then.
     """
     with source.open("rb") as file:
         body = File(file)
@@ -81,7 +81,8 @@ def convert_file(head: bytes, source: Path, target: Path, *, seven_bit: bool) ->
         plan = _Plan(head, body, seven_bit)
         good = True
         if plan.edits:
-            with target.open("xb") as out:
+            target.touch(0o600)
+            with target.open("wb") as out:
                 for piece in _written(body, plan.edits):
                     out.write(piece)
             with target.open("rb") as file:
@@ -196,7 +197,7 @@ class _Plan:
         if part.end - part.body > MAX_HEAD:
             raise Unconvertible(f"{_where(part)}: {part.type} of more than {MAX_HEAD // 1024} KiB can't be mended")
         new, names = words.mended(self._source.cut(part.body, part.end), self._seven_bit, plain=True)
-        self._edit(part, iter((new,)), f"{', '.join(dict.fromkeys(names))} in ASCII")
+        self._edit(part, iter((new,)), f"{_listed(names)} in ASCII")
 
     def _edit(self, part: Part, new: Iterator[bytes], done: str) -> None:
         self.edits.append(_Edit(part.body, part.end, new))
@@ -210,8 +211,8 @@ class _Plan:
             if self._mended > MAX_MENDED:
                 raise Unconvertible(f"more than {MAX_MENDED // 1024} KiB of header blocks that can't stay as they are")
             head, names = words.mended(head, self._seven_bit)
-            self._done.append(f"{_where(part)}: header {', '.join(dict.fromkeys(names))} written anew")
-        if part.parent < 0 and here in self._changed and not whole(head):
+            self._done.append(f"{_where(part)}: header {_listed(names)} written anew")
+        if part.parent < 0 and (head != old or here in self._changed) and not whole(old):
             raise Unconvertible("the header block has a line that is no field, behind which it may be read as the body")
         new = b""
         if part.root and here in self._encoded and not _MIME_VERSION.search(head):
@@ -256,6 +257,12 @@ class _Plan:
 def _ended(new: Iterator[bytes]) -> Iterator[bytes]:
     yield from new
     yield CRLF
+
+
+def _listed(names: list[str]) -> str:
+    """Names of fields, for people."""
+    found = list(dict.fromkeys(names))
+    return ", ".join([name[:80] for name in found[:5]] + ["…"] * (len(found) > 5))
 
 
 def _where(part: Part) -> str:

@@ -68,7 +68,7 @@ class File:
         self._at, self._window = 0, b""
 
     def cut(self, start: int, end: int) -> bytes:
-        end = max(start, end)
+        end = max(start, min(end, self.size))
         self._load(start, end - start)
         return self._window[start - self._at : end - self._at]
 
@@ -109,13 +109,17 @@ def pieces(source: Source, start: int, end: int) -> Iterator[tuple[bytes, bool]]
     while start < end:
         piece = source.cut(start, min(start + PIECE, end))
         if start + len(piece) < end:
-            cut = piece.rfind(b"\n") + 1 or len(piece)
-            if piece[cut - 2 : cut] != CRLF:
-                tail = piece[-2:]
-                cut -= 2 - tail.find(b"=") if b"=" in tail else tail.endswith(b"\r")
-            piece = piece[:cut]
+            piece = piece[: piece.rfind(b"\n") + 1] or _cut(piece)
         start += len(piece)
         yield piece, start == end
+
+
+def _cut(line: bytes) -> bytes:
+    """A line, or less of it: what stands at its end may begin something."""
+    tail = line[-64:].removesuffix(b"\r")
+    while b"=" in tail[-2:]:
+        tail = tail[: tail.rindex(b"=")]
+    return line[:-64] + tail
 
 
 def look(source: Source, start: int, end: int) -> tuple[int, bool]:

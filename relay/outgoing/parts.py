@@ -20,17 +20,17 @@ from relay.outgoing.octets import CRLF, Source, Unconvertible
 MAX_PARTS = 20_000  # and what lies between them
 MAX_DEPTH = 30
 MAX_HEAD = 256 * 1024
-MAX_TYPE = 4000  # octets of a Content-Type: the stdlib's reader of its parameters is quadratic
+MAX_TYPE = 2000  # octets of a Content-Type that are read: the stdlib's reader is quadratic
+MAX_PARAMETERS = 50
 MAX_FALSE = 100_000  # lines that begin as a boundary does and are none
 _TOO_MANY = f"it has more than {MAX_PARTS} parts"
 
-# A name that begins with -- is taken for a boundary, as no field's does.
-_FIELDS = re.compile(
-    rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?!--)(?>[!-9;-~]{0,200}[ \t]*:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+"
-)
-_BEGINS = re.compile(rb">?From |(?!--)[!-9;-~]{0,200}[ \t]*:|[ \t]")
+# As the stdlib's parser has it: whatever has a colon is a field.
+_FIELDS = re.compile(rb"(?:>?From [^\r\n]*+(?:\r\n|\Z))?+(?:(?:[!-9;-~]*+[ \t]*+:|[ \t])[^\r\n]*+(?:\r\n|\Z))*+")
+_BEGINS = re.compile(rb">?From |[!-9;-~]*+[ \t]*+:|[ \t]")
 _TYPE = re.compile(rb"(?im)^content-type[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _ENCODING = re.compile(rb"(?im)^content-transfer-encoding[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
+_UNPRINTABLE = re.compile(r"[^!-~]")
 _BEHIND = re.compile(rb"(--)?+[ \t]*+(?:\r\n|\Z)")
 
 _MESSAGES = ("message/rfc822", "message/news")
@@ -70,19 +70,19 @@ class Part:
     boundary: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    type: str
-    boundary: bytes
-
-
 @lru_cache(maxsize=256)
-def _said(value: bytes) -> _Said:
+def _said(value: bytes) -> tuple[str, bytes]:
+    """The type and the boundary of a Content-Type; empty: it has none that can be read."""
     field = Message()
     field["Content-Type"] = value.replace(CRLF, b"").decode("latin-1")
-    type_ = field.get_content_type()
-    boundary = (field.get_boundary() or "") if type_.startswith("multipart/") else ""
-    return _Said(type_, boundary.encode("latin-1", "replace"))
+    type_ = _UNPRINTABLE.sub("?", field.get_content_type())[:80]
+    if not type_.startswith("multipart/") or value.count(b";") > MAX_PARAMETERS:
+        return type_, b""
+    try:
+        boundary = field.get_boundary() or ""
+    except (ValueError, LookupError):  # a charset of RFC 2231 that is none for text
+        boundary = ""
+    return type_, boundary.encode("latin-1", "replace")
 
 
 def split(head: bytes, source: Source) -> list[Part]:
@@ -110,20 +110,8 @@ def split(head: bytes, source: Source) -> list[Part]:
                 part.kind, part.why = Kind.SEALED, f"{part.type} whose boundary begins no part"
             todo += reversed(inner)
         elif part.kind is Kind.MESSAGE:
-            type_ = "text/plain"
-            todo.append(
-                Part(
-                    Kind.LEAF,
-                    _below(part, 1),
-                    here,
-                    part.depth + 1,
-                    part.body,
-                    part.body,
-                    part.end,
-                    root=True,
-                    type=type_,
-                )
-            )
+            place = part.body, part.body, part.end
+            todo.append(Part(Kind.LEAF, _below(part, 1), here, part.depth + 1, *place, root=True))
     return parts
 
 
@@ -144,8 +132,8 @@ def _read(part: Part, source: Source) -> None:
         block = source.cut(part.start, min(part.start + size, part.end))
         found = _FIELDS.match(block)
         end = found.end() if found else 0
-        whole = part.start + len(block) == part.end
-        if whole or (end < len(block) and block.find(CRLF, end) >= 0):
+        complete = part.start + len(block) == part.end
+        if complete or (end < len(block) and block.find(CRLF, end) >= 0):
             break
         if size >= MAX_HEAD:
             if end == len(block) or _BEGINS.match(block, end):
@@ -165,11 +153,9 @@ def _label(part: Part, head: bytes, default: str) -> None:
     if encoding:
         words = encoding[1].replace(b'"', b"").lower().split()
         part.encoding = words[0].rstrip(b";").decode("latin-1") if words else ""
+    part.type, part.boundary = _said(found[1][:MAX_TYPE].lstrip(b" \t")) if found else (default, b"")
     if found and len(found[1]) > MAX_TYPE:
-        part.kind, part.why = Kind.SEALED, f"a part with a Content-Type of more than {MAX_TYPE} octets"
-        return
-    said = _said(found[1].lstrip(b" \t")) if found else _Said(default, b"")
-    part.type, part.boundary = said.type, said.boundary
+        part.boundary = b""  # it may have been cut
     part.kind, part.why = _kind(part)
 
 
@@ -178,13 +164,12 @@ def _kind(part: Part) -> tuple[Kind, str]:
     if part.type in ("multipart/signed", "multipart/encrypted"):
         return Kind.SEALED, f"{part.type}, which must stay as it is (RFC 1847)"
     if main == "multipart":
-        return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, f"{part.type} without a boundary")
+        none = f"{part.type} without a boundary that can be read"
+        return (Kind.MULTIPART, "") if part.boundary else (Kind.SEALED, none)
     if main != "message" or part.type in _GLOBAL:  # RFC 6532 §3.7, RFC 6533: they may be encoded
         return Kind.LEAF, ""
-    # Against RFC 2045 §6.4, but it is done. Some readers decode it, others read what is there.
-    if part.encoding == "base64":
-        return Kind.LEAF, ""
-    if part.encoding == "quoted-printable":
+    if part.encoding in ("base64", "quoted-printable"):
+        # Against RFC 2045 §6.4, but it is done: some readers decode it, others read what is there.
         return Kind.SEALED, f"{part.type} with an encoding that it must not have"
     if part.type in _MESSAGES:
         return Kind.MESSAGE, ""

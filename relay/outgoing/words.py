@@ -20,20 +20,20 @@ from relay.outgoing.octets import CRLF, Unconvertible, long_line
 _FIELDS = re.compile(rb"(?<=\r\n)(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _BLANKS = re.compile(rb"([ \t]*)([^ \t]*)")
-_TOKEN = re.compile(rb'([ \t]*)("(?:[^"\\]|\\.)*+"|<[^<>]*+>|[(),:;<>]|[^ \t"(),:;<>]+|"|\Z)')
-_PARAMETER = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"|"|[^";])*+)(;?)')
-_ASSIGNED = re.compile(rb"([!-)+-<>-~]+)(\*?)[ \t]*=[ \t]*(.*)")
-_EXTENDED = re.compile(rb"([!-)+-<>-~]+)\*(?:0\*)?=")
+# A quoted string that does not close goes to the end: to look for its end from each quote would be quadratic.
+_TOKEN = re.compile(rb'([ \t]*+)("(?:[^"\\]|\\.)*+"?|<[^<>]*+>|[(),:;<>]|[^ \t"(),:;<>]++|\Z)')
+_PARAMETER = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"?|[^";])*+)(;?)')
+_ASSIGNED = re.compile(rb"([!#$&+\-.0-9A-Z^_`a-z{|}~]+)(\*?)[ \t]*=[ \t]*(.*)")
+_EXTENDED = re.compile(rb";[ \t]*+([!#$&+\-.0-9A-Z^_`a-z{|}~]++)\*(?:0\*)?=")
 _ENCODED = re.compile(rb"=\?[^? ]+\?[BbQq]\?[^? ]*\?=")
 _BOUND = (b",", b";", b">")  # behind which a structured field may get a blank
 _LONGEST = MAX_LINE - 8
 _STEP = 42  # octets of an encoded word: with its charset it stays within 75
 
 _ADDRESSES = frozenset(
-    f"{resent}{name}".encode()
-    for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
-    for resent in ("", "resent-")
-) | {b"list-id", b"disposition-notification-to", b"return-receipt-to", b"errors-to", b"mail-followup-to", b"mail-reply-to"}  # fmt: skip
+    b"from sender reply-to to cc bcc resent-from resent-sender resent-reply-to resent-to resent-cc resent-bcc list-id"
+    b" disposition-notification-to return-receipt-to errors-to mail-followup-to mail-reply-to".split()
+)
 _PARAMETERS = frozenset((b"content-type", b"content-disposition"))
 # Encoded words may stand in their comments alone.
 _STRUCTURED = frozenset(
@@ -66,12 +66,12 @@ def mended(head: bytes, seven_bit: bool, *, plain: bool = False) -> tuple[bytes,
     names = []
     for i, field in enumerate(fields):
         if bad(field, seven_bit):
-            fields[i], name = _field(field, plain)
+            fields[i], name = _field(field, seven_bit, plain)
             names.append(name)
     return b"".join(fields), names
 
 
-def _field(field: bytes, plain: bool) -> tuple[bytes, str]:
+def _field(field: bytes, seven_bit: bool, plain: bool) -> tuple[bytes, str]:
     found = _NAME.match(field)
     if not found or not found[0].isascii() or len(found[0]) > 200:
         raise Unconvertible("the header block has a line that is no field")
@@ -79,7 +79,7 @@ def _field(field: bytes, plain: bool) -> tuple[bytes, str]:
     end = CRLF if field.endswith(CRLF) else b""
     value = field[found.end() : len(field) - len(end)].replace(CRLF, b"")
     try:
-        words = list(_words(b"" if plain else key, value))
+        words = list(_words(b"" if plain else key, value, seven_bit))
         written = _folded(found[0], _encoded(words, _charset(value))) + end
     except ValueError as error:
         raise Unconvertible(f"{name}: {error}") from None
@@ -95,33 +95,32 @@ def _charset(value: bytes) -> str:
     return "utf-8"
 
 
-def _words(key: bytes, value: bytes) -> Iterator[_Word]:
+def _fits(word: bytes, seven_bit: bool) -> bool:
+    return (word.isascii() or not seven_bit) and len(word) < _LONGEST
+
+
+def _words(key: bytes, value: bytes, seven_bit: bool) -> Iterator[_Word]:
     if key in _PARAMETERS:
-        return _parameters(value)
-    if key in _ADDRESSES:
+        return _parameters(value, seven_bit)
+    if key in _ADDRESSES and seven_bit and not value.isascii():
         return _addresses(value)
     if key in _STRUCTURED:
-        return _comments(value)
-    return _text(value, phrases=key == b"keywords")
+        return _comments(value, seven_bit)
+    return _phrases(value, seven_bit) if key == b"keywords" or key in _ADDRESSES else _text(value, seven_bit)
 
 
-def _text(value: bytes, phrases: bool) -> Iterator[_Word]:
-    if phrases:
-        yield from _phrases(value)
-        return
+def _text(value: bytes, seven_bit: bool) -> Iterator[_Word]:
     for found in _BLANKS.finditer(value):
-        blank, word = found[1], found[2]
-        if blank or word:
-            yield _Word(blank, word, None if word.isascii() and len(word) < _LONGEST else word)
+        if found[0]:
+            yield _Word(found[1], found[2], None if _fits(found[2], seven_bit) else found[2])
 
 
-def _phrases(value: bytes) -> Iterator[_Word]:
+def _phrases(value: bytes, seven_bit: bool = True) -> Iterator[_Word]:
     """Words, quoted strings, comments and what stands between them."""
     for found in _TOKEN.finditer(value):
         blank, word = found[1], found[2]
-        if word.isascii():
-            if blank or word:
-                yield from _short(blank, word)
+        if word.isascii() or not seven_bit:
+            yield from _short(blank, word)
         elif word.startswith(b'"'):
             yield _Word(blank, word, re.sub(rb"\\(.)", rb"\1", word[1:-1]))
         else:
@@ -131,7 +130,8 @@ def _phrases(value: bytes) -> Iterator[_Word]:
 def _short(blank: bytes, word: bytes) -> Iterator[_Word]:
     """A word that is too long, such as a quoted string, may be folded at its blanks."""
     if len(word) < _LONGEST:
-        yield _Word(blank, word)
+        if blank or word:
+            yield _Word(blank, word)
         return
     for found in _BLANKS.finditer(word):
         if found[0]:
@@ -143,9 +143,6 @@ def _addresses(value: bytes) -> Iterator[_Word]:
     try:
         mailboxes = read(value)
     except Unreadable as error:
-        if value.isascii():
-            yield from _phrases(value)
-            return
         raise ValueError(f"the addresses can't be read: {error}") from None
     at = 0
     for mailbox in mailboxes:
@@ -160,40 +157,34 @@ def _addresses(value: bytes) -> Iterator[_Word]:
     yield from _phrases(value[at:])
 
 
-def _comments(value: bytes) -> Iterator[_Word]:
+def _comments(value: bytes, seven_bit: bool) -> Iterator[_Word]:
     depth = 0
-    for word in _phrases(value):
+    for word in _phrases(value, seven_bit):
         depth += (word.text == b"(") - (word.text == b")")
         if word.shown is not None and depth <= 0:
             raise ValueError("it has 8-bit octets")
         yield word
 
 
-def _parameters(value: bytes) -> Iterator[_Word]:
+def _parameters(value: bytes, seven_bit: bool) -> Iterator[_Word]:
     extended = {name.lower() for name in _EXTENDED.findall(value)}
     for found in _PARAMETER.finditer(value):
-        if not found[0]:
-            continue
         text = found[1].lstrip(b" \t")
         blank = found[1][: len(found[1]) - len(text)]
-        if text.isascii() and len(text) < _LONGEST:
-            yield _Word(blank, text + found[2])
-        else:
-            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2], extended)
+        if _fits(text, seven_bit):
+            if found[0]:
+                yield _Word(blank, text + found[2])
+        elif text.partition(b"=")[0].strip().lower() not in extended:
+            yield from _extended(blank or b" ", text.rstrip(b" \t"), found[2])
+        # Else it is there twice, as RFC 6266 Appendix D has it for files, and this is the one for old readers.
 
 
-def _extended(blank: bytes, text: bytes, end: bytes, extended: set[bytes]) -> Iterator[_Word]:
-    """RFC 2231: one parameter, in as many pieces as it takes.
-
-    Of one that is there twice, as RFC 6266 Appendix D has it for files, the one for old readers gets a _ for each character.
-    """
+def _extended(blank: bytes, text: bytes, end: bytes) -> Iterator[_Word]:
+    """RFC 2231: one parameter, in as many pieces as it takes."""
     found = _ASSIGNED.fullmatch(text)
     if not found or found[1].lower() in _NOT_EXTENDED or (found[2] and b"'" not in found[3]):
         raise ValueError("what it says is not ASCII, or has no blank to fold at")
     name, value = found[1], found[3]
-    if not found[2] and name.lower() in extended and len(value) < _LONGEST:
-        yield _Word(blank, re.sub(r"[^\x00-\x7f]", "_", text.decode(_charset(text))).encode("ascii") + end)
-        return
     if found[2]:  # it is extended already, and has raw octets all the same
         start, said = value[: value.rfind(b"'") + 1], value[value.rfind(b"'") + 1 :]
         octets = quote(said, safe="%").encode()
@@ -257,12 +248,8 @@ def _folded(name: bytes, words: Iterator[_Word]) -> bytes:
     lines, line, before = [], name, b""
     for blank, word, _ in words:
         size = len(line) + len(blank) + len(word)
-        if (
-            word
-            and size > WIDTH
-            and (blank or not before or before.endswith(_BOUND))
-            and (line != name or size > MAX_LINE)
-        ):
+        wide = size > (MAX_LINE if line == name else WIDTH)
+        if word and wide and (blank or not before or before.endswith(_BOUND)):
             lines.append(line)
             line, blank = b"", blank or b" "
         line += blank + word

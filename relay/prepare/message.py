@@ -37,6 +37,7 @@ class Outbound:
     user: str = ""
     class_: str = ""
     tag: str = ""
+    late: bool = False  # it has waited long enough for the DNS to say what its signatures are worth
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay import metrics
+from relay import clock, metrics
 from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.alignment import Alignment, Verdict
@@ -26,6 +26,7 @@ UNALIGNED = metrics.Counter(
     ["egress", "verdict"],
 )
 SEALING = 8  # threads
+PATIENCE = 3600.0  # seconds that a message waits for the DNS to say what its signatures are worth
 MAX_TOLD = 10_000  # senders that are remembered as told
 
 _NOBODY = Verdict(
@@ -73,6 +74,7 @@ class Preparer:
         if plan.empty and not to_convert(out, seven_bit):
             ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
         else:
+            out.late = clock.now() - out.accepted_at > PATIENCE
             ready = await self._made(out, plan, account, route, seven_bit)
         if tell:
             self._count(ready, out, account, plan)

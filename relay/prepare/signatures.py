@@ -43,12 +43,15 @@ def seal(ready: Ready, out: Outbound, arc: Arc, hostname: str, ask: DnsFunc) -> 
     """What is said of a message is what it was worth when it came; what is covered is what leaves, our signatures too."""
     came = Verifier(out.head, out.body, ask, out.accepted_at)
     results, chain = came.dkim(), came.arc()
-    if chain.temporary or any(found.result == "temperror" for found in results):
+    if (chain.temporary or any(found.result == "temperror" for found in results)) and not out.late:
         raise CannotLeave(Reply(451, "the DNS did not answer, and its seal must say what it is worth", "4.7.5"))
     head = arcs.without_results(ready.head, hostname)
-    made = arcs.seal(
-        head, ready.body, arc.key, arc.domain, arc.selector, hostname, results, chain, int(out.accepted_at)
-    )
+    try:
+        made = arcs.seal(
+            head, ready.body, arc.key, arc.domain, arc.selector, hostname, results, chain, int(out.accepted_at)
+        )
+        what = f"sealed as {arc.domain}" if made else "not sealed, for nobody may add to its chain"
+    except ValueError as error:  # a rule of ours took the chain away
+        made, what = b"", f"not sealed: {error}"
     ready.head = made + head
-    if made:
-        ready.changes = (*ready.changes, f"sealed as {arc.domain}, the chain before: {chain.cv}")
+    ready.changes = (*ready.changes, f"{what}; the chain before: {chain.cv}")
