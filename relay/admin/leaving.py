@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay import clock
-from relay.envelope import EIGHT_BIT, LONG_LINES, domain_of
+from relay.envelope import EIGHT_BIT, LONG_LINES, NUL, domain_of
 from relay.outgoing import headers
 from relay.outgoing.mime import long_line
 from relay.policy.alignment import Verdict, verdict
@@ -63,6 +63,7 @@ def leaving(
     head, body = content
     needs = 0 if head.isascii() and body.isascii() else EIGHT_BIT
     needs |= LONG_LINES if long_line(head) or long_line(body) else 0
+    needs |= NUL if b"\0" in body else 0
     now = clock.now()
     out = Outbound(
         0, 0, facts.sender, facts.recipient, head, body, len(head) + len(body), needs, now, facts.user,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.envelope import EIGHT_BIT, LONG_LINES, domain_of, queue_id
+from relay.envelope import EIGHT_BIT, LONG_LINES, NUL, domain_of, queue_id
 from relay.outgoing import OUT, mime, verp
 from relay.outgoing.rewrite import About, Rewrite, apply, author, reverse_path
 from relay.policy.alignment import verdict
@@ -92,8 +92,14 @@ def _convert(ready: Ready, out: Outbound, account: Account, seven_bit: bool) -> 
             if target.exists():
                 ready.body = ready.temporary = target
     except mime.Unconvertible as error:
-        what = "the next hop takes no 8-bit content" if seven_bit else "it has a line of more than 998 octets"
+        what = (
+            "it has a NUL"
+            if out.needs & NUL
+            else "the next hop takes no 8-bit content"
+            if seven_bit
+            else "it has a line of more than 998 octets"
+        )
         raise CannotLeave(Reply(554, f"{what}, and it can't be re-encoded: {error}", "5.6.3")) from None
     ready.changes = (*ready.changes, *done)
     ready.converted = bool(done)
-    ready.needs &= ~(LONG_LINES | EIGHT_BIT if seven_bit else LONG_LINES)
+    ready.needs &= ~(LONG_LINES | NUL | (EIGHT_BIT if seven_bit else 0))
