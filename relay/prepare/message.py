@@ -12,7 +12,6 @@ from relay.reply import Reply
 from relay.settings import Account, Config, is_loopback
 from relay.signing.rules import Choice
 
-
 _NEVER_TAKEN = LONG_LINES | NUL
 
 
