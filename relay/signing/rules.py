@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from relay.signing.canonical import Form
 from relay.signing.key import SigningKey
@@ -59,6 +59,8 @@ ONCE = [
     "list-unsubscribe-post",
 ]
 MAX_REMEMBERED = 10_000
+
+_Names = frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Rule:
         return self.sign_as or (domain if self.domain.startswith("*") else self.domain)
 
     def recipe(self, domain: str, signed_at: float) -> Recipe:
-        once = frozenset(name.encode() for name in ONCE if name in self.sign)
+        sign, once, always = _covered(self.sign, self.oversign)
         return Recipe(
             self.signs_as(domain),
             self.selector,
@@ -125,10 +127,17 @@ class Rule:
             None if self.expires is None else int(signed_at + self.expires),
             self.header_form,
             self.body_form,
-            frozenset(name.encode() for name in self.sign),
+            sign,
             once,
-            tuple(name.encode() for name in self.oversign),
+            always,
         )
+
+
+@lru_cache
+def _covered(sign: tuple[str, ...], oversign: tuple[str, ...]) -> tuple[_Names, _Names, tuple[bytes, ...]]:
+    """Of a rule what its recipes have in common: `sign`, `once_more` and `always`."""
+    once = frozenset(name.encode() for name in ONCE if name in sign)
+    return frozenset(name.encode() for name in sign), once, tuple(name.encode() for name in oversign)
 
 
 Seen = Callable[[Rule, str], bool | None]  # (rule, d=) -> is its record published? None: nobody knows yet

@@ -69,6 +69,17 @@ def test_fields_in_canonical_form() -> None:
     assert canonical_fields(fields, "simple") == [name + b":" + value for name, value in fields]
 
 
+NAMES = st.text("aZ-\t ", min_size=1).map(str.encode)
+VALUES = st.lists(st.sampled_from([b" ", b"\t", b"\r\n ", b"\r\n\t", b"\r", b"\n", b"\v", b"a", b"\xff"])).map(b"".join)
+
+
+@given(fields=st.lists(st.tuples(NAMES, VALUES.map(lambda value: value + b"\r\n"))))
+def test_ours_are_its_canonical_fields(fields: list[tuple[bytes, bytes]]) -> None:
+    for form, its in (("relaxed", canonicalization.Relaxed), ("simple", canonicalization.Simple)):
+        expected = [name + b":" + value for name, value in its.canonicalize_headers(fields)]
+        assert canonical_fields(fields, form) == expected  # type: ignore[arg-type]
+
+
 class Untouched:
     """A body that nobody may look at."""
 
