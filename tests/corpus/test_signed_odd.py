@@ -96,9 +96,7 @@ def check(name: str, came: bytes, got: bytes, story: Any) -> bool:
         body = got.partition(b"\r\n\r\n")[2]
         assert came.endswith(body) or not body.strip(), name
     else:
-        assert contents(got) == contents(came) or b"\0" in came or b":" not in came[:80], (
-            name
-        )
+        assert contents(got) == contents(came) or b"\0" in came or b":" not in came[:80], name
     return len(ours) == 2
 
 
