@@ -204,6 +204,8 @@ class Carriers:
             work.ready = await self.preparer.ready(out, work.route.name, egress.account, seven_bit=seven_bit)
         except CannotLeave as error:
             raise Failure(Stage.PREPARE, error.reply) from None
+        except OSError as error:  # of the body's file; it must not look like one of a connection
+            raise ContentError(f"the body can't be read: {error}", isinstance(error, FileNotFoundError)) from None
 
     async def _deliver(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
