@@ -33,23 +33,27 @@ def make(
 ) -> Ready:
     """See Preparer.ready. `ask` None: no seal is made, which wants the DNS. Raises CannotLeave, OSError."""
     ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
-    if plan.rewrite is not None:
-        _rewrite(ready, out, plan.rewrite, config.feedback)
-    if to_convert(out, seven_bit):
-        _convert(ready, out, account, seven_bit)
-    if plan.signs:
-        from relay.prepare.signatures import sign
+    try:
+        if plan.rewrite is not None:
+            _rewrite(ready, out, plan.rewrite, config.feedback)
+        if to_convert(out, seven_bit):
+            _convert(ready, out, account, seven_bit)
+        if plan.signs:
+            from relay.prepare.signatures import sign
 
-        sign(ready, out, config.signing, route, seen)
-        # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
-        envelope = domain_of(ready.sender) if ready.sender else config.hostname
-        ready.verdict = verdict(ready.from_domain, ready.domains, envelope)
-    if config.arc is not None and plan.seals and ask is not None:
-        from relay.prepare.signatures import seal
+            sign(ready, out, config.signing, route, seen)
+            # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
+            envelope = domain_of(ready.sender) if ready.sender else config.hostname
+            ready.verdict = verdict(ready.from_domain, ready.domains, envelope)
+        if config.arc is not None and plan.seals and ask is not None:
+            from relay.prepare.signatures import seal
 
-        seal(ready, out, config.arc, config.hostname, ask)
-    size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
-    ready.size = len(ready.head) + size
+            seal(ready, out, config.arc, config.hostname, ask)
+        size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
+        ready.size = len(ready.head) + size
+    except BaseException:
+        ready.done()  # a file that it was re-encoded into
+        raise
     return ready
 
 
