@@ -49,6 +49,10 @@ class Work:
         return self.ready.story if self.ready else ""
 
 
+class _Apart(Exception):
+    """Since it was claimed a reload wants an own message for each of its recipients."""
+
+
 class Carriers:
     """All egresses and those who work for them."""
 
@@ -147,6 +151,9 @@ class Carriers:
             answers = await self._deliver(egress, work, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
+        except _Apart:
+            egress.breaker.returned()
+            self.put_back(work, "its route has a message for each recipient now")
         except asyncio.CancelledError:
             egress.breaker.returned()
             self._cut(egress, work, self.at_work[task])
@@ -200,6 +207,8 @@ class Carriers:
             claim.class_,
             claim.tag,
         )
+        if len(work.recipients) > 1 and self.preparer.apart(work.route.name, egress.account):
+            raise _Apart
         try:
             work.ready = await self.preparer.ready(out, work.route.name, egress.account, seven_bit=seven_bit)
         except CannotLeave as error:
