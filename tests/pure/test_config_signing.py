@@ -175,3 +175,14 @@ def test_nothing_shows_a_key(folder: Path) -> None:
     shown = repr(config) + str(config.signing) + repr(config.feedback)
     assert "hunter2" not in shown and RSA.pem()[40:80] not in shown
     assert config.feedback.token_key == b"hunter2hunter2hunter2"
+
+
+def test_a_pipe_where_a_key_should_be_holds_nobody_up(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.pem", 0o600)
+    (told,) = problems(folder, entry(key="pipe.pem"))
+    assert "pipe.pem: not a regular file" in told
+
+
+def test_a_command_that_gives_no_token_key_is_told(folder: Path) -> None:
+    (told,) = problems(folder, "feedback: {domain: b.example, token_key: {command: ['false']}}\n")
+    assert "feedback.token_key: command false ended with exit code 1" in told
