@@ -2,15 +2,16 @@
 
     app ──SMTP──▶ listener ─▶ intake ─▶ SPOOL ◀─▶ scheduler ─▶ deliver ──SMTP──▶ next hop
     operator ─▶ cli ─▶ admin ─────────────┘           │
-                                              policy ─┴─ settle   (pure)
+                                              policy ─┴─ prepare ─ settle
 
 Rooms, left may import right and never back (held by import-linter):
 
     cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> notices -> settle | routed
-        -> deliver | spool -> submission | bounce -> repair -> settings -> secrets | policy -> recipient -> envelope | reply
+        -> deliver | spool -> prepare -> trace -> submission | bounce -> repair -> settings -> outgoing -> signing -> secrets | policy
+        -> recipient -> envelope | reply -> resolver
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed,
-submission, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
+submission, trace, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
 docs/flow.md tells the life of a message.
 """
 

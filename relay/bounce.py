@@ -264,12 +264,13 @@ def _original_recipient(orcpt: str) -> str:
 
 def _quoted(original: Original) -> bytes:
     """The header block, or the whole message, as the third part. RFC 6533 §6 names the types for UTF-8."""
-    full = original.body is not None
+    # A NUL can't be quoted: then the header block alone is.
+    full = original.body is not None and b"\0" not in original.body
     if original.utf8:
         kind = b"message/global" if full else b"message/global-headers"
     else:
         kind = b"message/rfc822" if full else b"text/rfc822-headers"
-    content = original.head + original.body if original.body is not None else _clipped(original.head)
+    content = original.head + (original.body or b"") if full else _clipped(original.head)
     if not content.endswith(b"\r\n"):
         content += b"\r\n"
     encoding = b"" if content.isascii() else b"\r\nContent-Transfer-Encoding: 8bit"

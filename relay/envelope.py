@@ -14,6 +14,7 @@ import idna
 # What a message needs of its next hop, as bits.
 EIGHT_BIT, UTF8 = 1, 2
 LONG_LINES = 4  # of a line of over LINE octets, which no next hop need take (RFC 5321 §4.5.3.1.6)
+NUL = 8  # of a NUL, which none takes (RFC 5321 §4.5.2)
 LINE = 998  # octets without the CRLF
 
 # Crockford's base 32: no I, L, O, U, so that an id can be read over the telephone.

@@ -24,7 +24,8 @@ from relay.repair import Fault, Outcome
 from relay.routed import begin, refusal
 from relay.settings import Config, Listen, User
 from relay.spool import NewMessage, NewRecipient, Notify, Place, Spool, SpoolError
-from relay.submission import BadMessage, Head, Options, authors, faults, prefix, read_head, read_options, split
+from relay.submission import BadMessage, Head, Options, authors, faults, read_head, read_options, split
+from relay.trace import prefix
 
 BREATH = 50  # recipients between two turns of the loop
 MAX_TOLD = 10  # options of one message that are logged, each on a line
@@ -125,10 +126,8 @@ class Intake:
             ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
         elif options.class_ and allowed and options.class_ not in allowed:
             ignored.append(f"x-relay-class: class {options.class_!r} is none of this user's")
-        if len(ignored) > MAX_TOLD:
-            ignored[MAX_TOLD:] = [f"and {len(ignored) - MAX_TOLD} more"]
-        for text in ignored:
-            self._log.warning("option_ignored", id=queue_id(incoming.id), listener=envelope.listen.name, option=text)
+        if ignored:
+            self._tell_ignored(envelope, incoming.id, ignored)
         facts = self._facts(config, envelope, head, options, incoming.size)
         class_ = choose_class(config.classes, options.class_, facts, allowed)
         start = max(now, options.send_at or 0.0)
@@ -171,6 +170,12 @@ class Intake:
             envid=envelope.envid,
             ret=envelope.ret,
         )
+
+    def _tell_ignored(self, envelope: Envelope, number: int, ignored: list[str]) -> None:
+        if len(ignored) > MAX_TOLD:
+            ignored[MAX_TOLD:] = [f"and {len(ignored) - MAX_TOLD} more"]
+        for text in ignored:
+            self._log.warning("option_ignored", id=queue_id(number), listener=envelope.listen.name, option=text)
 
     def _put_right(self, config: Config, envelope: Envelope, number: int, head: Head, found: list[Fault]) -> None:
         """Tells what was repaired, and names an author where none is. Raises BadMessage for what can't be repaired."""

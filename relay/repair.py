@@ -15,8 +15,8 @@ from enum import Enum
 FIELD = rb"[!-9;-~]{1,200}+[ \t]{0,50}+:"
 LONGEST_NAME = 251  # with its blanks and its colon
 MBOX = rb">?From (?![ \t]*:)"  # "From : x" is a field
-# All of ASCII that is not printable, but tab and what ends a line (and NUL, which never comes so far).
-CONTROLS = bytes([*range(1, 9), 11, 12, *range(14, 32), 127])
+# All of ASCII that is not printable, but tab and what ends a line.
+CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 
 REMOVED = (b"bcc", b"resent-bcc")
 OPTION_PREFIX = b"x-relay-"

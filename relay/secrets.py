@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,10 @@ class Reference:
 
     def _read(self, path: Path) -> str:
         try:
-            with path.open("rb") as file:
+            # A FIFO waits at the opening for who writes, and would hold up a start or a reload for good.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise SecretError(f"{self.kind} {path}: not a regular file")
                 raw = file.read(MAX_SECRET + 1)
         except OSError as error:
             raise SecretError(f"{self.kind} {path}: {error.strerror}") from None

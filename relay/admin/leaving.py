@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay import clock
-from relay.envelope import EIGHT_BIT, LONG_LINES, domain_of
+from relay.envelope import EIGHT_BIT, LONG_LINES, NUL, domain_of
 from relay.outgoing import headers
 from relay.outgoing.mime import long_line
 from relay.policy.alignment import Verdict, verdict
 from relay.policy.routing import Facts
 from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of
+from relay.repair import Outcome
 from relay.settings import Account, Config
 from relay.signing.rules import Seen
-from relay.submission import BadMessage, read_head, split
+from relay.submission import BadMessage, faults, read_head, split
 
 MAX_MESSAGE = 3 << 20  # bytes of a file; larger ones make the same decisions
 
@@ -44,9 +45,13 @@ def parts(message: bytes | None, facts: Facts | None) -> tuple[bytes, bytes]:
         return b"".join(headers.make(name, value).raw for name, value in fields if value) + b"\r\n", b""
     try:
         start = split(message)
-        return read_head(message[:start]).kept, message[start:]
+        head = read_head(message[:start])
     except BadMessage as error:
         raise ValueError(f"the relay would refuse it: {error.code} {error.enhanced} {error.text}") from None
+    for fault in faults(head, message[:start], start < len(message)):
+        if fault.outcome is Outcome.REFUSED:
+            raise ValueError(f"the relay would refuse it: 554 5.6.0 {fault.text}")
+    return head.kept, message[start:]
 
 
 def leaving(
@@ -63,6 +68,7 @@ def leaving(
     head, body = content
     needs = 0 if head.isascii() and body.isascii() else EIGHT_BIT
     needs |= LONG_LINES if long_line(head) or long_line(body) else 0
+    needs |= NUL if b"\0" in body else 0
     now = clock.now()
     out = Outbound(
         0, 0, facts.sender, facts.recipient, head, body, len(head) + len(body), needs, now, facts.user,

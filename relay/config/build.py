@@ -76,6 +76,8 @@ class Builder:
         named = self.site.list_names("routes", "route")
         feedback = signing.feedback(file.feedback)
         self.unused(file, routes)
+        if file.dns.timeout <= 0:
+            self.site.wrong(("dns", "timeout"), "`timeout` must be longer than nothing")
         return Config(
             source=self.source,
             hostname=file.hostname or default_hostname(),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from relay.config.leaving import RewriteSection, SigningEntry
 from relay.config.reword import bare
 from relay.config.shape import File, NotSection, TlsSection
 from relay.config.types import NotNull, OrAlone, Section, Written
@@ -50,6 +51,23 @@ loopback.
 """
 
 
+_REWRITE = """
+Done in this order: `remove`, From, Reply-To, Sender, List-Unsubscribe, `add`; so a field that is removed and added is
+replaced. A text may name `{id}` (the queue id), `{sender}`, `{recipient}`, `{recipient_domain}`, `{from}`,
+`{from_domain}` (both as they came), `{user}`, `{class}`, `{tag}` and `{token}`, which only we can make and which
+tells message and recipient; in a URL each is percent-encoded. What differs by recipient is sent to each alone.
+`reply_to` and `sender` replace what the message has. A rule that can't be obeyed fails the message (554 5.6.0): no
+From leaves that was to be hidden. It holds for our reports by this route too, but for their `<>`. A signature of the
+application's own breaks by it: `remove: DKIM-Signature`.
+"""
+_SIGNING = """
+Of the entries whose `domain` fits From most closely all sign; of those, the ones that name this user or route come
+before those that name none. An entry past its `not_after` goes on while another one of its domain and algorithm waits
+for its record. Two in one message, such as RSA and Ed25519, are two entries.
+"""
+_NOTES: dict[type[Section], str] = {TlsSection: _TLS, RewriteSection: _REWRITE, SigningEntry: _SIGNING}
+
+
 def page() -> str:
     """docs/config.md."""
     parts = [_HEAD]
@@ -59,8 +77,7 @@ def page() -> str:
         for name, field in keys(section):
             cells = (f"`{name}`", written(field.annotation, field.metadata), default(field), field.description or "")
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
-        if section is TlsSection:
-            parts.append(_TLS)
+        parts.append(_NOTES.get(section, ""))
     return "".join(parts)
 
 

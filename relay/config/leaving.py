@@ -98,4 +98,4 @@ class DnsSection(Section):
     planned = frozenset({"trust_ad"})
 
     servers: ListOf[Server] = Field((), description="Whom to ask; without: as /etc/resolv.conf says.")
-    timeout: Duration = Field(5.0, gt=0, description="How long one question may take.")
+    timeout: Duration = Field(5.0, description="How long one question may take.")

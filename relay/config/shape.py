@@ -105,7 +105,8 @@ class ListenEntry(Section):
         description="Which X-Relay-* header fields count; `route` is possible too.",
     )
     line_endings: Literal["normalise", "reject"] = Field(
-        "normalise", description="What becomes of a bare CR or LF in a message."
+        "normalise",
+        description="What becomes of a bare CR or LF in a message, and of one with a NUL (which leaves as base64).",
     )
     headers: Literal["repair", "reject"] = Field(
         "repair", description="What becomes of a malformed header, or one without From; `reject`: refused (554)."

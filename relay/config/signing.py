@@ -14,7 +14,7 @@ from relay.config.shape import RouteEntry
 from relay.config.site import Site
 from relay.outgoing.check import problems
 from relay.outgoing.rewrite import Rewrite, Unsubscribe
-from relay.secrets import Reference
+from relay.secrets import Reference, SecretError
 from relay.settings import Arc, Feedback
 from relay.signing.canonical import Form
 from relay.signing.key import SigningKey
@@ -177,10 +177,12 @@ class SigningBuilder:
         key = b""
         if section.token_key is not None:
             reference = self.site.reference(section.token_key, path)
-            if reference is not None and not reference.problem():
-                key = reference.resolve().encode()
-                if len(key) < _TOKEN_KEY:
-                    self.site.wrong(
-                        path, f"a secret of at least {_TOKEN_KEY} characters is wanted; this one is shorter"
-                    )
+            try:
+                if reference is not None and not reference.problem():
+                    key = reference.resolve().encode()
+                    if len(key) < _TOKEN_KEY:
+                        text = f"a secret of at least {_TOKEN_KEY} characters is wanted; this one is shorter"
+                        self.site.wrong(path, text)
+            except SecretError as error:  # of a command, which nobody has run yet
+                self.site.wrong(path, str(error))
         return Feedback(section.domain or "", key)

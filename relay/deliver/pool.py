@@ -125,6 +125,7 @@ class Egress(Generic[W]):
         """Back after work. One that is used up says QUIT, and nobody waits for the reply but who wants its place."""
         if session.usable and not self.retired:
             session.idle_since = clock.monotonic()
+            session.answers = []  # what is said next is said of another message
             self._idle.append(session)
         elif session.connected:
             self._goodbye(session, 5.0)

@@ -1,7 +1,7 @@
 """What comes between 354 and the final dot. Sans-IO: bytes in, clean bytes out.
 
 Promises: only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4; the dot may be the very first line); dots are unstuffed
-exactly (§4.5.2); what comes out has CRLF line ends only and no NUL; work is linear and at most four bytes are held back,
+exactly (§4.5.2); what comes out has CRLF line ends only; work is linear and at most four bytes are held back,
 whatever arrives and however it is cut. It tells what it met, and refuses nothing itself.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from io import IncrementalNewlineDecoder
 
-from relay.envelope import EIGHT_BIT, LINE, LONG_LINES
+from relay.envelope import EIGHT_BIT, LINE, LONG_LINES, NUL
 
 _END = b"\r\n.\r\n"
 # The `re` module finds a literal in less than half the time that bytes.find and bytes.replace take on lines of text.
@@ -28,7 +28,7 @@ class DataReader:
         self._started = False
         self.done = False
         self.bare = False  # a bare CR or LF was met, and became CRLF
-        self.nul = False  # a NUL was met: there is no faithful way to pass it on (RFC 5321 §2.3.8)
+        self.nul = False  # a NUL was met: no next hop takes it as it is (RFC 5321 §2.3.8)
         self.ascii = True
         self._line = 0  # octets of the line that is under way
         self.long_lines = False  # of over LINE octets
@@ -37,7 +37,7 @@ class DataReader:
     @property
     def needs(self) -> int:
         """What the message needs of its next hop, as bits."""
-        return (0 if self.ascii else EIGHT_BIT) | (LONG_LINES if self.long_lines else 0)
+        return (0 if self.ascii else EIGHT_BIT) | (LONG_LINES if self.long_lines else 0) | (NUL if self.nul else 0)
 
     def feed(self, data: bytes | bytearray) -> tuple[bytes, int]:
         """(clean bytes, how many bytes of `data` belong to the message). All do until `done`.
@@ -79,10 +79,8 @@ class DataReader:
         if _ends(text) not in (None, "\r\n"):
             self.bare = True
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-        if b"\0" in text:
+        if not self.nul and b"\0" in text:
             self.nul = True
-            # After the line ends: a CR and an LF on either side of it are two of them, wherever the data was cut.
-            text = text.replace(b"\0", b"")
         if not self.long_lines:
             self._measure(text)
         return text

@@ -248,7 +248,7 @@ class Session(Identity):
         assert reader is not None and incoming is not None
         clean, used = reader.feed(data)
         spill = incoming.feed(clean) if clean else False
-        if reader.nul:
+        if reader.nul and self.door.listen.line_endings == "reject":
             incoming.refuse(
                 BadMessage(554, "5.6.0", "message has a NUL byte; send it as base64 (RFC 5321 section 2.3.8)")
             )

@@ -122,14 +122,15 @@ def _cut(line: bytes) -> bytes:
     return line[:-64] + tail
 
 
-def look(source: Source, start: int, end: int) -> tuple[int, bool]:
-    """How many octets have their eighth bit, and is there a line that is too long?"""
-    high, long = 0, False
+def look(source: Source, start: int, end: int) -> tuple[int, bool, bool]:
+    """How many octets have their eighth bit; is there a line that is too long; is there a NUL?"""
+    high, long, nul = 0, False, False
     for piece, last in pieces(source, start, end):
         if not piece.isascii():
             high += len(piece.translate(None, _ASCII))
         long = long or long_line(piece) or not (last or piece.endswith(CRLF))
-    return high, long
+        nul = nul or b"\0" in piece
+    return high, long, nul
 
 
 def base64(source: Source, start: int, end: int) -> Iterator[bytes]:

@@ -54,7 +54,7 @@ class _Word(NamedTuple):
 
 
 def bad(head: bytes, seven_bit: bool) -> bool:
-    return (seven_bit and not head.isascii()) or long_line(head)
+    return (seven_bit and not head.isascii()) or long_line(head) or b"\0" in head
 
 
 def mended(head: bytes, seven_bit: bool, *, plain: bool = False) -> tuple[bytes, list[str]]:

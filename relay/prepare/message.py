@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relay.envelope import EIGHT_BIT, LONG_LINES
+from relay.envelope import EIGHT_BIT, LONG_LINES, NUL
 from relay.outgoing.rewrite import Rewrite
 from relay.policy.alignment import Verdict
 from relay.reply import Reply
 from relay.settings import Account, Config, is_loopback
 from relay.signing.rules import Choice
+
+_NEVER_TAKEN = LONG_LINES | NUL
 
 
 class CannotLeave(Exception):
@@ -98,4 +100,4 @@ def plan_of(config: Config, route: str, account: Account) -> Plan:
 
 def to_convert(out: Outbound, seven_bit: bool) -> bool:
     """Whether its next hop does not take it as it is."""
-    return bool(out.needs & (LONG_LINES | EIGHT_BIT if seven_bit else LONG_LINES))
+    return bool(out.needs & (_NEVER_TAKEN | EIGHT_BIT if seven_bit else _NEVER_TAKEN))

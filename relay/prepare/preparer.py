@@ -90,13 +90,22 @@ class Preparer:
 
         run = self._sealing.run if plan.seals else self._signing.run
         ready = await run(steps)
-        if not ready.choice.unknown or ready.choice.rules:
+        if not ready.choice.unknown:
             return ready
-        for rule in ready.choice.unknown:
-            if await self.watch.known(rule, rule.signs_as(ready.from_domain)) is None:
-                ready.done()
-                text = f"the DNS does not say whether the key of {rule.selector} ({rule.origin}) is published"
-                raise CannotLeave(Reply(451, text, "4.7.5"))
+        # After a start nobody knows yet: what else may sign then may be a key whose record is gone, or one that few verify.
+        again = False
+        try:
+            for rule in ready.choice.unknown:
+                found = await self.watch.known(rule, rule.signs_as(ready.from_domain))
+                if found is None and not ready.choice.rules:
+                    text = f"the DNS does not say whether the key of {rule.selector} ({rule.origin}) is published"
+                    raise CannotLeave(Reply(451, text, "4.7.5"))
+                again = again or bool(found)
+        except BaseException:
+            ready.done()
+            raise
+        if not again:
+            return ready
         ready.done()
         return await run(steps)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.envelope import EIGHT_BIT, LONG_LINES, domain_of, queue_id
+from relay.envelope import EIGHT_BIT, LONG_LINES, NUL, domain_of, queue_id
 from relay.outgoing import OUT, mime, verp
 from relay.outgoing.rewrite import About, Rewrite, apply, author, reverse_path
 from relay.policy.alignment import verdict
@@ -33,23 +33,27 @@ def make(
 ) -> Ready:
     """See Preparer.ready. `ask` None: no seal is made, which wants the DNS. Raises CannotLeave, OSError."""
     ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
-    if plan.rewrite is not None:
-        _rewrite(ready, out, plan.rewrite, config.feedback)
-    if to_convert(out, seven_bit):
-        _convert(ready, out, account, seven_bit)
-    if plan.signs:
-        from relay.prepare.signatures import sign
+    try:
+        if plan.rewrite is not None:
+            _rewrite(ready, out, plan.rewrite, config.feedback)
+        if to_convert(out, seven_bit):
+            _convert(ready, out, account, seven_bit)
+        if plan.signs:
+            from relay.prepare.signatures import sign
 
-        sign(ready, out, config.signing, route, seen)
-        # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
-        envelope = domain_of(ready.sender) if ready.sender else config.hostname
-        ready.verdict = verdict(ready.from_domain, ready.domains, envelope)
-    if config.arc is not None and plan.seals and ask is not None:
-        from relay.prepare.signatures import seal
+            sign(ready, out, config.signing, route, seen)
+            # SPF asks for our own name where the envelope has none (RFC 7208 §2.4).
+            envelope = domain_of(ready.sender) if ready.sender else config.hostname
+            ready.verdict = verdict(ready.from_domain, ready.domains, envelope)
+        if config.arc is not None and plan.seals and ask is not None:
+            from relay.prepare.signatures import seal
 
-        seal(ready, out, config.arc, config.hostname, ask)
-    size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
-    ready.size = len(ready.head) + size
+            seal(ready, out, config.arc, config.hostname, ask)
+        size = ready.body.stat().st_size if isinstance(ready.body, Path) else len(ready.body)
+        ready.size = len(ready.head) + size
+    except BaseException:
+        ready.done()  # a file that it was re-encoded into
+        raise
     return ready
 
 
@@ -92,8 +96,14 @@ def _convert(ready: Ready, out: Outbound, account: Account, seven_bit: bool) -> 
             if target.exists():
                 ready.body = ready.temporary = target
     except mime.Unconvertible as error:
-        what = "the next hop takes no 8-bit content" if seven_bit else "it has a line of more than 998 octets"
+        what = (
+            "it has a NUL"
+            if out.needs & NUL
+            else "the next hop takes no 8-bit content"
+            if seven_bit
+            else "it has a line of more than 998 octets"
+        )
         raise CannotLeave(Reply(554, f"{what}, and it can't be re-encoded: {error}", "5.6.3")) from None
     ready.changes = (*ready.changes, *done)
     ready.converted = bool(done)
-    ready.needs &= ~(LONG_LINES | EIGHT_BIT if seven_bit else LONG_LINES)
+    ready.needs &= ~(LONG_LINES | NUL | (EIGHT_BIT if seven_bit else 0))

@@ -49,6 +49,10 @@ class Work:
         return self.ready.story if self.ready else ""
 
 
+class _Apart(Exception):
+    """Since it was claimed a reload wants an own message for each of its recipients."""
+
+
 class Carriers:
     """All egresses and those who work for them."""
 
@@ -147,6 +151,9 @@ class Carriers:
             answers = await self._deliver(egress, work, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
+        except _Apart:
+            egress.breaker.returned()
+            self.put_back(work, "its route has a message for each recipient now")
         except asyncio.CancelledError:
             egress.breaker.returned()
             self._cut(egress, work, self.at_work[task])
@@ -200,10 +207,14 @@ class Carriers:
             claim.class_,
             claim.tag,
         )
+        if len(work.recipients) > 1 and self.preparer.apart(work.route.name, egress.account):
+            raise _Apart
         try:
             work.ready = await self.preparer.ready(out, work.route.name, egress.account, seven_bit=seven_bit)
         except CannotLeave as error:
             raise Failure(Stage.PREPARE, error.reply) from None
+        except OSError as error:  # of the body's file; it must not look like one of a connection
+            raise ContentError(f"the body can't be read: {error}", isinstance(error, FileNotFoundError)) from None
 
     async def _deliver(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""

@@ -289,9 +289,21 @@ async def test_hops_and_header_blocks_are_capped(tmp_path: Path) -> None:
         for many in (b"X: y\r\n" * 5001, b"X: " + b"y" * 300_000 + b"\r\n", b"X: y\r\n y\r\n" * 2600):
             code, text = await client.mail(many + b"\r\nbody")
             assert (code, text[:5]) == (552, "5.3.4")
-        code, text = await client.mail(b"Subject: a\0b\r\n\r\n")
-        assert (code, text[:5]) == (554, "5.6.0")
         assert relay.intake.budget.used == 0
+
+
+async def test_a_nul_is_kept_for_what_can_carry_it_or_refused(tmp_path: Path) -> None:
+    message = b"Subject: a\0b\r\nFrom: a@b.example\r\n\r\nc\0d\r\n"
+    async with front(tmp_path) as relay, relay.session() as client:
+        code, text = await client.mail(message)
+        assert code == 250
+        kept = await relay.kept(parse_queue_id(text.rsplit(" ", 1)[1]))
+        assert kept.endswith(b"Subject: a b\r\nFrom: a@b.example\r\n\r\nc\0d\r\n")
+        assert [event["what"] for event in relay.told("repaired")] == ["control_character"]
+    strict = Listen("local", Address("127.0.0.1", 0), line_endings="reject")
+    async with front(tmp_path / "strict", strict) as relay, relay.session() as client:
+        code, text = await client.mail(message)
+        assert (code, text[:5]) == (554, "5.6.0")
 
 
 async def test_what_the_next_hop_must_be_able_to_take(tmp_path: Path) -> None:

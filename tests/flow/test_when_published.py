@@ -119,3 +119,25 @@ async def test_an_entry_that_comes_with_a_reload_is_asked_for(tmp_path: Path, dn
         assert rig.app.reload()[0]
         await until(lambda: rig.said("key_published"))
         assert set(await send(rig, up)) == {"old", "new"}
+
+
+async def test_a_start_does_not_go_back_to_the_key_before(tmp_path: Path, dns: Dns) -> None:
+    """What was seen is forgotten with the process, and the old record may be gone for long: the first messages wait for the
+    answer. Where there is none, the old key is better than nothing."""
+    dns.there, dns.delay = {"new/example.com"}, 0.4
+    entries = entry(tmp_path, "old", "not_after: 2026-01-01") + entry(tmp_path, "new", "when_published: true")
+    async with Upstream() as up:
+        file = config(tmp_path, up, dns, entries)
+        async with running(file) as rig:
+            assert await send(rig, up) == {"new": "example.com"}
+        dns.trouble, dns.delay = True, 0.0
+        async with running(file) as rig:
+            assert await send(rig, up) == {"old": "example.com"}
+
+
+async def test_a_second_kind_of_key_alone_does_not_sign_while_the_first_is_asked_for(tmp_path: Path, dns: Dns) -> None:
+    """Few receivers verify Ed25519: a start must not send a message by it alone because RSA's record is still to be seen."""
+    dns.there, dns.delay = {"new/example.com"}, 0.4
+    entries = entry(tmp_path, "old", "when_published: false") + entry(tmp_path, "new", "when_published: true")
+    async with Upstream() as up, running(config(tmp_path, up, dns, entries)) as rig:
+        assert set(await send(rig, up)) == {"old", "new"}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from relay.listener.data import DataReader
 from relay.repair import ONCE, Outcome
-from relay.submission import MAX_FIELDS, MAX_HEAD, BadMessage, Head, faults, prefix, read_head, split
+from relay.submission import MAX_FIELDS, MAX_HEAD, BadMessage, Head, faults, read_head, split
+from relay.trace import prefix
 
 FROM = b"From: a@b.example\r\n"
 

@@ -20,11 +20,11 @@ from relay.submission import (
     Options,
     decoded,
     from_address,
-    prefix,
     read_head,
     read_options,
     split,
 )
+from relay.trace import prefix
 
 NOW = 1_800_000_000.0
 ALL = frozenset({"class", "priority", "send_at", "tag", "idempotency_key", "route"})

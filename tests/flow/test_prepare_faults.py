@@ -1,0 +1,78 @@
+"""What goes wrong while a message is made ready to leave: nothing is left behind, and nobody else suffers from it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from fakes import Later, Upstream
+from rig import running, until, write_config
+from signatures import signed
+
+from relay.signing.keys import generate
+
+BODY = b"x" * 2000 + b"\r\n" + b"y\r\n" * 200_000
+ARC = "arc: {domain: example.com, selector: s, key: {file: arc.pem}, routes: all}\n"
+
+
+async def test_a_large_message_that_waits_for_the_dns_leaves_no_file(tmp_path: Path) -> None:
+    """It was re-encoded into a file, and then could not be sealed."""
+    key = generate("rsa")
+    (tmp_path / "arc.pem").write_text(key.pem())
+    (tmp_path / "arc.pem").chmod(0o600)
+    dns = "dns: {servers: ['127.0.0.1:1'], timeout: 200ms}\n"
+    later = "  default: {retry: {schedule: [1h], give_up: 1d}}"
+    async with Upstream() as up:
+        file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none"}, extra=ARC + dns, classes=later)
+        async with running(file) as rig:
+            number = await rig.send(message=signed(key, body=BODY) + b"\r\n" + BODY)
+            row = await rig.tried(number)
+            assert row["state"] == "deferred" and "DNS" in row["last_reply"], row
+            assert [p.name for p in (tmp_path / "spool" / "content").iterdir()] == [number]
+            assert not up.transactions
+
+
+EIGHT_BIT_SIGNED = (
+    b"From: app@example.com\r\nContent-Type: multipart/signed; boundary=b; protocol=x/y\r\n\r\n"
+    b"--b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\xc3\xa4\r\n--b\r\n\r\nsig\r\n--b--\r\n"
+)
+
+
+async def test_what_the_message_before_was_answered_is_not_this_ones(tmp_path: Path) -> None:
+    """On a session from the pool a message turns out to be one that can't be sent: before anything was said of it."""
+    script = {"RCPT": lambda r: "550 5.1.1 nobody of that name" if r.startswith("bad") else "250 ok"}
+    async with Upstream(script, extensions=("PIPELINING",)) as up:
+        file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})
+        async with running(file) as rig:
+            await rig.send("good@example.net", "bad@example.net")
+            await rig.settled()
+            rig.egress().seven_bit = False  # as while the first session was being opened
+            number = await rig.send("a@example.net", "b@example.net", message=EIGHT_BIT_SIGNED)
+            await rig.settled()
+            replies = [row["last_reply"] for row in await rig.rows(number)]
+            assert len(replies) == 2 and all("5.6.3" in reply for reply in replies), replies
+
+
+async def test_a_rule_for_each_recipient_holds_for_what_is_claimed_already(tmp_path: Path) -> None:
+    """A transaction of several recipients waits for a session when a reload wants an own message for each of them."""
+    key = "feedback: {domain: bounces.example.com, token_key: {file: token}}\n"
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o600)
+    gate = asyncio.Event()
+    async with Upstream({"DOT": [Later(0, "250 ok", gate), "250 ok"]}) as up:
+        account = {"main": f"port: {up.port}, tls: none, connections: 1"}
+        route = "  - {name: all, via: main%s}"
+        file = write_config(tmp_path, account, routes=route % "", extra=key)
+        async with running(file) as rig:
+            await rig.send("first@example.net")
+            await until(lambda: any(t.wire for t in up.transactions))
+            number = await rig.send("a@example.net", "b@example.net")
+            await until(lambda: len(rig.egress().backlog) == 1)
+            rewrite = ", rewrite: {reverse_path: verp, add: {X-For: '{recipient}'}}"
+            write_config(tmp_path, account, routes=route % rewrite, extra=key)
+            assert rig.app.reload()[0]
+            gate.set()
+            await rig.settled()
+            told = [(t.accepted, t.message.partition(b"X-For: ")[2].partition(b"\r\n")[0]) for t in up.done[1:]]
+            assert sorted(told) == [(["a@example.net"], b"a@example.net"), (["b@example.net"], b"b@example.net")]
+            assert {row["attempts"] for row in await rig.rows(number)} == {1}
