@@ -76,3 +76,15 @@ async def test_a_rule_for_each_recipient_holds_for_what_is_claimed_already(tmp_p
             told = [(t.accepted, t.message.partition(b"X-For: ")[2].partition(b"\r\n")[0]) for t in up.done[1:]]
             assert sorted(told) == [(["a@example.net"], b"a@example.net"), (["b@example.net"], b"b@example.net")]
             assert {row["attempts"] for row in await rig.rows(number)} == {1}
+
+
+async def test_a_line_that_became_too_long_by_being_put_right(tmp_path: Path) -> None:
+    subject = b"Subject: " + b"word " * 197
+    assert 980 < len(subject) <= 998
+    message = b"From: app@example.com\r\nSubject: first\r\n" + subject + b"\r\n\r\nhello\r\n"
+    async with Upstream() as up:
+        async with running(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})) as rig:
+            await rig.send(message=message)
+            await rig.settled()
+            assert b"X-Original-Subject: word" in up.done[0].wire
+            assert max(map(len, up.done[0].wire.split(b"\r\n"))) <= 998
