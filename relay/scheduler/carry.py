@@ -147,7 +147,7 @@ class Carriers:
         if (kept := self.at_work[task]) is not None:
             kept.answers = []  # they were about the message before
         try:
-            await self._make_ready(egress, work, egress.seven_bit)
+            await self._make_ready_first(egress, work)
             answers = await self._deliver(egress, work, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
@@ -186,6 +186,15 @@ class Carriers:
         if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
             egress.give(session)
+
+    async def _make_ready_first(self, egress: Egress[Work], work: Work) -> None:
+        """For what its last EHLO said; where it can't be made that, the next EHLO is asked before the message fails."""
+        try:
+            await self._make_ready(egress, work, egress.seven_bit)
+        except Failure as failure:
+            if not egress.seven_bit or failure.reply.code < 500:
+                raise
+            await self._make_ready(egress, work, False)
 
     async def _make_ready(self, egress: Egress[Work], work: Work, seven_bit: bool) -> None:
         """The message as it leaves by this egress. Raises Failure where it can't."""
