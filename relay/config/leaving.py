@@ -92,7 +92,8 @@ class FeedbackSection(Section):
 
     domain: Given[Domain] = Field(None, description="Where bounces come back to; `reverse_path: verp` needs it.")
     token_key: Given[Secret] = Field(
-        None, description="A secret of at least 16 characters, which the tokens in these addresses are made with."
+        None,
+        description="A secret of at least 16 characters, which the tokens in these addresses are made with; nobody else may read it.",
     )
 
 
