@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from relay.envelope import EIGHT_BIT, UTF8, queue_id, unxtext
+from relay.envelope import EIGHT_BIT, LONG_LINES, UTF8, queue_id, unxtext
+from relay.outgoing import mime
 from relay.recipient import News
 from relay.reply import Reply
 
@@ -65,7 +66,7 @@ class Original:
 class Written:
     head: bytes
     body: bytes
-    needs: int  # EIGHT_BIT | UTF8
+    needs: int  # EIGHT_BIT | UTF8 | LONG_LINES
 
 
 def write(
@@ -103,6 +104,7 @@ def write(
         f"{'' if body.isascii() else 'Content-Transfer-Encoding: 8bit' + chr(13) + chr(10)}\r\n"
     ).encode()
     needs = (0 if head.isascii() and body.isascii() else EIGHT_BIT) | (0 if to.isascii() else UTF8)
+    needs |= LONG_LINES if mime.long_line(body) else 0
     return Written(head, body, needs)
 
 
@@ -264,8 +266,7 @@ def _original_recipient(orcpt: str) -> str:
 
 def _quoted(original: Original) -> bytes:
     """The header block, or the whole message, as the third part. RFC 6533 §6 names the types for UTF-8."""
-    # A NUL can't be quoted: then the header block alone is.
-    full = original.body is not None and b"\0" not in original.body
+    full = original.body is not None and _can_be_quoted(original, original.body)
     if original.utf8:
         kind = b"message/global" if full else b"message/global-headers"
     else:
@@ -275,6 +276,18 @@ def _quoted(original: Original) -> bytes:
         content += b"\r\n"
     encoding = b"" if content.isascii() else b"\r\nContent-Transfer-Encoding: 8bit"
     return b"Content-Type: " + kind + encoding + b"\r\n\r\n" + content
+
+
+def _can_be_quoted(original: Original, body: bytes) -> bool:
+    """What can't be re-encoded would keep the report from leaving, too: then its header block alone is quoted."""
+    if b"\0" in body:
+        return False
+    try:
+        if not original.utf8:  # else it is of a type that may be encoded whole
+            mime.convert(original.head, body, seven_bit=True)
+    except mime.Unconvertible:
+        return False
+    return True
 
 
 def _clipped(head: bytes) -> bytes:

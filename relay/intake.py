@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from relay import clock, metrics
-from relay.envelope import UTF8, domain_of, queue_id
+from relay.envelope import LONG_LINES, UTF8, domain_of, queue_id
 from relay.incoming import Budget, Incoming
 from relay.maillog import INFO, WARNING, MailLog
+from relay.outgoing.octets import long_line
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
 from relay.recipient import READY, State
@@ -143,6 +144,8 @@ class Intake:
             )
             + head.kept
         )
+        if head.faults and long_line(kept):
+            needs |= LONG_LINES  # by what was put right: a name that is longer now, a comma
         if envelope.smtputf8 and self._needs_utf8(envelope, kept):
             needs |= UTF8
         recipients = await self._recipients(config, envelope, facts, class_, options.route, start)

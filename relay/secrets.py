@@ -70,6 +70,21 @@ class Reference:
             return Path(self.target)
         return self._credential_path() if self.kind == "credential" and "CREDENTIALS_DIRECTORY" in os.environ else None
 
+    def exposed(self) -> tuple[str, bool]:
+        """(why others may read its file, can it be mended): ("", True) where they may not.
+
+        A group may: the service's, or that of a mounted secret. On a read-only mount nobody can change the mode.
+        """
+        path = self.path()
+        if path is None:
+            return "", True
+        try:
+            mode = path.stat().st_mode
+            fixed = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+        except OSError:
+            return "", True  # reading it says why
+        return (f"everybody on this machine may read {path}", not fixed) if mode & stat.S_IROTH else ("", True)
+
     def _credential_path(self) -> Path:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:

@@ -98,7 +98,8 @@ def check(config_path: Path | None, path: Path | None, json_: bool) -> None:
 def _summary(config: Config) -> str:
     accounts, routes = len(config.accounts), len(config.routes.routes)
     capture = ", capture on: mail is kept on this machine" if config.routes.capture else ""
-    return f"good: {show.plural(accounts, 'account')}, {show.plural(routes, 'route')}{capture}"
+    keys = f", {show.plural(len(config.signing.rules), 'signing key')}" if config.signing.rules else ""
+    return f"good: {show.plural(accounts, 'account')}, {show.plural(routes, 'route')}{keys}{capture}"
 
 
 @click.command()

@@ -50,7 +50,9 @@ class SigningEntry(Section):
     oversign: Given[ListOf[HeaderName]] = Field(
         None, description="Of which none can be added later; default From, To, Cc, Subject, Date, Reply-To."
     )
-    expires: Given[Duration] = Field(None, description="x=: the signature is no longer good so long after acceptance.")
+    expires: Given[Duration] = Field(
+        None, description="x=: the signature is no longer good so long after t=, the time of acceptance."
+    )
     not_before: Given[Instant] = Field(None, description="Not used before.")
     not_after: Given[Instant] = Field(
         None, description="Not used from then on, unless its successor's record has not been seen yet."
@@ -90,7 +92,8 @@ class FeedbackSection(Section):
 
     domain: Given[Domain] = Field(None, description="Where bounces come back to; `reverse_path: verp` needs it.")
     token_key: Given[Secret] = Field(
-        None, description="A secret of at least 16 characters, which the tokens in these addresses are made with."
+        None,
+        description="A secret of at least 16 characters, which the tokens in these addresses are made with; nobody else may read it.",
     )
 
 

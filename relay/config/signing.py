@@ -46,12 +46,8 @@ class SigningBuilder:
     def _parsed(self, reference: Reference, path: Keys) -> SigningKey | None:
         from relay.signing import keys  # late: what it loads nobody pays for who has no key
 
-        why, mendable = keys.exposed(reference)
-        if why and mendable:
-            self.site.wrong(path, f"{why}, and could sign as us; chmod 0640 it")
+        if not self._private(reference, path, "sign as us"):
             return None
-        if why:
-            self.site.warn(path, f"{why}, and could sign as us; its mount is read-only, so it is used all the same")
         try:
             key = keys.read(reference)
         except keys.KeyProblem as problem:
@@ -60,6 +56,15 @@ class SigningBuilder:
         if key.algorithm == "rsa-sha256" and key.bits < keys.USUAL:
             self.site.warn(path, f"an RSA key of {key.bits} bits; make one of {keys.USUAL} (RFC 8301)")
         return key
+
+    def _private(self, reference: Reference, path: Keys, could: str) -> bool:
+        """Whether nobody else may read it, or nothing can be done about it."""
+        why, mendable = reference.exposed()
+        if why and mendable:
+            self.site.wrong(path, f"{why}, and could {could}; chmod 0640 it")
+        elif why:
+            self.site.warn(path, f"{why}, and could {could}; its mount is read-only, so it is used all the same")
+        return not (why and mendable)
 
     # Signing
 
@@ -179,6 +184,7 @@ class SigningBuilder:
             reference = self.site.reference(section.token_key, path)
             try:
                 if reference is not None and not reference.problem():
+                    self._private(reference, (*path, reference.kind), "forge our return paths")
                     key = reference.resolve().encode()
                     if len(key) < _TOKEN_KEY:
                         text = f"a secret of at least {_TOKEN_KEY} characters is wanted; this one is shorter"

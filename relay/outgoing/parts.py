@@ -22,7 +22,7 @@ MAX_DEPTH = 30
 MAX_HEAD = 256 * 1024
 MAX_TYPE = 2000  # octets of a Content-Type that are read: the stdlib's reader is quadratic
 MAX_PARAMETERS = 50
-MAX_FALSE = 100_000  # lines that begin as a boundary does and are none
+MAX_FALSE = 20_000  # lines that begin as a boundary does and are none
 _TOO_MANY = f"it has more than {MAX_PARTS} parts"
 
 # As the stdlib's parser has it: whatever has a colon is a field.

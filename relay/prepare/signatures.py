@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from relay import clock
 from relay.envelope import ascii_domain, domain_of
 from relay.prepare.message import CannotLeave, Outbound, Ready
 from relay.reply import Reply
@@ -16,7 +17,9 @@ from relay.signing.rules import Rules, Seen
 from relay.signing.verify import Verifier
 from relay.submission import from_address
 
-_DOMAIN = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+
+LONG = 5 * 86400.0  # seconds that a message usually has, to be delivered
 
 
 def sign(ready: Ready, out: Outbound, rules: Rules, route: str, seen: Seen) -> None:
@@ -24,11 +27,12 @@ def sign(ready: Ready, out: Outbound, rules: Rules, route: str, seen: Seen) -> N
     domain = ascii_domain(domain_of(from_address(fields.text(b"from"))))
     # Under a wildcard it becomes a tag's value: what no DNS name is must not come that far.
     ready.from_domain = domain if _DOMAIN.fullmatch(domain) else ""
-    ready.choice = rules.choose(ready.from_domain, out.user, route, out.accepted_at, seen)
+    ready.choice = rules.choose(ready.from_domain, out.user, route, _moment(out, LONG), seen)
     hashes: dict[Form, str] = {}
     made: list[bytes] = []
     for rule in ready.choice.rules:
-        recipe = rule.recipe(ready.from_domain, out.accepted_at)
+        step = LONG if rule.expires is None else min(LONG, rule.expires / 2)
+        recipe = rule.recipe(ready.from_domain, _moment(out, step))
         if recipe.body_form not in hashes:
             hashes[recipe.body_form] = body_hash(ready.body, recipe.body_form)
         made.append(signature(recipe, fields, hashes[recipe.body_form]))
@@ -37,6 +41,14 @@ def sign(ready: Ready, out: Outbound, rules: Rules, route: str, seen: Seen) -> N
         ready.signed = (*ready.signed, f"{rule.selector}._domainkey.{recipe.domain}")
     if made:
         ready.head = b"".join([*made, ready.head])
+
+
+def _moment(out: Outbound, step: float) -> float:
+    """When it is signed: when it was accepted, so that a retry is the same bytes, and for what waits longer in steps.
+
+    Else what was held, or is to leave in a month, left by a key that is withdrawn, or with x= over.
+    """
+    return out.accepted_at + max(0.0, (clock.now() - out.accepted_at) // step * step)
 
 
 def seal(ready: Ready, out: Outbound, arc: Arc, hostname: str, ask: DnsFunc) -> None:

@@ -146,9 +146,7 @@ class Carriers:
             claim = work.claim
             body = claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
             if not work.kept:
-                if work.begun is None:
-                    work.begin(self.preparer, egress.account, body, egress.seven_bit)
-                await work.made()
+                await self._make_ready(egress, work, body)
             answers = await self._deliver(egress, work, body, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
@@ -184,6 +182,18 @@ class Carriers:
         if (session := self.at_work[task]) is not None and not session.usable:
             self.at_work[task] = None
             egress.give(session)
+
+    async def _make_ready(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
+        """For what its last EHLO said; where it can't be made that, the next EHLO is asked before the message fails."""
+        if work.begun is None:
+            work.begin(self.preparer, egress.account, body, egress.seven_bit)
+        try:
+            await work.made()
+        except Failure as failure:
+            if not work.seven_bit or failure.reply.code < 500:
+                raise
+            work.begin(self.preparer, egress.account, body, False)
+            await work.made()
 
     async def _deliver(
         self, egress: Egress[Work], work: Work, body: bytes | Path, task: asyncio.Task[None]

@@ -28,6 +28,7 @@ class Work:
     plan: Plan | None = None  # what is done to it on its way by the current egress
     kept: bool = True  # nothing
     begun: asyncio.Task[Ready] | None = None  # it is being made ready, for the current egress
+    seven_bit: bool = False  # as one that takes no other
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
 
     @property
@@ -58,6 +59,7 @@ class Work:
             claim.class_,
             claim.tag,
         )
+        self.seven_bit = seven_bit
         steps = preparer.ready(out, self.plan, self.route.name, account, seven_bit=seven_bit)
         self.begun = asyncio.get_running_loop().create_task(steps, name=f"ready-{account.name}")
 

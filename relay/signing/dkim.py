@@ -7,6 +7,7 @@ its time. tests/pure/test_signing_seam.py holds the two together.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -16,6 +17,7 @@ from relay.signing.canonical import Form, relaxed
 from relay.signing.rules import Recipe
 
 WIDTH = 72  # of a line of `b=`
+_LONG = re.compile(r"\S{70}")
 MAX_OF_ONE = 20  # fields of one name that are signed
 
 
@@ -113,4 +115,6 @@ def selected(covered: Sequence[bytes], present: dict[bytes, list[bytes]]) -> Ite
 
 def _folded(tags: str) -> bytes:
     """In lines; the next one is begun."""
+    if _LONG.search(tags):  # dkimpy would break it in its middle, and a domain or a selector has no blank
+        return tags.replace(" ", "\r\n ").encode() + b"\r\n "
     return cast(bytes, dkimpy.fold(tags.encode(), namelen=len("DKIM-Signature: "))) + b"\r\n "

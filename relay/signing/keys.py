@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import stat
 from collections.abc import Callable
 from typing import Literal
 
@@ -100,21 +98,3 @@ def read(reference: Reference) -> SigningKey:
         raise KeyProblem(str(error)) from None
     except KeyProblem as problem:
         raise KeyProblem(f"{reference}: {problem}") from None
-
-
-def exposed(reference: Reference) -> tuple[str, bool]:
-    """(why others may read the key's file, can it be mended): ("", True) where they may not.
-
-    A group may: the service's, or that of a mounted secret. On a read-only mount nobody can change the mode.
-    """
-    path = reference.path()
-    if path is None:
-        return "", True
-    try:
-        mode = path.stat().st_mode
-        fixed = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-    except OSError:
-        return "", True  # reading it says why
-    if not mode & stat.S_IROTH:
-        return "", True
-    return f"everybody on this machine may read {path}", not fixed

@@ -20,7 +20,7 @@ MAX_RECORD = 8 * 1024  # octets; RSA of 16,384 bits needs 3 KiB
 MAX_BITS = 8192
 MAX_EXPONENT = 64  # bits
 MAX_FAILURES = 2  # of the DNS for one message, then the others are not asked for
-MAX_SECONDS = 30.0  # that one message may wait for the DNS
+MAX_SECONDS = 10.0  # that one message may wait for the DNS
 TIMEOUT = 5
 
 

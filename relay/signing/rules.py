@@ -208,7 +208,9 @@ def _in_time(fitting: Sequence[Rule], domain: str, now: float, seen: Seen) -> Ch
         else:
             live.append(rule)
     awaited = {r.key.algorithm for r, _ in waiting if r.not_before is None or now >= r.not_before}
-    for rule in over:
+    for rule in sorted(
+        over, key=lambda r: r.not_after or 0.0, reverse=True
+    ):  # the latest: older records are gone by now
         if rule.key.algorithm in awaited and not any(r.key.algorithm == rule.key.algorithm for r in live):
             live.append(rule)
         else:

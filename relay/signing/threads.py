@@ -64,6 +64,8 @@ class Threads:
                 result, error = function(), None
             except Exception as found:  # noqa: BLE001 - it is raised where the job was asked for
                 result, error = None, found
+            except BaseException as found:  # noqa: BLE001 - a panic in cryptography: nobody would hear of this job again
+                result, error = None, RuntimeError(f"{type(found).__name__} in a thread that signs")
             self._done.append((future, result, error))
             if not self._woken:
                 self._woken = True

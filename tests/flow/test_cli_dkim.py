@@ -153,7 +153,7 @@ def test_what_is_made_is_the_service_s_to_read(call: Call, tmp_path: Path) -> No
     file = tmp_path / "dkim" / "example.com.s1.pem"
     assert stat.S_IMODE(file.stat().st_mode) == (0o640 if os.geteuid() == 0 else 0o600)
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o750
-    assert keys.exposed(Reference("file", str(file))) == ("", True)
+    assert Reference("file", str(file)).exposed() == ("", True)
     assert os.listdir(file.parent) == [file.name], "nothing else is left"
 
 

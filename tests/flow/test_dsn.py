@@ -187,6 +187,34 @@ async def test_ret(tmp_path: Path, ret: str, size: int, kind: str) -> None:
         assert ("it is too large" in report.text) is (size > 50_000)
 
 
+@pytest.mark.parametrize("body", ["\u00e4".encode() * 10, b"x" * 2000])
+async def test_what_can_never_be_re_encoded_is_told_without_its_body(tmp_path: Path, body: bytes) -> None:
+    """The report with it could not be re-encoded either, and its sender would never hear of the failure."""
+    message = (
+        b"Content-Type: multipart/signed; boundary=b; protocol=x/y\r\n\r\n"
+        b"--b\r\n\r\n" + body + b"\r\n--b\r\n\r\nsig\r\n--b--\r\n"
+    )
+    seven_bit = ("PIPELINING", "SIZE 1000000")
+    async with Upstream(extensions=seven_bit) as up:
+        accounts = {"main": f"port: {up.port}, tls: none"}
+        async with running(write_config(tmp_path, accounts, dsn="to: sender")) as rig:
+            await send(rig, "<you@example.net>", mail="RET=FULL", message=message)
+            await rig.settled()
+            (report,) = told(up)
+            assert report.recipients[0]["Status"] == "5.6.3"
+            assert report.original.get_content_type() == "text/rfc822-headers"
+
+
+async def test_a_long_line_that_is_quoted_is_re_encoded(tmp_path: Path) -> None:
+    message = SENT + b"x" * 3000 + b"\r\n"
+    async with relay(tmp_path, {"RCPT": refuses}) as (rig, _, reports):
+        await send(rig, "<gone@example.net>", mail="RET=FULL", message=message)
+        await rig.settled()
+        (report,) = told(reports)
+        assert max(map(len, report.transaction.wire.split(b"\r\n"))) <= 998
+        assert "x" * 3000 in report.original.get_content().get_content()
+
+
 async def test_an_expired_one_is_told(tmp_path: Path) -> None:
     classes = "  default: {retry: {schedule: [100ms], give_up: 1s}}"
     async with relay(tmp_path, {"RCPT": "451 4.7.1 greylisted"}, classes=classes) as (rig, _, reports):

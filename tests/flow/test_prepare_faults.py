@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from fakes import Later, Upstream
 from rig import running, until, write_config
 from signatures import signed
 
 from relay.signing.keys import generate
+from relay.signing.threads import Threads
 
 BODY = b"x" * 2000 + b"\r\n" + b"y\r\n" * 200_000
 ARC = "arc: {domain: example.com, selector: s, key: {file: arc.pem}, routes: all}\n"
@@ -76,3 +78,45 @@ async def test_a_rule_for_each_recipient_holds_for_what_is_claimed_already(tmp_p
             told = [(t.accepted, t.message.partition(b"X-For: ")[2].partition(b"\r\n")[0]) for t in up.done[1:]]
             assert sorted(told) == [(["a@example.net"], b"a@example.net"), (["b@example.net"], b"b@example.net")]
             assert {row["attempts"] for row in await rig.rows(number)} == {1}
+
+
+async def test_a_line_that_became_too_long_by_being_put_right(tmp_path: Path) -> None:
+    subject = b"Subject: " + b"word " * 197
+    assert 980 < len(subject) <= 998
+    message = b"From: app@example.com\r\nSubject: first\r\n" + subject + b"\r\n\r\nhello\r\n"
+    async with Upstream() as up, running(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})) as rig:
+        await rig.send(message=message)
+        await rig.settled()
+        assert b"X-Original-Subject: word" in up.done[0].wire
+        assert max(map(len, up.done[0].wire.split(b"\r\n"))) <= 998
+
+
+async def test_what_a_next_hop_takes_is_asked_before_a_message_fails_for_it(tmp_path: Path) -> None:
+    """By its last EHLO it took seven bits; it takes eight now, and nothing else is sent that would show it."""
+    async with Upstream(extensions=("PIPELINING",)) as up:
+        file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none, messages_per_connection: 1"})
+        async with running(file) as rig:
+            await rig.send()
+            await rig.settled()
+            assert rig.egress().seven_bit
+            up.extensions = ("PIPELINING", "8BITMIME")
+            number = await rig.send(message=EIGHT_BIT_SIGNED)
+            row = await rig.reaches(number, "delivered", "failed")
+            assert row["state"] == "delivered" and EIGHT_BIT_SIGNED.partition(b"\r\n\r\n")[2] in up.done[-1].message
+
+
+async def test_a_panic_in_a_thread_is_heard_of() -> None:
+    class Panic(BaseException):
+        """As cryptography raises one."""
+
+    def panic() -> None:
+        raise Panic("of what is secret")
+
+    threads = Threads(1)
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="Panic"):
+                await threads.run(panic)
+            assert await threads.run(lambda: 7) == 7
+    finally:
+        threads.close()

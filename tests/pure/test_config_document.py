@@ -83,6 +83,7 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x" * 16 + "\n")
+        (tmp_path / name).chmod(0o640)
     own = Authority(tmp_path)
     own.certificate.rename(tmp_path / "tls" / "fullchain.pem")
     own.key.rename(tmp_path / "tls" / "privkey.pem")

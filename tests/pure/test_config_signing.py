@@ -141,7 +141,7 @@ def test_who_may_read_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     class ReadOnly:
         f_flag = os.ST_RDONLY
 
-    monkeypatch.setattr("relay.signing.keys.os.statvfs", lambda path: ReadOnly() if "rsa" in str(path) else real(path))
+    monkeypatch.setattr("relay.secrets.os.statvfs", lambda path: ReadOnly() if "rsa" in str(path) else real(path))
     (warning,) = made(folder, entry()).warnings
     assert "read-only" in warning
 

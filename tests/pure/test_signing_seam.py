@@ -308,3 +308,18 @@ def test_many_lines_of_one_field_take_linear_time(tmp_path: Path) -> None:
 
     seconds(1000)
     assert min(seconds(40_000) for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize("form", ["relaxed", "simple"])
+@pytest.mark.parametrize("selector", ["s", "x" * 60 + "." + "y" * 59])
+def test_a_name_that_is_longer_than_a_line_is_not_broken(form: Form, selector: str) -> None:
+    """No blank may stand in d= and s= (RFC 6376 §3.5), and dkimpy's fold puts one there."""
+    domain, key = ".".join(["a" * 60] * 4), KEYS["rsa"]
+    head = b"From: a@" + domain.encode() + b"\r\nSubject: x\r\n"
+    recipe = Recipe(domain, selector, key, SIGNED_AT, header_form=form, sign=frozenset([b"from"]))
+    made = signature(recipe, Fields(head), body_hash(b"", "relaxed")) + head
+    assert f"d={domain};".encode() in made and f"s={selector};".encode() in made
+    assert max(map(len, made.split(b"\r\n"))) <= 300
+    assert dkimpy.verify(made + b"\r\n", dnsfunc=lambda name, timeout=5: key.record.encode())
+    (found,) = dkim_results(made, b"", lambda name, timeout=5: key.record.encode(), SIGNED_AT)
+    assert found.result == "pass"
