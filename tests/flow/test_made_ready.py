@@ -19,6 +19,9 @@ from relay.signing.keys import generate
 
 OLD, NEW = generate("rsa", 1024), generate("rsa", 1024)
 MAIL = b"From: app@example.com\r\nTo: you@example.net\r\nSubject: hello\r\n\r\nhello\r\n"
+UNCONVERTIBLE = (
+    b"From: app@example.com\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\xc3\xa4\r\n--b\r\n"
+)
 SIGNING = "signing:\n  - {domain: example.com, selector: %s, key: {file: %s.pem}}\n"
 
 
@@ -85,20 +88,31 @@ async def test_what_is_ready_for_one_account_does_not_leave_by_another(tmp_path:
         assert b"DKIM-Signature" not in second.done[0].message
 
 
+async def test_what_cant_be_made_for_seven_bits_waits_for_what_the_next_hop_says(tmp_path: Path) -> None:
+    """While it waits another session's EHLO says that eight are taken."""
+    gate = asyncio.Event()
+    async with Upstream({"DOT": [Later(0, "250 ok", gate), "250 ok"]}) as up, running(config(tmp_path, up)) as rig:
+        await rig.send(message=MAIL)
+        await until(lambda: any(t.wire for t in up.transactions))
+        rig.egress().seven_bit = True
+        number = await rig.send(message=UNCONVERTIBLE)
+        await until(lambda: [w for w in rig.egress().backlog if w.begun and w.begun.done()])
+        rig.egress().seven_bit = False
+        gate.set()
+        row = await rig.reaches(number, "delivered", "failed")
+        assert row["state"] == "delivered", row
+
+
 async def test_what_is_ready_for_nobody_leaves_nothing_behind(tmp_path: Path) -> None:
     """It waits for a session, can't leave as it is, and the relay stops."""
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     gate = asyncio.Event()
-    eight_bit = (
-        MAIL.replace(b"Subject", b"Content-Type: multipart/signed; boundary=b\r\nSubject")
-        + b"--b\r\n\r\n\xc3\xa4\r\n--b\r\n"
-    )
     async with Upstream({"DOT": Later(0, "250 ok", gate)}) as up, running(config(tmp_path, up)) as rig:
         await rig.send(message=MAIL)
         await until(lambda: any(t.wire for t in up.transactions))
         rig.egress().seven_bit = True
-        await rig.send(message=eight_bit)
+        await rig.send(message=UNCONVERTIBLE)
         await until(lambda: [w for w in rig.egress().backlog if w.begun and w.begun.done()])
         assert "CannotLeave" in repr(rig.egress().backlog[0].begun)  # to ask it would be to have looked
         stopped = asyncio.create_task(rig.app.stop())
