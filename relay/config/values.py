@@ -268,7 +268,8 @@ def parse_size_bound(value: object) -> tuple[str, str, int]:
 
 def parse_header_name(value: str) -> str:
     if not _HEADER_NAME.fullmatch(value) or "*" in value or "?" in value:
-        raise ValueError(f"'{shorten(value)}' is no name of a header field; patterns stand on the right")
+        hint = "; patterns stand on the right" if "*" in value or "?" in value else ""
+        raise ValueError(f"'{shorten(value)}' is no name of a header field{hint}")
     return value
 
 
@@ -376,10 +377,14 @@ def parse_rewritten(value: object) -> str:
     """What an address becomes: another one, or `*@domain`, which keeps what stands before the @."""
     if isinstance(value, str) and value.startswith("*@"):
         return "*@" + parse_domain(value[2:])
+    if isinstance(value, str) and "<" in value:
+        raise ValueError(f"expected the address alone, found {describe(value)}; a name before it stays as it came")
     return parse_recipient(value)
 
 
 def parse_reverse_path(value: object) -> str:
+    if isinstance(value, str) and value.lower() == "verp" != value:
+        raise ValueError(f"did you mean 'verp'? found {describe(value)}")
     return "verp" if value == "verp" else parse_rewritten(value)
 
 
