@@ -110,7 +110,10 @@ def test_each_mistake_is_told(folder: Path, text: str, told: str) -> None:
     ("rewrite", "told"),
     [
         ("{reverse_path: verp}", "want `feedback.domain` and `feedback.token_key` too"),
-        ("{list_unsubscribe: {url: 'https://x.example/{token}'}}", "want `feedback.domain` and `feedback.token_key` too"),
+        (
+            "{list_unsubscribe: {url: 'https://x.example/{token}'}}",
+            "want `feedback.domain` and `feedback.token_key` too",
+        ),
         ("{from: nobody}", "expected a mail address"),
         ("{add: {X-A: '{nonsense}'}}", "unknown placeholder"),
         ("{add: {Bcc: 'x@example.com'}}", "nobody shall see"),
