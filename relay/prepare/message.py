@@ -77,19 +77,26 @@ class Ready:
 class Plan:
     """What the configuration wants of a route and an egress."""
 
+    config: Config
     rewrite: Rewrite | None
     signs: bool  # some entry of `signing` may sign
     seals: bool
     tells: bool  # of what leaves unsigned
 
     @property
-    def empty(self) -> bool:
-        return self.rewrite is None and not self.signs and not self.seals
+    def apart(self) -> bool:
+        """Whether each recipient gets a message of his own."""
+        return self.rewrite is not None and self.rewrite.per_recipient
+
+    def keeps(self, needs: int, seven_bit: bool) -> bool:
+        """Whether a message with such `needs` leaves as it is."""
+        return self.rewrite is None and not self.signs and not self.seals and not to_convert(needs, seven_bit)
 
 
 def plan_of(config: Config, route: str, account: Account) -> Plan:
     signs = bool(config.signing.rules) and not account.signs
     return Plan(
+        config,
         config.rewrites.get(route),
         signs,
         config.arc is not None and route in config.arc.routes,
@@ -98,6 +105,6 @@ def plan_of(config: Config, route: str, account: Account) -> Plan:
     )
 
 
-def to_convert(out: Outbound, seven_bit: bool) -> bool:
+def to_convert(needs: int, seven_bit: bool) -> bool:
     """Whether its next hop does not take it as it is."""
-    return bool(out.needs & (_NEVER_TAKEN | EIGHT_BIT if seven_bit else _NEVER_TAKEN))
+    return bool(needs & (_NEVER_TAKEN | EIGHT_BIT if seven_bit else _NEVER_TAKEN))

@@ -8,7 +8,7 @@ from relay import clock, metrics
 from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.alignment import Alignment, Verdict
-from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of, to_convert
+from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of
 from relay.reply import Reply
 from relay.resolver import Resolver
 from relay.settings import Account, Config
@@ -29,7 +29,7 @@ SEALING = 8  # threads
 PATIENCE = 3600.0  # seconds that a message waits for the DNS to say what its signatures are worth
 MAX_TOLD = 10_000  # senders that are remembered as told
 
-_NOBODY = Verdict(
+UNSIGNED = Verdict(
     Alignment.UNSIGNED, "there is no `signing`; add it, or say `signs: true` for an account whose server signs"
 )
 
@@ -60,28 +60,20 @@ class Preparer:
             plan = self._plans[route, account.name] = plan_of(self.config, route, account)
         return plan
 
-    def apart(self, route: str, account: Account) -> bool:
-        """Whether each recipient gets a transaction of its own."""
-        rewrite = self.plan(route, account).rewrite
-        return rewrite is not None and rewrite.per_recipient
-
-    async def ready(self, out: Outbound, route: str, account: Account, *, seven_bit: bool, tell: bool = True) -> Ready:
-        """`seven_bit`: its next hop takes no other. `tell` False: nobody sends it, it is only looked at.
-
-        Raises CannotLeave, OSError.
-        """
-        plan = self.plan(route, account)
-        if plan.empty and not to_convert(out, seven_bit):
-            ready = Ready(out.sender, out.head, out.body, out.size, out.needs)
-        else:
-            out.late = clock.now() - out.accepted_at > PATIENCE
-            ready = await self._made(out, plan, account, route, seven_bit)
-        if tell:
-            self._count(ready, out, account, plan)
+    async def ready(self, out: Outbound, plan: Plan, route: str, account: Account, *, seven_bit: bool) -> Ready:
+        """`seven_bit`: its next hop takes no other. Not for what the plan keeps. Raises CannotLeave, OSError."""
+        out.late = clock.now() - out.accepted_at > PATIENCE
+        ready = await self._made(out, plan, account, route, seven_bit)
+        for algorithm in ready.algorithms:
+            SIGNATURES.inc(1, algorithm)
+        if ready.converted:
+            CONVERTED.inc(1, account.name)
+        if plan.tells:
+            self.tell(out.message, out.sender, account, ready.verdict or UNSIGNED)
         return ready
 
     async def _made(self, out: Outbound, plan: Plan, account: Account, route: str, seven_bit: bool) -> Ready:
-        config, seen = self.config, self.watch.seen
+        config, seen = plan.config, self.watch.seen
 
         def steps() -> Ready:
             from relay.prepare.steps import make
@@ -114,24 +106,16 @@ class Preparer:
 
         return asking(self._resolver)
 
-    def _count(self, ready: Ready, out: Outbound, account: Account, plan: Plan) -> None:
-        for algorithm in ready.algorithms:
-            SIGNATURES.inc(1, algorithm)
-        if ready.converted:
-            CONVERTED.inc(1, account.name)
-        if not plan.tells:
-            return
-        found = ready.verdict or _NOBODY
+    def tell(self, message: int, sender: str, account: Account, found: Verdict) -> None:
+        """What a message relies on that leaves: counted, and told once of each sender, where nobody will trust it."""
         if not found.warns:
             return
         what, why = found.alignment.value, found.why
         UNALIGNED.inc(1, account.name, what)
-        known = (out.sender, what, account.name)
+        known = (sender, what, account.name)
         if known in self._told:
             return
         if len(self._told) >= MAX_TOLD:
             self._told.clear()
         self._told[known] = None
-        self.log.warning(
-            "unaligned", id=queue_id(out.message), sender=out.sender, egress=account.name, verdict=what, why=why
-        )
+        self.log.warning("unaligned", id=queue_id(message), sender=sender, egress=account.name, verdict=what, why=why)

@@ -36,7 +36,7 @@ def make(
     try:
         if plan.rewrite is not None:
             _rewrite(ready, out, plan.rewrite, config.feedback)
-        if to_convert(out, seven_bit):
+        if to_convert(out.needs, seven_bit):
             _convert(ready, out, account, seven_bit)
         if plan.signs:
             from relay.prepare.signatures import sign

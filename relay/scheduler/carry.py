@@ -9,48 +9,27 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay import clock, metrics
-from relay.deliver.content import Content, ContentError
+from relay.deliver.content import ContentError
 from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
-from relay.deliver.smtp import Answer, Failure, Parcel, Upstream
+from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
 from relay.policy.routing import Action, Route
-from relay.prepare.message import CannotLeave, Outbound, Ready
-from relay.prepare.preparer import Preparer
+from relay.prepare.message import Plan
+from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Scope, Stage, classify
 from relay.scheduler.record import Recorder
+from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
-from relay.spool import Claim, Claimed, Notify, Spool, SpoolError
+from relay.spool import Claim, Claimed, Spool, SpoolError
 
 STOPPED = "the relay was stopped before it was sent"
 
 IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
-
-
-@dataclass(slots=True)
-class Work:
-    """One transaction: a claim, or the share of its recipients that fits one."""
-
-    claim: Claim
-    recipients: list[Claimed]
-    route: Route
-    egresses: tuple[str, ...]  # still to be tried, the current one first
-    tried: list[tuple[str, str]] = field(default_factory=list)
-    ready: Ready | None = None  # the message, for the egress that is being tried
-
-    @property
-    def prepared(self) -> str:
-        """What was done to it, for its story."""
-        return self.ready.story if self.ready else ""
-
-
-class _Apart(Exception):
-    """Since it was claimed a reload wants an own message for each of its recipients."""
 
 
 class Carriers:
@@ -98,7 +77,18 @@ class Carriers:
             # It began to rest while this was being claimed.
             return self.put_back(work, f"{egress.name} rests: {egress.breaker.why}")
         egress.backlog.append(work)
+        self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
         self._hire(egress, 1)
+
+    def _plan(self, egress: Egress[Work], work: Work, plan: Plan) -> None:
+        """What is done to it on its way by this egress; begun where its content is at hand, so that no session waits for it."""
+        work.drop()
+        claim = work.claim
+        work.plan, work.kept = plan, plan.keeps(claim.smtp, egress.seven_bit)
+        if not work.kept and claim.body is not None:
+            work.begin(self.preparer, egress.account, claim.body, egress.seven_bit)
+        elif work.kept and plan.tells:
+            self.preparer.tell(claim.message, claim.sender, egress.account, UNSIGNED)
 
     def _hire(self, egress: Egress[Work], count: int) -> None:
         """Up to so many more carriers, as far as the egress takes them."""
@@ -110,6 +100,7 @@ class Carriers:
 
     def put_back(self, work: Work, why: str) -> None:
         """Nothing was said upstream: no attempt is counted."""
+        work.drop()
         outcome = Outcome(Result.RETURNED, "", Stage.CONNECT, Reply(0, why))
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
@@ -142,18 +133,23 @@ class Carriers:
 
     async def _attempt(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> None:
         """One transaction, to its end in a settlement or a hand-over; keeps the session in `at_work` if it is still good."""
+        if work.plan is None or work.plan.config is not self.preparer.config:  # a reload since it was pushed
+            plan = self.preparer.plan(work.route.name, egress.account)
+            if plan.apart and len(work.recipients) > 1:
+                return self.put_back(work, "its route has a message for each recipient now")
+            self._plan(egress, work, plan)
         started = clock.monotonic()
         egress.breaker.start()
         if (kept := self.at_work[task]) is not None:
             kept.answers = []  # they were about the message before
         try:
-            await self._make_ready_first(egress, work)
-            answers = await self._deliver(egress, work, task)
+            claim = work.claim
+            body = claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
+            if not work.kept:
+                await self._make_ready(egress, work, body)
+            answers = await self._deliver(egress, work, body, task)
         except Failure as failure:
             self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
-        except _Apart:
-            egress.breaker.returned()
-            self.put_back(work, "its route has a message for each recipient now")
         except asyncio.CancelledError:
             egress.breaker.returned()
             self._cut(egress, work, self.at_work[task])
@@ -187,45 +183,21 @@ class Carriers:
             self.at_work[task] = None
             egress.give(session)
 
-    async def _make_ready_first(self, egress: Egress[Work], work: Work) -> None:
+    async def _make_ready(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
         """For what its last EHLO said; where it can't be made that, the next EHLO is asked before the message fails."""
+        if work.begun is None:
+            work.begin(self.preparer, egress.account, body, egress.seven_bit)
         try:
-            await self._make_ready(egress, work, egress.seven_bit)
+            await work.made()
         except Failure as failure:
-            if not egress.seven_bit or failure.reply.code < 500:
+            if not work.seven_bit or failure.reply.code < 500:
                 raise
-            await self._make_ready(egress, work, False)
+            work.begin(self.preparer, egress.account, body, False)
+            await work.made()
 
-    async def _make_ready(self, egress: Egress[Work], work: Work, seven_bit: bool) -> None:
-        """The message as it leaves by this egress. Raises Failure where it can't."""
-        claim, first = work.claim, work.recipients[0]
-        if work.ready is not None:
-            work.ready.done()
-            work.ready = None
-        out = Outbound(
-            claim.message,
-            first.n,
-            claim.sender,
-            first.address,
-            claim.head,
-            await self._body(claim),
-            claim.size,
-            claim.smtp,
-            claim.accepted_at,
-            claim.user,
-            claim.class_,
-            claim.tag,
-        )
-        if len(work.recipients) > 1 and self.preparer.apart(work.route.name, egress.account):
-            raise _Apart
-        try:
-            work.ready = await self.preparer.ready(out, work.route.name, egress.account, seven_bit=seven_bit)
-        except CannotLeave as error:
-            raise Failure(Stage.PREPARE, error.reply) from None
-        except OSError as error:  # of the body's file; it must not look like one of a connection
-            raise ContentError(f"the body can't be read: {error}", isinstance(error, FileNotFoundError)) from None
-
-    async def _deliver(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> list[Answer]:
+    async def _deliver(
+        self, egress: Egress[Work], work: Work, body: bytes | Path, task: asyncio.Task[None]
+    ) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
         session = self.at_work[task]
         if session is None:
@@ -234,34 +206,23 @@ class Carriers:
                 self._hire(egress, len(egress.backlog))
         kept = session.transactions > 0
         try:
-            return await session.deliver(await self._parcel(egress, work, session))
+            if work.needs & EIGHT_BIT and not session.eight_bit:
+                await self._seven_bit(egress, work, body)
+            return await session.deliver(work.parcel(body))
         except Failure as failure:
             if not (kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)):
                 raise
         self.at_work[task] = None
         egress.drop(session)
         session = self.at_work[task] = await egress.take(fresh=True)
-        return await session.deliver(await self._parcel(egress, work, session))
+        if work.needs & EIGHT_BIT and not session.eight_bit:
+            await self._seven_bit(egress, work, body)
+        return await session.deliver(work.parcel(body))
 
-    async def _parcel(self, egress: Egress[Work], work: Work, session: Upstream) -> Parcel:
-        """What the session is given. Whether it takes eight bits its EHLO says, which the next messages are made ready for."""
-        assert work.ready is not None
-        if work.ready.needs & EIGHT_BIT and not session.eight_bit:
-            await self._make_ready(egress, work, True)
-        claim, ready = work.claim, work.ready
-        return Parcel(
-            ready.sender,
-            tuple(r.address for r in work.recipients),
-            Content(ready.head, ready.body),
-            ready.size,
-            ready.needs,
-            claim.envid,
-            claim.ret,
-            _asked(work.recipients),
-        )
-
-    async def _body(self, claim: Claim) -> bytes | Path:
-        return claim.body if claim.body is not None else await self.spool.read(claim.message, claim.place)
+    async def _seven_bit(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
+        """By its EHLO the session takes no other, which the next messages are made ready for."""
+        work.begin(self.preparer, egress.account, body, True)
+        await work.made()
 
     def _answered(
         self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
@@ -397,10 +358,3 @@ class Carriers:
         """Sessions that were idle for too long."""
         await asyncio.gather(*(egress.sweep() for egress in [*self.egresses.values(), *self.retired]))
         self.retired = [e for e in self.retired if e.busy or e.sessions]
-
-
-def _asked(recipients: list[Claimed]) -> tuple[tuple[str, str], ...]:
-    """What each asked for by RFC 3461, for the next hop; most say nothing."""
-    if not any(r.notify or r.orcpt for r in recipients):
-        return ()
-    return tuple((Notify(r.notify).words, r.orcpt) for r in recipients)

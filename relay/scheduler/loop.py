@@ -14,10 +14,11 @@ from relay.policy.gate import Go, admit
 from relay.policy.routing import Action
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
-from relay.scheduler.carry import STOPPED, Carriers, Work
+from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.outlook import Outlook
 from relay.scheduler.record import Recorder
+from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
 from relay.spool import Ask, Claim, Claimed, Spool, SpoolError
@@ -67,7 +68,7 @@ class Scheduler:
         account = egress.account
         if recipients > account.recipients_per_message or not egress.open or self.carriers.stopping:
             return False
-        if recipients > 1 and found.route is not None and self.preparer.apart(found.route.name, account):
+        if recipients > 1 and found.route is not None and self.preparer.plan(found.route.name, account).apart:
             return False
         if not found.idle(clock.now()) or self.lanes.waits_for(egress.name):
             return False
@@ -203,7 +204,7 @@ class Scheduler:
             size = 1
             if order and order[0] in self.egresses:
                 account = self.egresses[order[0]].account
-                if not self.preparer.apart(lane.route.name, account):
+                if not self.preparer.plan(lane.route.name, account).apart:
                     size = account.recipients_per_message
             for start in range(0, len(recipients), size):
                 self.carriers.push(Work(claim, recipients[start : start + size], lane.route, order))
