@@ -32,7 +32,7 @@ class Outcome:
     rule: str = ""  # the route that ended it, for operators
     passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
     crashed: bool = False  # our own code failed over it
-    prepared: str = ""  # what was done to the message before it left
+    prepared: tuple[str, ...] = ()  # what was done to the message before it left
 
 
 def settle(

@@ -143,6 +143,8 @@ def show_(queue_id: str, json_: bool) -> None:
         who = "" if e["n"] is None else f" {found['recipients'][e['n']]['recipient']}"
         said = e.get("why") or e.get("last_reply") or ""
         click.echo(f"  {show.stamp(e['at'])}  {e['kind']}{who}{' via ' + e['egress'] if e['egress'] else ''}  {said}")
+        for line in e.get("prepared", ()):
+            click.echo(f"      {line}")
     click.secho("\nHeader, as it came", bold=True)
     click.echo("  " + found["head"].strip().replace("\r\n", "\n  "))
 
