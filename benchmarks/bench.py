@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import backlog, machine, plot, report
+from benchmarks import backlog, machine, plot, report, signing
 from benchmarks.loads import Stuck
-from benchmarks.modes import MODES, NOT_YET, ONCE
+from benchmarks.modes import MODES, ONCE
 from benchmarks.peers import NOT_COMPARED, PEERS
 from benchmarks.report import RELAY, Run
 from tests.service.support import find
@@ -96,6 +96,17 @@ def measure(todo: Sequence[tuple[int, str, str]], count: int) -> tuple[list[Run]
     return runs, failures
 
 
+def count_signatures(rounds: int) -> list[signing.Seen]:
+    """Signatures a second, the relay's and OpenSSL's."""
+    progress = Progress(2)
+    seen = signing.measure(rounds, progress.now)
+    for s in seen:
+        progress.result(
+            f"signs    {s.threads} at once: {report.number(s.ours)}/s, OpenSSL {report.number(s.openssl)}/s"
+        )
+    return seen
+
+
 def fill_queue(count: int, lanes: int, load: int) -> list[backlog.Seen]:
     """The relay with an empty queue and with a full one."""
     progress = Progress(2)
@@ -135,7 +146,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers", default=env.get("PEERS", "postfix"), help=f"of: {', '.join([*PEERS, *NOT_COMPARED])}"
     )
-    all_modes = [*MODES, *NOT_YET, ONCE]
+    all_modes = [*MODES, *ONCE]
     parser.add_argument("--modes", default=env.get("MODES") or " ".join(all_modes), help=f"of: {', '.join(all_modes)}")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="recipients of the backlog")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of bench.json, bench.md and bench.png")
@@ -154,14 +165,14 @@ def main() -> None:
     known |= {"rounds": given.rounds, "messages": given.count}
     todo = steps([m for m in given.modes if m in MODES], peers, given.rounds)
     runs, failures = measure(todo, given.count)
-    seen = fill_queue(given.waiting, 1000, given.count) if ONCE in given.modes else []
+    signs = count_signatures(given.rounds) if "signs" in given.modes else []
+    seen = fill_queue(given.waiting, 1000, given.count) if "backlog" in given.modes else []
 
     found, titles = report.rows(runs), {name: mode.title for name, mode in MODES.items()}
     judged = report.judge(found)
-    not_yet = {name: why for name, why in NOT_YET.items() if name in given.modes}
     told = ", ".join(f"{k} {v}" for k, v in known.items())
-    parts = [report.table(found, titles) if found else "", backlog.table(seen) if seen else "", report.goals(judged)]
-    parts += [f"Not measured: {name}: {why}." for name, why in not_yet.items()]
+    parts = [report.table(found, titles) if found else "", signing.table(signs) if signs else ""]
+    parts += [backlog.table(seen) if seen else "", report.goals(judged)]
     parts += [f"Failed: {failure}" for failure in failures]
     text = "\n\n".join([*filter(None, parts), told]) + "\n"
     print(f"\n{report.bars(found, titles)}\n\n{text}")
@@ -174,8 +185,8 @@ def main() -> None:
                 "facts": known,
                 "rows": [asdict(r) | {"ratios": {p: r.ratio(p) for p in r.medians if p != RELAY}} for r in found],
                 "goals": [{"goal": j.goal.text, "ratio": j.ratio, "met": j.met} for j in judged],
+                "signs": [asdict(s) | {"ratio": s.ratio} for s in signs],
                 "backlog": [asdict(s) for s in seen],
-                "not_measured": not_yet,
                 "failures": failures,
                 "runs": [asdict(r) for r in runs],
             },

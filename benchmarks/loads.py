@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +38,12 @@ class Sink:
 
     def __init__(self, *command: str) -> None:
         self.port = free_port()
+        self._start(command)
+
+    def _start(self, command: tuple[str, ...], *options: str) -> None:
         self._output, self.count = b"", 0
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        sink = ["smtp-sink", *user, "-c", "-m", "1000", f"127.0.0.1:{self.port}", "1024"]
+        sink = ["smtp-sink", *user, "-c", "-m", "1000", *options, f"127.0.0.1:{self.port}", "1024"]
         self._process = subprocess.Popen(
             [c.format(port=self.port) for c in command] or sink,
             stdout=subprocess.PIPE,
@@ -62,6 +67,20 @@ class Sink:
         self._process.terminate()
         self._process.wait()
         self._pipe.close()
+
+    @contextmanager
+    def keeping(self, folder: Path) -> Iterator[Path]:
+        """What arrives meanwhile is kept in a file of a new folder, which any daemon may enter: by another smtp-sink, for to keep a
+        message takes it longer than to take one. It counts from zero, and so does the next; what was connected is cut off."""
+        folder.mkdir()
+        folder.chmod(0o777)  # smtp-sink is nobody
+        self.__exit__()
+        self._start((), "-D", str(folder / "messages"))
+        self.__enter__()
+        yield folder / "messages"
+        self.__exit__()
+        self._start(())
+        self.__enter__()
 
     def poll(self) -> int:
         """How many messages it has had."""

@@ -61,6 +61,7 @@ GOALS = (
     Goal("fresh", "relayed", 3.5),
     Goal("kept50", "accepted", 5),
     Goal("100k", "relayed", 1.7),
+    Goal("signed", "relayed", 3.5),
     Goal("latency", "submit_p50", 1),
     Goal("latency", "submit_p99", 1),
     Goal("memory", "peak", 0.5),
