@@ -352,8 +352,10 @@ def parse_signing_domain(value: object) -> str:
 
 def parse_selector(value: object) -> str:
     """RFC 6376 §3.1: labels of a domain name; it becomes one before ._domainkey."""
-    if not isinstance(value, str) or len(value) > 120 or not _HOSTNAME.fullmatch(value) or value.endswith("."):
-        raise ValueError(f"expected a selector such as s2026, found {describe(value)}; letters, digits, '-' and dots")
+    whole = isinstance(value, str) and "._domainkey" in value.lower()
+    if not isinstance(value, str) or whole or len(value) > 120 or not _HOSTNAME.fullmatch(value) or value[-1] == ".":
+        rule = "only what stands before ._domainkey" if whole else "letters, digits, '-' and dots"
+        raise ValueError(f"expected a selector such as s2026, found {describe(value)}; {rule}")
     return value.lower()
 
 
