@@ -238,4 +238,4 @@ def _online(config_path: Path | None, servers: tuple[str, ...]) -> DnsFunc:
         except ConfigError as error:
             if config_path is not None:
                 raise Failed(str(error), 78) from None
-    return asking(resolver_for(servers, config))
+    return asking(resolver_for(servers, config), tells=True)

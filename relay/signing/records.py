@@ -14,7 +14,7 @@ import dkim as dkimpy
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from relay.clock import monotonic
-from relay.resolver import Resolver
+from relay.resolver import DnsTrouble, Resolver
 
 MAX_RECORD = 8 * 1024  # octets; RSA of 16,384 bits needs 3 KiB
 MAX_BITS = 8192
@@ -25,7 +25,8 @@ TIMEOUT = 5
 
 
 class DnsFunc(Protocol):
-    """How a TXT record is asked for: the strings of the first one joined, or None. Raises anything where nobody answers."""
+    """How a TXT record is asked for: the strings of the first one joined, or None. Raises anything where nobody answers; the
+    text of a NoAnswer is told."""
 
     def __call__(self, name: bytes, timeout: int = ...) -> bytes | None: ...
 
@@ -75,6 +76,9 @@ class Records:
         begun = self._clock()
         try:
             return self._ask(name, timeout=TIMEOUT)
+        except NoAnswer:
+            self._failures += 1
+            raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in there, nothing was said of the record
             self._failures += 1
             raise NoAnswer(f"the DNS did not answer: {type(error).__name__}") from None
@@ -115,11 +119,17 @@ def _listed(value: bytes) -> frozenset[bytes]:
     return frozenset(word.strip() for word in value.split(b":"))
 
 
-def asking(resolver: Resolver) -> DnsFunc:
-    """By the blocking side of a resolver, whose own timeout counts."""
+def asking(resolver: Resolver, tells: bool = False) -> DnsFunc:
+    """By the blocking side of a resolver, whose own timeout counts. `tells`: who was silent, which is no word for a mail."""
 
     def ask(name: bytes, timeout: int = TIMEOUT) -> bytes | None:
-        found = resolver.txt_now(name.decode("ascii")) or []
+        asked = name.decode("ascii")
+        try:
+            found = resolver.txt_now(asked) or []
+        except DnsTrouble as trouble:
+            if not tells:
+                raise
+            raise NoAnswer(str(trouble).removeprefix(f"{asked}: ")) from None
         # RFC 6376 §6.1.2: of several records a verifier may choose; one that holds a key is of more use than one that does not.
         return next((record for record in found if b"p=" in record), found[0] if found else None)
 

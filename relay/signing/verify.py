@@ -132,6 +132,8 @@ class Verifier:
 
     def _check_dkim(self, signature: Field, tags: Tags, notes: list[str], found: list[PublicKey]) -> None:
         """Raises Refused unless it is good; adds what else is to be known, and the key."""
+        if missing := [f"{text(name)}=" for name in MANDATORY if name not in tags]:
+            raise Refused("neutral", f"the signature can't be read: it has no {', '.join(missing)}")
         check(tags, MANDATORY, False)
         names, (header_form, body_form) = field_names(tags), forms(tags, b"simple/simple")
         authors = len(self._named.get(b"from", ()))
@@ -141,7 +143,7 @@ class Verifier:
             raise Refused("permerror", "the message has no From")
         if self._odd:
             raise Refused("permerror", "the header block has a line that is no field")
-        self._check_times(tags)
+        notes += self._check_times(tags)
         unsigned = self._check_body(tags, body_form)
         key = self._key(tags)
         found.append(key)
@@ -205,8 +207,8 @@ class Verifier:
         if not _good(signature, tags, "relaxed", names, covered[::-1], self._key(tags)):
             raise Refused("fail", "the chain was altered, or another key signed it")
 
-    def _check_times(self, tags: Tags) -> None:
-        """RFC 6376 §3.5, t= and x=; both are numbers."""
+    def _check_times(self, tags: Tags) -> list[str]:
+        """RFC 6376 §3.5, t= and x=; both are numbers. Returns what is to be known of one that is good. Raises Refused."""
         signed_at, until = (int(tags[name]) if name in tags else None for name in (b"t", b"x"))
         if until is not None and until < (signed_at or 0):
             raise Refused("neutral", "x= is before t=")
@@ -214,6 +216,7 @@ class Verifier:
             raise Refused("fail", f"it has expired (x={until})")
         if signed_at is not None and signed_at > self._now + MAX_SLOP:
             raise Refused("policy", f"it was signed in the future (t={signed_at})")
+        return [f"expired {int(self._now - until)}s ago"] if until is not None and self._now >= until + 1 else []
 
     def _check_body(self, tags: Tags, form: Form) -> int:
         """How many octets of the body l= leaves out. Raises Refused where bh= does not fit."""

@@ -18,15 +18,17 @@ from typing import Any
 
 import pytest
 from nameserver import Knot, Scripted, knot, strings
-from rig import ENV, write_config
+from rig import ENV, free_port, write_config
 
 from relay.cli import files, main
 from relay.config.load import ConfigError, load
+from relay.resolver import Resolver
 from relay.secrets import Reference
 from relay.signing import arc, keys
 from relay.signing.canonical import body_hash
 from relay.signing.dkim import Fields, Recipe, signature
 from relay.signing.keys import KeyProblem, SigningKey, generate
+from relay.signing.records import asking
 from relay.signing.rules import Rule
 from relay.signing.verify import DkimResult, Verifier
 
@@ -392,6 +394,16 @@ def test_verify_by_the_dns(call: Call, tmp_path: Path) -> None:
         assert verdicts(call("verify", "-", "--server", up.server, "--json", given=message)) == [("dkim", "pass")]
         call("verify", "-", "--config", str(tmp_path / "relay.yaml"), given=message, code=78)
         assert {name for name, _ in up.asked} == {"s1._domainkey.example.com"}
+    silent = f"127.0.0.1:{free_port()}"
+    (row,) = rows(call("verify", "-", "--server", silent, given=message, code=75))
+    assert row[3] == "temperror" and row[4].startswith(f"127.0.0.1 port {silent.rpartition(':')[2]}: "), row
+
+
+def test_a_mail_is_not_told_which_server_was_silent() -> None:
+    """What is said of a signature stands in the seal of a mail."""
+    ask = asking(Resolver((f"127.0.0.1:{free_port()}",), 0.5))
+    (found,) = Verifier(signed(generate("ed25519")), BODY, ask, NOW).dkim()
+    assert found.result == "temperror" and "127.0.0.1" not in found.why
 
 
 def test_verify_a_chain(call: Call, tmp_path: Path) -> None:
