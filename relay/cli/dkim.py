@@ -19,7 +19,7 @@ from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell
 
 if TYPE_CHECKING:
     from relay.signing.key import SigningKey
-    from relay.signing.records import DnsFunc
+    from relay.signing.records import DnsFunc, Given
 
 STRING = 255  # octets of one string of a TXT record (RFC 1035 §3.3.14)
 MOST = 256 << 20  # bytes of a message to verify
@@ -145,34 +145,39 @@ def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:
 
 @dkim.command()
 @click.argument("file", type=click.File("rb"))
-@click.option("--key", type=click.Path(path_type=Path), help="Against this private key; the DNS is not asked.")
-@click.option("--record", help="Against this TXT record; the DNS is not asked.")
+@click.option(
+    "--key",
+    "key_files",
+    multiple=True,
+    metavar="[SELECTOR:]FILE",
+    help="Against this private key, and the DNS is not asked. Repeatable, with --record too.",
+)
+@click.option("--record", "records", multiple=True, metavar="[SELECTOR:]TEXT", help="Against this TXT record likewise.")
 @CONFIG
 @SERVERS
 @click.option("--json", "json_", is_flag=True, help="One JSON array.")
 def verify(
     file: BinaryIO,
-    key: Path | None,
-    record: str | None,
+    key_files: tuple[str, ...],
+    records: tuple[str, ...],
     config_path: Path | None,
     servers: tuple[str, ...],
     json_: bool,
 ) -> None:
     """Verify a message's signatures and ARC chain.
 
-    FILE is a message (.eml), or - for standard input.
+    FILE is a message (.eml), or - for standard input. A key that is given is for the signatures of its kind, or with a
+    selector for those of that selector; a signature that none is for is not checked.
 
-    Exit 0 if all pass, 65 if one does not or there is none, 75 if the DNS did not answer.
+    Exit 0 if all that is checked passes, 65 if one does not or there is none, 75 if the DNS did not answer.
     """
     from relay.signing.verify import Verifier, parts
 
-    if key is not None and record is not None:
-        raise click.UsageError("say one of --key and --record")
     raw = file.read(MOST + 1)
     if len(raw) > MOST:
         raise Failed(f"the message is larger than {MOST} bytes", 65)
-    ask = _offline(key, record) or _online(config_path, servers)
-    verifier = Verifier(*parts(raw), ask, clock.now())
+    given = _given(key_files, records) if key_files or records else None
+    verifier = Verifier(*parts(raw), given or _online(config_path, servers), clock.now())
     found = [
         {
             "kind": "dkim",
@@ -189,13 +194,16 @@ def verify(
     if arc.cv != "none":
         result = "temperror" if arc.temporary else arc.cv
         found.append({"kind": "arc", "instance": arc.instance, "result": result, "why": arc.why})
+    for row in found if given else ():
+        if row["result"] == "temperror":  # nobody was asked: its key was not given
+            row["result"] = "not checked"
     if json_:
         show.as_json(found)
     elif found:
         tell([_verified(one) for one in found])
     else:
         click.echo("the message has no DKIM signature and no ARC chain", err=True)
-    results = {str(one["result"]) for one in found}
+    results = {str(one["result"]) for one in found} - {"not checked"}
     if results == {"pass"}:
         sys.exit(0)
     sys.exit(75 if results and results <= {"pass", "temperror"} else 65)
@@ -208,20 +216,31 @@ def _verified(one: dict[str, Any]) -> list[str]:
     return [one["domain"] or "-", one["selector"] or "-", (one["algorithm"] or "-") + bits, one["result"], one["why"]]
 
 
-def _offline(key: Path | None, record: str | None) -> DnsFunc | None:
-    """One record, wherever it is looked for."""
-    if key is not None:
-        from relay.secrets import Reference
-        from relay.signing import keys
+def _given(key_files: Sequence[str], records: Sequence[str]) -> Given:
+    from relay.secrets import Reference
+    from relay.signing import keys
+    from relay.signing.records import Given
 
-        try:
-            record = keys.read(Reference("file", str(key))).record
-        except keys.KeyProblem as problem:
-            raise Failed(str(problem), 65) from None
-    if record is None:
-        return None
-    found = record.encode("utf-8", "surrogateescape")
-    return lambda name, timeout=0: found
+    said = []
+    try:
+        for text in key_files:
+            selector, name = ("", text) if os.path.exists(text) else _of_selector(text)
+            said.append((selector, keys.read(Reference("file", name)).record.encode()))
+    except keys.KeyProblem as problem:
+        raise Failed(str(problem), 65) from None
+    for text in records:
+        selector, record = _of_selector(text)
+        said.append((selector, record.encode("utf-8", "surrogateescape")))
+    try:
+        return Given(said)
+    except ValueError as error:
+        raise click.UsageError(f"{error}; say whose each is: SELECTOR:FILE, SELECTOR:TEXT") from None
+
+
+def _of_selector(text: str) -> tuple[str, str]:
+    """`s1:…`. A record has colons as well, but none before its first `=`."""
+    selector, colon, rest = text.partition(":")
+    return (selector, rest) if colon and re.fullmatch(r"[\w.-]+", selector) else ("", text)
 
 
 def _online(config_path: Path | None, servers: tuple[str, ...]) -> DnsFunc:

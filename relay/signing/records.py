@@ -6,7 +6,7 @@ never reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,8 +60,8 @@ class Records:
         self._failures = 0
         self._spent = 0.0
 
-    def key(self, selector: str, domain: str) -> PublicKey:
-        """Raises NoAnswer, BadRecord."""
+    def key(self, selector: str, domain: str, kind: str = "") -> PublicKey:
+        """`kind`: what the signature wants; the DNS has one key at a name. Raises NoAnswer, BadRecord."""
         name = f"{selector}._domainkey.{domain}.".encode()
         if name not in self._known:
             self._known[name] = self._asked(name)
@@ -84,6 +84,35 @@ class Records:
             raise NoAnswer(f"the DNS did not answer: {type(error).__name__}") from None
         finally:
             self._spent += self._clock() - begun
+
+
+class Given:
+    """Records that were said instead of asked for: each is for the signatures of its kind, and of a selector where it has one."""
+
+    def __init__(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """(selector or empty, text). Raises ValueError where two are for the same signatures."""
+        self._texts: dict[tuple[str, str], bytes] = {}
+        for selector, text in records:
+            place = selector.lower(), _kind(text)
+            if place in self._texts:
+                raise ValueError(f"two {place[1] or 'unreadable'} keys are for {selector or 'any selector'}")
+            self._texts[place] = text
+
+    def key(self, selector: str, domain: str, kind: str) -> PublicKey:
+        """Raises NoAnswer where none is for it, BadRecord."""
+        ours = selector.lower()
+        for place in ((ours, kind), ("", kind), (ours, ""), ("", "")):
+            if place in self._texts:
+                return read_record(self._texts[place])
+        raise NoAnswer(f"no {kind} key for it was given")
+
+
+def _kind(text: bytes) -> str:
+    """Empty where it can't be read: then it is for any, and the fault is told."""
+    try:
+        return read_record(text).kind
+    except BadRecord:
+        return ""
 
 
 def read_record(text: bytes) -> PublicKey:

@@ -22,7 +22,7 @@ from relay.signing import chain
 from relay.signing.canonical import Form, prefix_hashes
 from relay.signing.dkim import split_fields
 from relay.signing.keys import SMALLEST
-from relay.signing.records import BadRecord, DnsFunc, NoAnswer, PublicKey, Records
+from relay.signing.records import BadRecord, DnsFunc, Given, NoAnswer, PublicKey, Records
 from relay.signing.tags import (
     MANDATORY,
     NUMBER,
@@ -93,9 +93,10 @@ def arc_result(head: bytes, body: bytes | Path, dnsfunc: DnsFunc, now: float) ->
 class Verifier:
     """One message. Asks for each record once and reads the body once for each canonical form."""
 
-    def __init__(self, head: bytes, body: bytes | Path, dnsfunc: DnsFunc, now: float) -> None:
-        """`now`: epoch seconds, for t= and x=."""
-        self._body, self._records, self._now = body, Records(dnsfunc), now
+    def __init__(self, head: bytes, body: bytes | Path, source: DnsFunc | Given, now: float) -> None:
+        """`source`: of the keys. `now`: epoch seconds, for t= and x=."""
+        self._body, self._now = body, now
+        self._records = source if isinstance(source, Given) else Records(source)
         fields = split_fields(head)
         mbox = bool(fields) and (fields[0][0] or fields[0][1]).startswith((b"From ", b">From "))
         self._odd = not all(_NAME.fullmatch(name) for name, _ in fields[mbox:])
@@ -235,7 +236,7 @@ class Verifier:
         if not domain or not selector:
             raise Refused("neutral", f"{'s' if domain else 'd'}= is no domain name")
         try:
-            key = self._records.key(selector, domain)
+            key = self._records.key(selector, domain, algorithm.partition("-")[0])
         except NoAnswer as error:
             raise Refused("temperror", str(error)) from None
         except BadRecord as error:

@@ -371,9 +371,32 @@ def test_verify_without_the_dns(call: Call, tmp_path: Path) -> None:
     for nothing in (HEAD + b"\r\n" + BODY, b"", b"\r\n", b"\0\xff" * 100):
         assert "no DKIM signature" in call("verify", "-", "--key", str(file), given=nothing, code=65).stderr
     assert call("verify", "-", "--key", str(file), "--json", given=b"", code=65).stdout == "[]\n"
-    call("verify", str(eml), "--key", str(file), "--record", "x", code=64)
+    assert "two ed25519 keys" in call("verify", str(eml), "--key", str(file), "--record", key.record, code=64).stderr
     call("verify", str(tmp_path / "none.eml"), code=64)
     assert "no private key" in call("verify", str(eml), "--key", str(eml), code=65).stderr
+
+
+def test_each_signature_is_held_against_the_key_that_is_for_it(call: Call, tmp_path: Path) -> None:
+    rsa, edwards, old = generate("rsa", 1024), generate("ed25519"), generate("rsa", 1024)
+    r, e, o = (kept(tmp_path, name, key) for name, key in (("r:1", rsa), ("e", edwards), ("o", old)))
+    both = signed(edwards, selector="S1-ed25519").removesuffix(HEAD) + signed(rsa) + b"\r\n" + BODY
+
+    def results(*how: str, code: int = 0, given: bytes = both) -> list[str]:
+        return [result for _, result in verdicts(call("verify", "-", "--json", *how, given=given, code=code))]
+
+    assert results("--key", str(r), "--key", str(e)) == ["pass", "pass"]
+    assert results("--key", str(r), "--record", edwards.record) == ["pass", "pass"]
+    assert results("--key", str(e)) == ["pass", "not checked"]
+    assert results("--key", str(r)) == ["not checked", "pass"]
+    assert results("--key", f"other:{r}", code=65) == ["not checked", "not checked"], "nothing was proved"
+    assert results("--key", f"s1:{r}", "--key", f"old:{o}") == ["not checked", "pass"]
+    assert results("--key", f"S1:{r}", "--record", f"v=DKIM1; h=sha256:x; p={old.public}") == ["not checked", "pass"]
+    assert results("--key", f"s1:{o}", "--key", str(e), code=65) == ["pass", "fail"]
+    assert results("--record", f"s1-ed25519:{edwards.record}") == ["pass", "not checked"]
+    assert results("--key", str(e), given=both.replace(b"hello", b"hallo"), code=65)[0] == "fail"
+    assert "two rsa keys are for any selector" in call("verify", "-", "--key", str(r), "--key", str(o), code=64).stderr
+    (_, unchecked) = rows(call("verify", "-", "--key", str(e), given=both))
+    assert unchecked[3:] == ["not checked", "no rsa key for it was given"]
 
 
 def test_verify_by_the_dns(call: Call, tmp_path: Path) -> None:
