@@ -15,13 +15,12 @@ import click
 from relay import clock
 from relay.cli import files, show
 from relay.cli.client import Failed
-from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell
+from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell, zone_line
 
 if TYPE_CHECKING:
     from relay.signing.key import SigningKey
     from relay.signing.records import DnsFunc, Given
 
-STRING = 255  # octets of one string of a TXT record (RFC 1035 §3.3.14)
 MOST = 256 << 20  # bytes of a message to verify
 ELSEWHERE = "say where: --out FOLDER"
 
@@ -113,16 +112,6 @@ def _made(domain: str, selector: str, key: SigningKey, file: Path) -> dict[str, 
         "zone": zone_line(name, key.record),
         "signing": f"- {{domain: {domain}, selector: {selector}, key: {{file: {path}}}, when_published: true}}",
     }
-
-
-def zone_line(name: str, record: str) -> str:
-    """As a zone file has it (RFC 1035 §5.1), in strings of 255 octets at most."""
-    strings = [f'"{record[at : at + STRING]}"' for at in range(0, len(record), STRING)]
-    return f"{name}. IN TXT ( {' '.join(strings)} )" if len(strings) == 1 else _lines(name, strings)
-
-
-def _lines(name: str, strings: Sequence[str]) -> str:
-    return f"{name}. IN TXT (\n" + "".join(f"    {one}\n" for one in strings) + ")"
 
 
 def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:

@@ -237,6 +237,15 @@ def test_what_is_wrong_is_told_with_what_to_do(call: Call, zone: Knot, tmp_path:
     }
     assert all(row["text"] for s, row in found.items() if s not in ("good", "alias"))
     assert all(not isinstance(value, dict | list) for row in found.values() for value in row.values())
+    assert {row["record"] for row in found.values()} == {key.record}, "of a key that is there already"
+    assert {row["name"] for row in found.values()} == {f"{s}._domainkey.example.com" for s in selectors}
+    # What is to be published is said as keygen says it: the zone's file may hold it as it stands.
+    told = call("dns", code=65).stderr
+    lines = re.findall(r"^[\w.]+ IN TXT \((?:.|\n)*?\)$", told, re.M)
+    assert [line.partition(".")[0] for line in lines] == ["other", "two", "cut", "missing"], "a revoked key is over"
+    zone.serve(example_com=lines)
+    now = {row[1]: row[3] for row in rows(call("dns", "--server", zone.server, code=65))}
+    assert [now[selector] for selector in ("other", "two", "cut", "missing")] == ["ok"] * 4
     assert found["good"]["dmarc"] == "" and found["good"]["origin"].startswith(str(tmp_path / "relay.yaml:"))
 
 
@@ -284,6 +293,31 @@ def test_a_rotation_that_is_over_is_no_fault(call: Call, zone: Knot, tmp_path: P
     assert [row[3] for row in rows(call("dns"))] == ["over", "ok"]
     config(tmp_path, f"{old}\n{entry('example.com', 'next', file)}", zone.server)
     assert [row[3] for row in rows(call("dns", code=65))] == ["absent", "absent"], "it signs until its successor does"
+
+
+def test_a_key_that_is_over_and_has_no_successor_is_a_fault(call: Call, zone: Knot, tmp_path: Path) -> None:
+    key = generate("ed25519")
+    file = kept(tmp_path, "key.pem", key)
+    old = entry("example.com", "old", file, ", not_after: 2026-01-01")
+    zone.serve(example_com=[f"{name}._domainkey TXT {strings(key.record)}" for name in ("old", "new")])
+    told = "over, and no other key signs: example.com leaves unsigned"
+    config(tmp_path, old, zone.server)
+    assert [row[3:] for row in rows(call("dns", code=65))] == [["over", told]]
+    config(tmp_path, f"{old}\n{entry('example.com', 'new', file, ', not_before: 2126-01-01')}", zone.server)
+    assert [row[3:] for row in rows(call("dns", code=65))] == [["over", told], ["ok", ""]]
+    config(tmp_path, f"{old}\n{entry('example.org', 'new', file)}", zone.server)
+    assert ["over", told] in [row[3:] for row in rows(call("dns", code=65))], "another domain's"
+
+
+def test_a_dmarc_record_that_can_not_be_read_is_remarked(call: Call, tmp_path: Path) -> None:
+    key = generate("ed25519")
+    config(tmp_path, entry("example.com", "s1", kept(tmp_path, "key.pem", key)), "127.0.0.1")
+    answers = {"s1._domainkey.example.com": [key.record], "_dmarc.example.com": ["v=spf1 -all", "v=DMARC1 p=none"]}
+    with Scripted(lambda name, tcp: answers.get(name, "NXDOMAIN")) as up:
+        done = call("dns", "--server", up.server)
+        (row,) = json.loads(call("dns", "--server", up.server, "--json").stdout)
+    assert "_dmarc.example.com: v=DMARC1 p=none\n_dmarc.example.com: receivers can't read this" in done.stderr
+    assert row["dmarc"] == "v=DMARC1 p=none" and "can't read" in row["dmarc_remark"]
 
 
 def test_trouble_is_75_and_a_fault_goes_before_it(call: Call, tmp_path: Path) -> None:
