@@ -60,7 +60,7 @@ def keygen(
     (RFC 8463).
     """
     from relay.config.values import parse_domain, parse_selector
-    from relay.signing.keys import generate
+    from relay.signing.keys import USUAL, generate
 
     try:
         domain = parse_domain(domain)
@@ -90,6 +90,14 @@ def keygen(
         show.as_json(made)
     else:
         _tell_made(domain, made)
+    if type_ == "ed25519":
+        click.echo(
+            "warning: few receivers verify Ed25519 yet, and for the others the mail is unsigned; "
+            "--type both makes an RSA key to sign beside it",
+            err=True,
+        )
+    elif int(bits) < USUAL:
+        click.echo(f"warning: an RSA key of {bits} bits; make one of {USUAL} (RFC 8301)", err=True)
 
 
 def _made(domain: str, selector: str, key: SigningKey, file: Path) -> dict[str, Any]:
@@ -123,7 +131,8 @@ def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:
     click.echo("\nor in a form, as type TXT:\n")
     for one in made:
         click.echo(f"name   {one['name']}\nvalue  {one['record']}\n")
-    click.echo("in the configuration (the key signs once its record is seen):\n\nsigning:")
+    click.echo("in the configuration (the key signs once its record is seen);")
+    click.echo("paste the lines below the `signing:` that is there, if there is one:\n\nsigning:")
     for one in made:
         click.echo(f"  {one['signing']}")
     click.echo(f"\nthen: relay check && relay reload && relay dkim dns {domain}")

@@ -168,6 +168,29 @@ def test_it_is_handed_to_the_service_s_group(tmp_path: Path, monkeypatch: pytest
         assert path.stat().st_gid == grp.getgrnam("daemon").gr_gid
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's group is nobody else's")
+def test_without_the_service_s_group_it_is_root_s(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/operations.md says."""
+    monkeypatch.setattr(files, "GROUP", "no-such-group")
+    call("keygen", "example.com", "--selector", "s1")
+    found = (tmp_path / "dkim" / "example.com.s1.pem").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, os.getegid())
+
+
+def test_a_key_that_few_take_is_warned_of(call: Call) -> None:
+    def warned(*how: str) -> str:
+        return call("keygen", "example.com", "--force", "--selector", "s1", "--json", *how).stderr
+
+    assert "few receivers verify Ed25519" in warned("--type", "ed25519")
+    assert "1024 bits" in warned("--bits", "1024") and "1024 bits" in warned("--bits", "1024", "--type", "both")
+    assert warned() == warned("--type", "both") == ""
+
+
+def test_the_lines_go_below_what_is_there(call: Call) -> None:
+    told = call("keygen", "example.com", "--selector", "s1").stdout
+    assert "paste the lines below the `signing:` that is there, if there is one:\n\nsigning:\n  - {" in told
+
+
 def test_json_is_flat_and_public(call: Call, tmp_path: Path) -> None:
     (one,) = json.loads(
         call("keygen", "example.com", "--bits", "1024", "--out", str(tmp_path / "a b"), "--json").stdout
