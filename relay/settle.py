@@ -149,7 +149,8 @@ def _verdict(
     r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, attempts: int
 ) -> tuple[Verb, str, str, bool]:
     """(verb, event kind, why, is it in doubt)."""
-    said = f"{outcome.egress}: {outcome.reply}" if outcome.egress else str(outcome.reply)
+    who = "not tried" if outcome.stage is Stage.PREPARE else outcome.egress  # nothing was said to it
+    said = f"{who}: {outcome.reply}" if who else str(outcome.reply)
     said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
         case Result.HARD:

@@ -59,7 +59,7 @@ def keygen(
     is printed nowhere. RSA is what every receiver verifies; `--type both` adds an Ed25519 key to sign with side by side
     (RFC 8463).
     """
-    from relay.config.values import parse_domain, parse_selector
+    from relay.config.mailvalues import parse_domain, parse_selector
     from relay.signing.keys import USUAL, generate
 
     try:

@@ -101,7 +101,7 @@ def dns(domain: str | None, config_path: Path | None, servers: tuple[str, ...], 
     """
     from relay.config.load import ConfigError, load
     from relay.config.places import config_file
-    from relay.config.values import parse_domain
+    from relay.config.mailvalues import parse_domain
 
     file = config_file(os.environ, config_path)
     if not os.path.exists(file):
