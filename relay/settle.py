@@ -32,7 +32,7 @@ class Outcome:
     rule: str = ""  # the route that ended it, for operators
     passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
     crashed: bool = False  # our own code failed over it
-    prepared: str = ""  # what was done to the message before it left
+    prepared: tuple[str, ...] = ()  # what was done to the message before it left
 
 
 def settle(
@@ -149,7 +149,8 @@ def _verdict(
     r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, attempts: int
 ) -> tuple[Verb, str, str, bool]:
     """(verb, event kind, why, is it in doubt)."""
-    said = f"{outcome.egress}: {outcome.reply}" if outcome.egress else str(outcome.reply)
+    who = "not tried" if outcome.stage is Stage.PREPARE else outcome.egress  # nothing was said to it
+    said = f"{who}: {outcome.reply}" if who else str(outcome.reply)
     said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
         case Result.HARD:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relay import clock
-from relay.admin.leaving import leaving, message_from, parts
+from relay.admin.leaving import leaving, made_from, message_from
 from relay.admin.words import clock_time
-from relay.policy.classes import choose_class
+from relay.envelope import queue_id
+from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.gate import EgressView
-from relay.policy.routing import CAPTURED, Action, Facts, Route, Undecided, matches_any
-from relay.settings import Config, User
+from relay.policy.routing import CAPTURED, Action, Facts, Route, Table, Undecided, matches_any
+from relay.repair import Outcome
+from relay.settings import Config, Listen, User
 from relay.signing.rules import Seen
-from relay.submission import from_address, read_head
+from relay.submission import BadMessage, Head, Options, authors, faults, from_address, read_head, read_options, split
+from relay.trace import prefix
+
+SAMPLE = 0  # the number of a message that nobody sent
 
 
 def explain(
@@ -21,31 +27,23 @@ def explain(
     facts: Facts,
     asked: Mapping[str, Any],
     view: Callable[[str], EgressView | None],
-    seen: Seen = lambda rule, domain: None,
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
     """Class, rules in order with what each lacks, the rule that takes it, and its egresses in order.
 
-    For each egress: what would be done to the message before it leaves. Signs, and reads keys' records from `seen` alone.
-    Raises ValueError.
+    For each egress: what would be done to the message before it leaves, also where `capture` keeps it here. Signs, and reads
+    keys' records from `seen` alone; None: no relay runs that could know. Raises ValueError.
     """
-    asked_class = str(asked.get("class") or "")
-    content = parts(message_from(asked), facts)
-    user = config.users.get(facts.user)
-    class_ = choose_class(config.classes, asked_class, facts, user.classes if user else ())
-    facts = Facts(
-        facts.sender, facts.recipient, facts.listener, facts.client, facts.user, facts.from_, class_.name, facts.tag,
-        facts.size, facts.headers,
-    )  # fmt: skip
-    table = config.table
-    no = _may_not(user, facts) if user else ""
-    route = None if no else table.pick_for(facts)
-    chosen = None if isinstance(route, Undecided) else route
+    case = _case(asked, config)
+    user, options = config.users.get(facts.user), case.options
+    class_ = choose_class(config.classes, options.class_, facts, user.classes if user else ())
+    facts = replace(facts, class_=class_.name)
+    no = _may_not(user, facts, case.authors) if user else ""
     rules = [{"name": f"user {user.name}", "origin": "users", "verdict": no or "may send this"}] if user else []
-    for rule in table.routes if not no else ():
-        if rule.match.test(lambda q: q.ask(facts)):
-            rules.append(_rule(rule, "matches"))
-            break
-        rules.append(_rule(rule, f"does not match: {rule.match.first_no(facts)}"))
+    taking, walked = (None, []) if no else _walk(config.table, facts, options.route)
+    found = config.table.unless_captured(taking, lambda q: q.ask(facts)) if taking else None
+    chosen = None if isinstance(found, Undecided) else found
+    rules += walked
     if chosen is CAPTURED:
         rules.append(_rule(CAPTURED, "matches: the recipient is not in capture.allow, so it is kept here instead"))
     return {
@@ -53,57 +51,159 @@ def explain(
         "from": facts.from_,
         "recipient": facts.recipient,
         "class": class_.name,
+        "tag": facts.tag,
+        "notes": case.notes,
         "route": chosen.name if chosen else None,
         "origin": chosen.origin if chosen else None,
         "action": chosen.action.value if chosen else "reject",
         "text": no or _text(chosen, facts),
         "rules": rules,
-        "egresses": _egresses(config, chosen, facts, content, view, seen),
-        "retry": {
-            "give_up": class_.retry.give_up,
-            "in_doubt": class_.in_doubt.value,
-            "priority": int(class_.priority),
-        },
+        "before_capture": taking.name if taking and chosen is CAPTURED else None,
+        "egresses": _egresses(config, taking, facts, case.content, view, seen, captured=chosen is CAPTURED),
+        "retry": _retry(class_, options),
     }
 
 
-def _may_not(user: User, facts: Facts) -> str:
-    """What a user would hear who may not send this; empty where he may."""
+def _walk(table: Table, facts: Facts, asked_route: str) -> tuple[Route | None, list[dict[str, Any]]]:
+    """The rule that takes it, `capture` aside, and those that were asked, with what each lacks."""
+    if named := table.by_name.get(asked_route):
+        return named, [_rule(named, "matches: X-Relay-Route names it")]
+    rules: list[dict[str, Any]] = []
+    for rule in table.routes:
+        if rule.match.test(lambda q: q.ask(facts)):
+            return rule, [*rules, _rule(rule, "matches")]
+        rules.append(_rule(rule, f"does not match: {rule.match.first_no(facts)}"))
+    return None, rules
+
+
+def _retry(class_: TrafficClass, options: Options) -> dict[str, Any]:
+    return {
+        "give_up": class_.retry.give_up,
+        "in_doubt": class_.in_doubt.value,
+        "priority": int(class_.priority if options.priority is None else options.priority),
+    }
+
+
+def _may_not(user: User, facts: Facts, named: tuple[str, ...]) -> str:
+    """What a user would hear who may not send this; empty where he may. `named`: all its authors."""
     if not matches_any(user.senders, facts.sender):
         return f"553 5.7.1 user {user.name} may not send as <{facts.sender}>"
     if not matches_any(user.recipients, facts.recipient):
         return f"550 5.7.1 user {user.name} may not send to <{facts.recipient}>"
-    if facts.from_ and not matches_any(user.senders, facts.from_):
-        return f"550 5.7.1 user {user.name} may not send as {facts.from_}"
+    if "*" in user.senders:
+        return ""
+    for author in named:
+        if not author:
+            return "550 5.7.1 From or Sender cannot be read"
+        if not matches_any(user.senders, author):
+            return f"550 5.7.1 user {user.name} may not send as {author}"
     return ""
+
+
+# -- the message, as intake would take it
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    facts: Facts
+    options: Options  # those of the command line and, where it is silent, the honoured ones of the message
+    content: tuple[bytes, bytes]  # (head, body) as they would be kept
+    authors: tuple[str, ...]
+    notes: list[str]  # for people: what was put right, and what is ignored
 
 
 def facts_from(asked: Mapping[str, Any], config: Config) -> Facts:
     """The facts of a message that somebody describes, or brings along. Raises ValueError."""
+    return _case(asked, config).facts
+
+
+def _case(asked: Mapping[str, Any], config: Config) -> _Case:
+    """What intake would make of it. What is asked for in so many words counts more than what the message says.
+
+    `from` is From, and MAIL FROM where `sender` is silent; of a message that is brought along it is MAIL FROM alone.
+    """
     given = asked.get("headers") or {}
     if not isinstance(given, Mapping):
         raise ValueError("headers wants an object")
-    headers: Mapping[str, tuple[str, ...]] = {str(k).lower(): (str(v),) for k, v in given.items()}
-    from_, size, message = str(asked.get("from") or ""), int(asked.get("size") or 4096), message_from(asked)
-    if message is not None:
-        kept, body = parts(message, None)
-        head = read_head(kept)
-        from_, size, headers = from_ or head.from_, len(kept) + len(body), {**head.headers(), **headers}
+    said = {str(name): str(value) for name, value in given.items()}
+    listen, user = _listener(asked, config), _user(asked, config)
+    from_ = str(asked.get("from") or "")
     address = from_address(from_) or from_
-    user = str(asked.get("user") or "")
-    if user and user not in config.users:
-        raise ValueError(f"no user '{user}'; there is {', '.join(config.users) or 'none'}")
-    return Facts(
-        sender=str(asked.get("sender") or address),
-        recipient=str(asked.get("to") or ""),
-        listener=str(asked.get("listener") or config.listen[0].name),
-        client=str(asked.get("client") or "127.0.0.1"),
-        user=user,
-        from_=address,
-        tag=str(asked.get("tag") or ""),
-        size=size,
-        headers=headers,
+    brought, recipient = message_from(asked), str(asked.get("to") or "")
+    raw = brought if brought is not None else made_from(address or str(asked.get("sender") or ""), recipient, said)
+    now = clock.now()
+    try:
+        start = split(raw)
+        head = read_head(raw[:start])
+        notes = _put_right(head, raw[:start], start < len(raw), listen)
+        options, ignored = read_options(head, listen.honour | (user.honour if user else frozenset()), now)
+    except BadMessage as error:
+        raise ValueError(f"the relay would refuse it: {error.code} {error.enhanced} {error.text}") from None
+    sender = str(asked.get("sender") or address or head.from_)
+    if not head.has_from:
+        head.add_from(sender or f"MAILER-DAEMON@{config.hostname}")
+    options = replace(
+        options, class_=str(asked.get("class") or options.class_), tag=str(asked.get("tag") or options.tag)
     )
+    notes += [f"ignored: {text}" for text in [*ignored, *_unknown(options, config, user)]]
+    if options.send_at and options.send_at > now:
+        notes.append(f"X-Relay-Send-At: it does not leave before {clock_time(options.send_at, now)}")
+    client = str(asked.get("client") or "127.0.0.1")
+    top = prefix(
+        head, queue_id=queue_id(SAMPLE), hostname=config.hostname, helo="client", client=client, protocol="ESMTP", now=now
+    )  # fmt: skip
+    facts = Facts(
+        sender=sender,
+        recipient=recipient,
+        listener=listen.name,
+        client=client,
+        user=user.name if user else "",
+        from_=head.from_ if brought is not None or not address else address,
+        tag=options.tag,
+        size=int(asked.get("size") or (4096 if brought is None else len(raw))),
+        headers={**head.headers(), **{name.lower(): (value,) for name, value in said.items()}},
+    )
+    return _Case(facts, options, (top + head.kept, raw[start:]), tuple(authors(head)), notes)
+
+
+def _put_right(head: Head, raw: bytes, more: bool, listen: Listen) -> list[str]:
+    """What the listener would put right, for people. Raises BadMessage where it would refuse."""
+    found = faults(head, raw, more)
+    for fault in found:
+        if listen.headers == "reject" or fault.outcome is Outcome.REFUSED:
+            raise BadMessage(554, "5.6.0", fault.text)
+    return [f"{'put right' if fault.outcome is Outcome.REPAIRED else 'odd'}: {fault.text}" for fault in found]
+
+
+def _unknown(options: Options, config: Config, user: User | None) -> list[str]:
+    """Names that choose nothing."""
+    found = []
+    allowed = user.classes if user else ()
+    if options.class_ and options.class_ not in config.classes:
+        found.append(f"x-relay-class: no class {options.class_!r} in the configuration")
+    elif options.class_ and allowed and options.class_ not in allowed:
+        found.append(f"x-relay-class: class {options.class_!r} is none of this user's")
+    if options.route and options.route not in config.table.by_name:
+        found.append(f"x-relay-route: no route {options.route!r} in the configuration")
+    return found
+
+
+def _listener(asked: Mapping[str, Any], config: Config) -> Listen:
+    name = str(asked.get("listener") or config.listen[0].name)
+    found = next((listen for listen in config.listen if listen.name == name), None)
+    if found is None:
+        raise ValueError(f"no listener '{name}'; there is {', '.join(listen.name for listen in config.listen)}")
+    return found
+
+
+def _user(asked: Mapping[str, Any], config: Config) -> User | None:
+    name = str(asked.get("user") or "")
+    if name and name not in config.users:
+        raise ValueError(f"no user '{name}'; there is {', '.join(config.users) or 'none'}")
+    return config.users.get(name)
+
+
+# -- the answer
 
 
 def _rule(rule: Route, verdict: str) -> dict[str, Any]:
@@ -132,7 +232,9 @@ def _egresses(
     facts: Facts,
     content: tuple[bytes, bytes],
     view: Callable[[str], EgressView | None],
-    seen: Seen,
+    seen: Seen | None,
+    *,
+    captured: bool,
 ) -> list[dict[str, Any]]:
     """Each egress of the route in order, and whether and when it could leave by it now."""
     if route is None or route.action is not Action.VIA:
@@ -143,6 +245,8 @@ def _egresses(
         seen_egress = view(name)
         if name not in allowed:
             when, wait = f"skipped: may not send as {facts.sender}", None
+        elif captured:
+            when, wait = "not dialled", None
         elif seen_egress is None:
             when, wait = "no relay is running to ask", None
         elif seen_egress.wait > 0:

@@ -15,13 +15,12 @@ import click
 from relay import clock
 from relay.cli import files, show
 from relay.cli.client import Failed
-from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell
+from relay.cli.published import CONFIG, SERVERS, dns, resolver_for, tell, zone_line
 
 if TYPE_CHECKING:
     from relay.signing.key import SigningKey
-    from relay.signing.records import DnsFunc
+    from relay.signing.records import DnsFunc, Given
 
-STRING = 255  # octets of one string of a TXT record (RFC 1035 §3.3.14)
 MOST = 256 << 20  # bytes of a message to verify
 ELSEWHERE = "say where: --out FOLDER"
 
@@ -60,8 +59,8 @@ def keygen(
     is printed nowhere. RSA is what every receiver verifies; `--type both` adds an Ed25519 key to sign with side by side
     (RFC 8463).
     """
-    from relay.config.values import parse_domain, parse_selector
-    from relay.signing.keys import generate
+    from relay.config.mailvalues import parse_domain, parse_selector
+    from relay.signing.keys import USUAL, generate
 
     try:
         domain = parse_domain(domain)
@@ -91,6 +90,14 @@ def keygen(
         show.as_json(made)
     else:
         _tell_made(domain, made)
+    if type_ == "ed25519":
+        click.echo(
+            "warning: few receivers verify Ed25519 yet, and for the others the mail is unsigned; "
+            "--type both makes an RSA key to sign beside it",
+            err=True,
+        )
+    elif int(bits) < USUAL:
+        click.echo(f"warning: an RSA key of {bits} bits; make one of {USUAL} (RFC 8301)", err=True)
 
 
 def _made(domain: str, selector: str, key: SigningKey, file: Path) -> dict[str, Any]:
@@ -115,16 +122,6 @@ def _made(domain: str, selector: str, key: SigningKey, file: Path) -> dict[str, 
     }
 
 
-def zone_line(name: str, record: str) -> str:
-    """As a zone file has it (RFC 1035 §5.1), in strings of 255 octets at most."""
-    strings = [f'"{record[at : at + STRING]}"' for at in range(0, len(record), STRING)]
-    return f"{name}. IN TXT ( {' '.join(strings)} )" if len(strings) == 1 else _lines(name, strings)
-
-
-def _lines(name: str, strings: Sequence[str]) -> str:
-    return f"{name}. IN TXT (\n" + "".join(f"    {one}\n" for one in strings) + ")"
-
-
 def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:
     for one in made:
         click.echo(f"wrote {one['file']}")
@@ -134,7 +131,8 @@ def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:
     click.echo("\nor in a form, as type TXT:\n")
     for one in made:
         click.echo(f"name   {one['name']}\nvalue  {one['record']}\n")
-    click.echo("in the configuration (the key signs once its record is seen):\n\nsigning:")
+    click.echo("in the configuration (the key signs once its record is seen);")
+    click.echo("paste the lines below the `signing:` that is there, if there is one:\n\nsigning:")
     for one in made:
         click.echo(f"  {one['signing']}")
     click.echo(f"\nthen: relay check && relay reload && relay dkim dns {domain}")
@@ -145,34 +143,39 @@ def _tell_made(domain: str, made: Sequence[dict[str, Any]]) -> None:
 
 @dkim.command()
 @click.argument("file", type=click.File("rb"))
-@click.option("--key", type=click.Path(path_type=Path), help="Against this private key; the DNS is not asked.")
-@click.option("--record", help="Against this TXT record; the DNS is not asked.")
+@click.option(
+    "--key",
+    "key_files",
+    multiple=True,
+    metavar="[SELECTOR:]FILE",
+    help="Against this private key, and the DNS is not asked. Repeatable, with --record too.",
+)
+@click.option("--record", "records", multiple=True, metavar="[SELECTOR:]TEXT", help="Against this TXT record likewise.")
 @CONFIG
 @SERVERS
 @click.option("--json", "json_", is_flag=True, help="One JSON array.")
 def verify(
     file: BinaryIO,
-    key: Path | None,
-    record: str | None,
+    key_files: tuple[str, ...],
+    records: tuple[str, ...],
     config_path: Path | None,
     servers: tuple[str, ...],
     json_: bool,
 ) -> None:
     """Verify a message's signatures and ARC chain.
 
-    FILE is a message (.eml), or - for standard input.
+    FILE is a message (.eml), or - for standard input. A key that is given is for the signatures of its kind, or with a
+    selector for those of that selector; a signature that none is for is not checked.
 
-    Exit 0 if all pass, 65 if one does not or there is none, 75 if the DNS did not answer.
+    Exit 0 if all that is checked passes, 65 if one does not or there is none, 75 if the DNS did not answer.
     """
     from relay.signing.verify import Verifier, parts
 
-    if key is not None and record is not None:
-        raise click.UsageError("say one of --key and --record")
     raw = file.read(MOST + 1)
     if len(raw) > MOST:
         raise Failed(f"the message is larger than {MOST} bytes", 65)
-    ask = _offline(key, record) or _online(config_path, servers)
-    verifier = Verifier(*parts(raw), ask, clock.now())
+    given = _given(key_files, records) if key_files or records else None
+    verifier = Verifier(*parts(raw), given or _online(config_path, servers), clock.now())
     found = [
         {
             "kind": "dkim",
@@ -189,13 +192,16 @@ def verify(
     if arc.cv != "none":
         result = "temperror" if arc.temporary else arc.cv
         found.append({"kind": "arc", "instance": arc.instance, "result": result, "why": arc.why})
+    for row in found if given else ():
+        if row["result"] == "temperror":  # nobody was asked: its key was not given
+            row["result"] = "not checked"
     if json_:
         show.as_json(found)
     elif found:
         tell([_verified(one) for one in found])
     else:
         click.echo("the message has no DKIM signature and no ARC chain", err=True)
-    results = {str(one["result"]) for one in found}
+    results = {str(one["result"]) for one in found} - {"not checked"}
     if results == {"pass"}:
         sys.exit(0)
     sys.exit(75 if results and results <= {"pass", "temperror"} else 65)
@@ -208,20 +214,31 @@ def _verified(one: dict[str, Any]) -> list[str]:
     return [one["domain"] or "-", one["selector"] or "-", (one["algorithm"] or "-") + bits, one["result"], one["why"]]
 
 
-def _offline(key: Path | None, record: str | None) -> DnsFunc | None:
-    """One record, wherever it is looked for."""
-    if key is not None:
-        from relay.secrets import Reference
-        from relay.signing import keys
+def _given(key_files: Sequence[str], records: Sequence[str]) -> Given:
+    from relay.secrets import Reference
+    from relay.signing import keys
+    from relay.signing.records import Given
 
-        try:
-            record = keys.read(Reference("file", str(key))).record
-        except keys.KeyProblem as problem:
-            raise Failed(str(problem), 65) from None
-    if record is None:
-        return None
-    found = record.encode("utf-8", "surrogateescape")
-    return lambda name, timeout=0: found
+    said = []
+    try:
+        for text in key_files:
+            selector, name = ("", text) if os.path.exists(text) else _of_selector(text)
+            said.append((selector, keys.read(Reference("file", name)).record.encode()))
+    except keys.KeyProblem as problem:
+        raise Failed(str(problem), 65) from None
+    for text in records:
+        selector, record = _of_selector(text)
+        said.append((selector, record.encode("utf-8", "surrogateescape")))
+    try:
+        return Given(said)
+    except ValueError as error:
+        raise click.UsageError(f"{error}; say whose each is: SELECTOR:FILE, SELECTOR:TEXT") from None
+
+
+def _of_selector(text: str) -> tuple[str, str]:
+    """`s1:…`. A record has colons as well, but none before its first `=`."""
+    selector, colon, rest = text.partition(":")
+    return (selector, rest) if colon and re.fullmatch(r"[\w.-]+", selector) else ("", text)
 
 
 def _online(config_path: Path | None, servers: tuple[str, ...]) -> DnsFunc:
@@ -238,4 +255,4 @@ def _online(config_path: Path | None, servers: tuple[str, ...]) -> DnsFunc:
         except ConfigError as error:
             if config_path is not None:
                 raise Failed(str(error), 78) from None
-    return asking(resolver_for(servers, config))
+    return asking(resolver_for(servers, config), tells=True)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from relay.signing.key import SigningKey
     from relay.signing.rules import Rule
 
+STRING = 255  # octets of one string of a TXT record (RFC 1035 §3.3.14)
+RIGHT = (
+    "ok",
+    "over",
+    "unknown",
+    "revoked",
+)  # there is nothing to publish, or nobody knows; a revoked key does not come back
 WIDE = 120  # columns; on a narrower terminal a row takes two lines
 
 SERVERS = click.option("--server", "servers", multiple=True, help="Ask this DNS server, such as 9.9.9.9 or [::1]:5353.")
@@ -44,15 +51,29 @@ class _Asked:
     key: SigningKey
     origin: str
     over: bool  # its time is (not_after)
+    waits: bool = False  # its time has not come (not_before), or it is no entry of `signing`
     verdict: str = ""
     text: str = ""
+    missed: bool = False  # its time is over, and nothing signs in its place
     dmarc: str | None = None
 
     @property
     def good(self) -> bool:
-        return self.verdict in ("ok", "over")
+        return self.verdict in ("ok", "over") and not self.missed
+
+    @property
+    def sender(self) -> str:
+        return self.from_domain or self.domain
+
+    @property
+    def name(self) -> str:
+        from relay.signing.published import place
+
+        return place(self.selector, self.domain)
 
     def row(self) -> dict[str, Any]:
+        from relay.signing.published import dmarc_remark
+
         return {
             "domain": self.domain,
             "selector": self.selector,
@@ -60,7 +81,10 @@ class _Asked:
             "verdict": self.verdict,
             "text": self.text,
             "origin": self.origin,
+            "name": self.name,
+            "record": self.key.record,
             "dmarc": self.dmarc,
+            "dmarc_remark": dmarc_remark(self.dmarc) if self.dmarc else "",
         }
 
 
@@ -77,7 +101,7 @@ def dns(domain: str | None, config_path: Path | None, servers: tuple[str, ...], 
     """
     from relay.config.load import ConfigError, load
     from relay.config.places import config_file
-    from relay.config.values import parse_domain
+    from relay.config.mailvalues import parse_domain
 
     file = config_file(os.environ, config_path)
     if not os.path.exists(file):
@@ -128,13 +152,14 @@ def _entries(config: Config, domain: str, now: float) -> tuple[list[_Asked], lis
             from_domain = ""  # as many as there are below it
         asked = _Asked(from_domain, rule.signs_as(domain), rule.selector, rule.key, rule.origin, False)
         asked.over = rule.not_after is not None and rule.not_after <= now
+        asked.waits = rule.not_before is not None and rule.not_before > now
         known = found.setdefault((asked.domain, asked.selector, rule.key.public), asked)
         if known is not asked:
             known.origin += f", {asked.origin}"
-            known.over = known.over and asked.over
+            known.over, known.waits = known.over and asked.over, known.waits and asked.waits
     if config.arc is not None and domain in ("", config.arc.domain):
         arc = config.arc
-        asked = _Asked("", arc.domain, arc.selector, arc.key, "arc", False)
+        asked = _Asked("", arc.domain, arc.selector, arc.key, "arc", False, True)
         found.setdefault((arc.domain, arc.selector, arc.key.public), asked)
     return list(found.values()), left_out
 
@@ -152,11 +177,11 @@ def _most_specific(rules: Sequence[Rule], domain: str) -> list[Rule]:
 
 async def _compare(found: Sequence[_Asked], resolver: Resolver) -> None:
     from relay.resolver import DnsTrouble
-    from relay.signing.published import compare, place
+    from relay.signing.published import compare
 
     async def ask(one: _Asked) -> None:
         try:
-            published = compare(one.key, await resolver.txt(place(one.selector, one.domain)))
+            published = compare(one.key, await resolver.txt(one.name))
             one.verdict, one.text = published.verdict, published.text
         except DnsTrouble as trouble:
             one.verdict, one.text = "unknown", f"DNS could not be asked: {trouble}"
@@ -165,10 +190,14 @@ async def _compare(found: Sequence[_Asked], resolver: Resolver) -> None:
     policies = asyncio.gather(*(_dmarc(domain, resolver) for domain in sorted(domains)))
     await asyncio.gather(*map(ask, found))
     dmarc = dict(zip(sorted(domains), await policies, strict=True))
-    good = {(one.domain, one.key.kind) for one in found if one.good and not one.over}
+    signing = {one.sender for one in found if not one.over and not one.waits}
+    good = {(one.domain, one.key.kind) for one in found if one.good and not one.over and not one.waits}
     for one in found:
         one.dmarc = dmarc.get(one.from_domain)
-        if one.over and (one.domain, one.key.kind) in good:
+        if one.over and one.sender not in signing:
+            one.verdict, one.missed = "over", True
+            one.text = f"over, and no other key signs: {one.sender} leaves unsigned"
+        elif one.over and (one.domain, one.key.kind) in good:
             one.verdict, one.text = "over", "its time is over (not_after) and another key signs: the entry can go"
 
 
@@ -176,11 +205,12 @@ async def _dmarc(domain: str, resolver: Resolver) -> str | None:
     """The policy that counts for a From domain (RFC 7489 §6.6.3); empty: none; None: nobody knows."""
     from relay.policy.alignment import organizational_domain
     from relay.resolver import DnsTrouble
+    from relay.signing.published import meant_for_dmarc
 
     try:
         for name in dict.fromkeys((domain, organizational_domain(domain))):
             for record in await resolver.txt(f"_dmarc.{name}") or ():
-                if record.startswith(b"v=DMARC1"):
+                if meant_for_dmarc(record):
                     return "".join(c if c.isprintable() else "?" for c in record.decode("ascii", "replace")[:500])
     except DnsTrouble:
         return None
@@ -188,6 +218,8 @@ async def _dmarc(domain: str, resolver: Resolver) -> str | None:
 
 
 def _notes(found: Sequence[_Asked], left_out: Sequence[Rule]) -> list[str]:
+    from relay.signing.published import dmarc_remark
+
     lines = [
         f"{rule.origin}: {rule.domain} is asked for where a domain is said: relay dkim dns DOMAIN" for rule in left_out
     ]
@@ -195,7 +227,10 @@ def _notes(found: Sequence[_Asked], left_out: Sequence[Rule]) -> list[str]:
         if dmarc == "":
             lines.append(f"_dmarc.{domain}: no DMARC record; large receivers want one, such as v=DMARC1; p=none")
         elif dmarc:
-            lines.append(f"_dmarc.{domain}: {dmarc}")
+            lines += [f"_dmarc.{domain}: {one}" for one in (dmarc, dmarc_remark(dmarc)) if one]
+    for one in found:
+        if one.verdict not in RIGHT:
+            lines.append(f"\npublish in the zone of {one.domain}:\n{zone_line(one.name, one.key.record)}")
     return lines
 
 
@@ -216,3 +251,13 @@ def tell(rows: Sequence[Sequence[str]]) -> None:
         show.pairs(columns[:-1], ((row[:-1], row[-1]) for row in rows), 3)
     else:
         show.table(columns, rows, 3)
+
+
+def zone_line(name: str, record: str) -> str:
+    """As a zone file has it (RFC 1035 §5.1), in strings of 255 octets at most."""
+    strings = [f'"{record[at : at + STRING]}"' for at in range(0, len(record), STRING)]
+    return f"{name}. IN TXT ( {' '.join(strings)} )" if len(strings) == 1 else _lines(name, strings)
+
+
+def _lines(name: str, strings: Sequence[str]) -> str:
+    return f"{name}. IN TXT (\n" + "".join(f"    {one}\n" for one in strings) + ")"

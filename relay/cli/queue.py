@@ -143,7 +143,9 @@ def show_(queue_id: str, json_: bool) -> None:
         who = "" if e["n"] is None else f" {found['recipients'][e['n']]['recipient']}"
         said = e.get("why") or e.get("last_reply") or ""
         click.echo(f"  {show.stamp(e['at'])}  {e['kind']}{who}{' via ' + e['egress'] if e['egress'] else ''}  {said}")
-    click.secho("\nHeader", bold=True)
+        for line in e.get("prepared", ()):
+            click.echo(f"      {line}")
+    click.secho("\nHeader, as it came", bold=True)
     click.echo("  " + found["head"].strip().replace("\r\n", "\n  "))
 
 
@@ -267,7 +269,10 @@ for _command in (
 )
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 def export(queue_ids: tuple[str, ...], output: Path | None, force: bool, **given: Any) -> None:
-    """Messages as .eml, as they leave."""
+    """Messages as .eml, as they came in.
+
+    That is before they are rewritten and signed, which is done for each try.
+    """
     wanted = _wanted(queue_ids, given)
     if not wanted:
         raise click.UsageError("export wants queue ids or a filter")

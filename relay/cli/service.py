@@ -175,13 +175,18 @@ def _leaving(found: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--from", "from_", help="The From address (and MAIL FROM, if --sender does not say otherwise).")
+@click.option(
+    "--from",
+    "from_",
+    help="The From address (and MAIL FROM, if --sender does not say otherwise). With --file: MAIL FROM, as --sender.",
+)
 @click.option("--to", required=True, help="The recipient.")
 @click.option(
     "--file",
     "message",
     type=click.File("rb"),
-    help="A message (.eml), or - for standard input: its From, header fields and size, and what would be done to it.",
+    help="A message (.eml), or - for standard input: what it says counts as it would on its way in, X-Relay-* too, unless "
+    "an option says otherwise; and what would be done to it.",
 )
 @click.option("--sender", help="MAIL FROM.")
 @click.option("--user", help="Who logged in.")
@@ -210,6 +215,8 @@ def explain(
     """
     if from_ is None and message is None:
         raise click.UsageError("say --from ADDRESS, or --file MESSAGE.eml")
+    if from_ and message is not None and given.get("sender"):
+        raise click.UsageError("with --file, --from is MAIL FROM: say it, or --sender, and not both")
     for option, address in (("--from", from_), ("--to", to)):
         if address is not None and "@" not in address:
             raise click.UsageError(f"{option} wants a mail address such as user@example.com, not {address!r}")
@@ -228,7 +235,15 @@ def explain(
     if json_:
         show.as_json(found)
         return
-    click.echo(f"a message from {found['from']} to {found['recipient']}, class {found['class']}:")
+    _tell_explained(found, asked)
+
+
+def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
+    envelope = f" (MAIL FROM <{found['sender']}>)" if found["sender"] != found["from"] else ""
+    author = found["from"] or "nobody who can be read"
+    click.echo(f"a message from {author}{envelope} to {found['recipient']}, class {found['class']}:")
+    for note in found["notes"]:
+        click.secho(f"  {note}", fg="yellow")
     for rule in found["rules"]:
         hit = rule["verdict"].startswith("matches")
         click.secho(
@@ -239,6 +254,8 @@ def explain(
         click.echo("  no login was assumed; --user NAME says who logged in")
     if not found["route"]:
         click.secho(f"  no rule matches: {found['text']}", fg="red")
+    elif found["before_capture"]:
+        click.echo(f"  {found['text']}; by route {found['before_capture']} it would leave so:")
     elif not found["egresses"]:
         click.echo(f"  {found['text']}")
     for i, e in enumerate(found["egresses"], 1):
@@ -247,9 +264,10 @@ def explain(
             click.secho(f"       {text}", fg=colour)
     if found["action"] == "via":
         from relay.config.values import print_duration
+        from relay.policy.classes import Priority
 
-        give_up = print_duration(found["retry"]["give_up"])
-        click.echo(f"  tried for {give_up}; in doubt: {found['retry']['in_doubt']}")
+        give_up, priority = print_duration(found["retry"]["give_up"]), Priority(found["retry"]["priority"])
+        click.echo(f"  tried for {give_up}; in doubt: {found['retry']['in_doubt']}; priority: {priority.name.lower()}")
 
 
 def _explain_running(asked: dict[str, Any]) -> Any:

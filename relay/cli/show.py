@@ -125,13 +125,23 @@ def leaving(row: dict[str, Any], sender: str) -> Iterator[tuple[str, str | None]
     if row["error"]:
         yield f"it can't leave: {row['error']}", "red"
         return
-    if row["reverse_path"] != sender and not any(c.startswith("reverse-path") for c in row["changes"]):
-        yield f"MAIL FROM:<{row['reverse_path']}>", None
+    if row["reverse_path"] != sender:
+        yield f"reverse-path: <{sender}> -> <{row['reverse_path']}>", None
     for change in row["changes"]:
-        yield change, None
+        if not change.startswith("reverse-path: "):  # said above
+            yield change, None
+    if row["samples"]:
+        yield "(the id and the tokens shown are samples)", None
+    for broken in row["broken"]:
+        yield f"breaks its own signature {broken}", "yellow"
     for s in row["signatures"]:
-        name = f"{s['selector']}._domainkey.{s['domain']} ({s['algorithm']}, {s['key']}, {s['origin']})"
-        yield (f"does not sign: {name}: {s['waits']}", "yellow") if s["waits"] else (f"signed by {name}", "green")
+        kind, place = s["algorithm"].partition("-")[0], s["origin"].rpartition("/")[2]
+        name = f"{s['selector']}._domainkey.{s['domain']}, {kind} ({place})"
+        if s["waits"]:
+            yield f"does not sign: {name}", "yellow"
+            yield f"  {s['waits']}", "yellow"
+        else:
+            yield f"signed by {name}", "green"
     if row["upstream_signs"]:
         yield "not signed here: the account signs itself (`signs: true`)", None
     if row["sealed"]:

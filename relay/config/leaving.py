@@ -57,11 +57,17 @@ class SigningEntry(Section):
     not_after: Given[Instant] = Field(
         None, description="Not used from then on, unless its successor's record has not been seen yet."
     )
-    when_published: bool = Field(False, description="Used only once its DNS record has been seen.")
+    when_published: bool = Field(
+        False,
+        description="Used only once its DNS record has been seen; until then the key before it, or none. While no DNS "
+        "server answers mail waits (451 4.7.5).",
+    )
 
 
 class Unsubscribe(Section):
-    url: Given[Template] = Field(None, description="`https://…`, see below.")
+    url: Given[Template] = Field(
+        None, description="`https://…`, with `{token}`, `{recipient}` or `{id}` for one click."
+    )
     mailto: Given[Template] = Field(None, description="An address, such as `unsubscribe+{token}@example.com`.")
     one_click: bool = Field(True, description="With `url`: mail programs may POST to it (RFC 8058).")
 

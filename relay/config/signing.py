@@ -30,6 +30,7 @@ class SigningBuilder:
     def __init__(self, site: Site) -> None:
         self.site = site
         self._read: dict[Reference, SigningKey | None] = {}  # one key may stand in many entries
+        self._told = False  # that the key of tokens is no good
 
     # Keys
 
@@ -93,6 +94,14 @@ class SigningBuilder:
             )
         if entry.not_before is not None and entry.not_after is not None and entry.not_after <= entry.not_before:
             self.site.wrong((*path, "not_after"), "is not later than `not_before`: it would never sign")
+        if entry.expires is not None and entry.expires < 1:
+            self.site.wrong(
+                (*path, "expires"), "x= must be later than t=; say how long a signature is good, such as 14d"
+            )
+        if entry.as_ is not None and entry.domain == "*":
+            self.site.warn(
+                (*path, "as"), f"signs any From as {entry.as_}: DMARC takes that for mail of {entry.as_} alone"
+            )
         signed = self._fields(entry.headers, (*path, "headers"), SIGNED)
         oversigned = self._fields(entry.oversign, (*path, "oversign"), OVERSIGNED)
         if "from" not in signed and "from" not in oversigned:  # RFC 6376 §5.4
@@ -172,15 +181,17 @@ class SigningBuilder:
         )
         for key, text in problems(rewrite):
             self.site.wrong((*path, *key), text)
-        if rewrite.needs_token and not (feedback.domain and feedback.token_key):
-            text = "tokens want `feedback: {domain: …, token_key: …}`, by which what comes back is known"
-            self.site.wrong(path, text)
+        given = {"feedback.domain": bool(feedback.domain), "feedback.token_key": bool(feedback.token_key) or self._told}
+        if rewrite.needs_token and not all(given.values()):
+            wanted = " and ".join(f"`{name}`" for name, there in given.items() if not there)
+            self.site.wrong(path, f"tokens, by which what comes back is known, want {wanted} too")
         return rewrite
 
     def feedback(self, section: FeedbackSection) -> Feedback:
         path: Keys = ("feedback", "token_key")
         key = b""
         if section.token_key is not None:
+            before = len(self.site.report.problems)
             reference = self.site.reference(section.token_key, path)
             try:
                 if reference is not None and not reference.problem():
@@ -191,4 +202,5 @@ class SigningBuilder:
                         self.site.wrong(path, text)
             except SecretError as error:  # of a command, which nobody has run yet
                 self.site.wrong(path, str(error))
+            self._told = len(self.site.report.problems) > before
         return Feedback(section.domain or "", key)

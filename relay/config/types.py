@@ -15,18 +15,26 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from relay.config.mailvalues import (
+    parse_domain,
+    parse_instant,
+    parse_reverse_path,
+    parse_rewritten,
+    parse_selector,
+    parse_server,
+    parse_signing_domain,
+    parse_template,
+)
 from relay.config.values import (
     describe,
     given,
     only_true,
     parse_address_and_port,
     parse_address_pattern,
-    parse_domain,
     parse_duration,
     parse_header_name,
     parse_host,
     parse_hostname,
-    parse_instant,
     parse_listen_address,
     parse_message_rate,
     parse_name,
@@ -38,15 +46,9 @@ from relay.config.values import (
     parse_recipient,
     parse_reply_text,
     parse_report_to,
-    parse_reverse_path,
-    parse_rewritten,
     parse_secret,
-    parse_selector,
-    parse_server,
-    parse_signing_domain,
     parse_size,
     parse_size_bound,
-    parse_template,
     parse_username,
 )
 from relay.policy.rate import Rate

@@ -20,11 +20,13 @@ _SAMPLE = About(
 )
 # RFC 5322 §3.6 asks for the first three, the body cannot be read without the others.
 _NEEDED = ("From", "Date", "Message-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding")
+_ONCE = "stands once in a message; name it in `remove` too, to replace it"
 # Those of which there is one at most, those that tell of a way or a seal, and those that no message may show.
 _NOT_ADDED = {
     **dict.fromkeys(("from", "sender", "reply-to"), "has a key of its own"),
     **dict.fromkeys(("list-unsubscribe", "list-unsubscribe-post"), "is what `list_unsubscribe` writes"),
-    **dict.fromkeys(("to", "cc", "subject", "date", "message-id", "in-reply-to", "references"), "stands once in a message"),
+    **dict.fromkeys(("to", "cc", "subject", "in-reply-to", "references"), _ONCE),
+    **dict.fromkeys(("date", "message-id"), "stands once in a message, and every message has it"),
     **dict.fromkeys(("bcc", "resent-bcc"), "would show whom nobody shall see"),
     **dict.fromkeys(("mime-version", "content-*"), "tells how the body is read"),
     **dict.fromkeys(("received", "return-path", "resent-*"), "tells which way a message came"),
@@ -44,7 +46,7 @@ def problems(rule: Rewrite) -> list[Problem]:
     for place, pattern in enumerate(rule.remove):
         found += _removed(("remove", place), pattern)
     for name, template in rule.add:
-        found += _added(("add", name), name, template)
+        found += _added(("add", name), name, template, rule.remove)
     if rule.unsubscribe:
         found += _unsubscribe(rule.unsubscribe)
     return found
@@ -87,6 +89,8 @@ def _template(key: Keys, text: str) -> list[Problem]:
         return []
     if unknown := _unknown(key, text):
         return unknown
+    if "," in text or "<" in text:
+        return [(key, f"takes one address alone, *@domain or {AUTHOR}, without a name")]
     if text.startswith(ANY):
         return _address(key, text, ("an address", "*@domain", AUTHOR))
     try:
@@ -103,9 +107,9 @@ def _removed(key: Keys, pattern: str) -> list[Problem]:
     return [(key, f"would remove {', '.join(needed)}, without which a message is broken")] if needed else []
 
 
-def _added(key: Keys, name: str, template: str) -> list[Problem]:
+def _added(key: Keys, name: str, template: str, removed: tuple[str, ...]) -> list[Problem]:
     for pattern, why in _NOT_ADDED.items():
-        if matches_any([pattern], name):
+        if matches_any([pattern], name) and not (why == _ONCE and matches_any(removed, name)):
             return [(key, f"{name} {why}")]
     if unknown := _unknown(key, template):
         return unknown

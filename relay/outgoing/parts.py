@@ -102,6 +102,8 @@ def split(head: bytes, source: Source) -> list[Part]:
         parts.append(part)
         if here >= MAX_PARTS:
             raise Unconvertible(_TOO_MANY)
+        if part.boundary:
+            _check(part, parts)
         if part.kind in (Kind.MULTIPART, Kind.MESSAGE) and part.depth >= MAX_DEPTH:
             part.kind, part.why = Kind.SEALED, f"a part that is nested deeper than {MAX_DEPTH}"
         elif part.kind is Kind.MULTIPART:
@@ -119,6 +121,19 @@ def whole(head: bytes) -> bool:
     """Has a header block nothing but fields? Behind what is none some readers see the body."""
     found = _FIELDS.match(head)
     return found is not None and found.end() == len(head)
+
+
+def _check(part: Part, parts: list[Part]) -> None:
+    """That a line of its boundary is no end of a multipart around it, nor the other way round: readers differ in whose it is.
+
+    Raises Unconvertible.
+    """
+    mine, above = part.boundary, part.parent
+    while above >= 0:
+        other = parts[above].boundary
+        if other and mine != other and mine.removesuffix(b"--") == other.removesuffix(b"--"):
+            raise Unconvertible(f"the boundary of {part.type} may be taken for that of what it lies in")
+        above = parts[above].parent
 
 
 def _below(part: Part, number: int) -> str:

@@ -27,10 +27,20 @@ class Alignment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`why` is a sentence for the operator."""
+    """`found` and `mend` are for the operator: what there is, and what to do about it, if anything."""
 
     alignment: Alignment
-    why: str
+    found: str
+    mend: str = ""
+
+    @property
+    def why(self) -> str:
+        """Both as a sentence."""
+        return f"{self.found}; {self.mend}" if self.mend else self.found
+
+    def mended_by(self, mend: str) -> Verdict:
+        """The same with better advice, from who knows the entries of `signing`; none: with this one."""
+        return Verdict(self.alignment, self.found, mend) if mend and self.mend else self
 
     @property
     def warns(self) -> bool:
@@ -113,18 +123,20 @@ def _verdict(
             Alignment.UNKNOWN,
             f"the upstream signs itself; that it signs as {from_domain} has to be set up there{by_us}",
         )
+    mend = f"add `signing` for {from_domain}"
     if by_envelope:
         kind = Alignment.SPF_ONLY if signing_domains else Alignment.UNSIGNED
         return Verdict(
             kind,
             f"From {from_domain} is {signed}; the envelope domain {envelope_domain} is aligned, which helps as long as SPF "
-            f"passes and nobody forwards the message; add `signing` for {from_domain}",
+            "passes and nobody forwards the message",
+            mend,
         )
     envelope = (
         f"the envelope domain {envelope_domain} is not aligned" if envelope_domain else "the envelope has no domain"
     )
     return Verdict(
         Alignment.MISALIGNED if signing_domains else Alignment.UNSIGNED,
-        f"From {from_domain} is {signed}, and {envelope}: receivers with a DMARC policy refuse or quarantine it; "
-        f"add `signing` for {from_domain}",
+        f"From {from_domain} is {signed}, and {envelope}: receivers with a DMARC policy refuse or quarantine it",
+        mend,
     )

@@ -62,10 +62,9 @@ class Ready:
     verdict: Verdict | None = None
 
     @property
-    def story(self) -> str:
-        """What was done to it, in a line; empty: nothing."""
-        signed = [f"signed {name}" for name in self.signed]
-        return "; ".join([*self.changes, *signed])
+    def story(self) -> tuple[str, ...]:
+        """What was done to it, a line each."""
+        return (*self.changes, *(f"signed by {name}" for name in self.signed))
 
     def done(self) -> None:
         """The try is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relay import clock, metrics
@@ -12,6 +13,7 @@ from relay.prepare.message import CannotLeave, Outbound, Plan, Ready, plan_of
 from relay.reply import Reply
 from relay.resolver import Resolver
 from relay.settings import Account, Config
+from relay.signing.rules import why_not
 from relay.signing.threads import Threads
 from relay.signing.watch import Watch
 
@@ -69,7 +71,11 @@ class Preparer:
         if ready.converted:
             CONVERTED.inc(1, account.name)
         if plan.tells:
-            self.tell(out.message, out.sender, account, ready.verdict or UNSIGNED)
+            seen, rules = self.watch.seen, self.config.signing
+            self.tell(
+                *(out.message, out.sender, account, ready.verdict or UNSIGNED),
+                lambda: why_not(rules, ready.from_domain, out.user, route, out.accepted_at, seen),
+            )
         return ready
 
     async def _made(self, out: Outbound, plan: Plan, account: Account, route: str, seven_bit: bool) -> Ready:
@@ -90,7 +96,10 @@ class Preparer:
             for rule in ready.choice.unknown:
                 found = await self.watch.known(rule, rule.signs_as(ready.from_domain))
                 if found is None and not ready.choice.rules:
-                    text = f"the DNS does not say whether the key of {rule.selector} ({rule.origin}) is published"
+                    name = f"{rule.selector}._domainkey.{rule.signs_as(ready.from_domain)}"
+                    text = (
+                        f"{name} can't be looked up, so nobody knows whether to sign ({rule.origin}); see dns.servers"
+                    )
                     raise CannotLeave(Reply(451, text, "4.7.5"))
                 again = again or bool(found)
         except BaseException:
@@ -106,11 +115,13 @@ class Preparer:
 
         return asking(self._resolver)
 
-    def tell(self, message: int, sender: str, account: Account, found: Verdict) -> None:
+    def tell(
+        self, message: int, sender: str, account: Account, found: Verdict, advice: Callable[[], str] = str
+    ) -> None:
         """What a message relies on that leaves: counted, and told once of each sender, where nobody will trust it."""
         if not found.warns:
             return
-        what, why = found.alignment.value, found.why
+        what = found.alignment.value
         UNALIGNED.inc(1, account.name, what)
         known = (sender, what, account.name)
         if known in self._told:
@@ -118,4 +129,5 @@ class Preparer:
         if len(self._told) >= MAX_TOLD:
             self._told.clear()
         self._told[known] = None
+        why = found.mended_by(advice()).why
         self.log.warning("unaligned", id=queue_id(message), sender=sender, egress=account.name, verdict=what, why=why)

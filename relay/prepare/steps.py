@@ -75,7 +75,7 @@ def _rewrite(ready: Ready, out: Outbound, rewrite: Rewrite, feedback: Feedback) 
     except ValueError as error:
         raise CannotLeave(Reply(554, f"it can't be rewritten: {error}", "5.6.0")) from None
     if ready.sender != out.sender:
-        changes = [f"reverse-path: <{out.sender}> becomes <{ready.sender}>", *changes]
+        changes = [f"reverse-path: <{out.sender}> -> <{ready.sender}>", *changes]
     ready.changes = (*ready.changes, *changes)
 
 

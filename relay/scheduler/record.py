@@ -90,6 +90,7 @@ class Recorder:
             attempt=r.attempts + 1 if outcome.egress else None,
             next_in=round(wait, 1) if state is State.DEFERRED else None,
             seconds=outcome.seconds,
+            signed=sum(line.startswith("signed by") for line in outcome.prepared) if outcome.prepared else None,
             tag=claim.tag,
             class_=claim.class_,
             hint=poison.WHAT_TO_DO if outcome.crashed and state is State.HELD else None,

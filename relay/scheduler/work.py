@@ -36,9 +36,9 @@ class Work:
         return self.claim.smtp if self.ready is None else self.ready.needs
 
     @property
-    def prepared(self) -> str:
+    def prepared(self) -> tuple[str, ...]:
         """What was done to it, for its story."""
-        return self.ready.story if self.ready else ""
+        return self.ready.story if self.ready else ()
 
     def begin(self, preparer: Preparer, account: Account, body: bytes | Path, seven_bit: bool) -> None:
         """It is made ready for this account, off the loop; `made` waits for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +18,7 @@ from relay.signing.key import SigningKey
 _Private = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 SMALLEST = 1024  # bits; RFC 8301 §3.2: verifiers take no less
 USUAL = 2048
+_PUBLIC = re.compile(rb"-----BEGIN [A-Z0-9 ]*PUBLIC KEY-----|ssh-(?:rsa|ed25519) ")
 _PADDING, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
 
 
@@ -72,6 +74,8 @@ def parse(text: str) -> SigningKey:
     """PEM (PKCS #1 or #8, as openssl and opendkim-genkey write it), or the base64 of an Ed25519 seed, as dkimpy's tools
     write it. Raises KeyProblem."""
     raw = text.strip().encode("ascii", "replace")
+    if _PUBLIC.match(raw):
+        raise KeyProblem("this is a public key; the private one is wanted")
     try:
         private = serialization.load_pem_private_key(raw, None) if raw.startswith(b"-----") else _seed(raw)
     except TypeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,10 @@ Verdict = Literal[
     "wrong h=",
     "wrong s=",
 ]
+_MEANT = re.compile(rb'["\s]*(?:v\s*=\s*)?DMARC1', re.IGNORECASE)
+_DMARC = re.compile(r"v\s*=\s*DMARC1")
+_TAG = re.compile(r"\w+\s*=")
+_POLICY = re.compile(r"p\s*=\s*(none|quarantine|reject)", re.IGNORECASE)
 SHOWN = 40  # characters of a record that is quoted
 
 
@@ -133,3 +138,18 @@ def _good(tags: dict[bytes, bytes]) -> Published:
 
 def _list(value: bytes) -> list[bytes]:
     return [one.strip() for one in value.split(b":")]
+
+
+def meant_for_dmarc(record: bytes) -> bool:
+    """Whether a TXT record at `_dmarc` wants to be a policy, well-formed or not."""
+    return bool(_MEANT.match(record))
+
+
+def dmarc_remark(record: str) -> str:
+    """Why receivers don't take it as it stands (RFC 7489 §6.3, §6.4); empty: they do."""
+    first, *tags = [tag.strip() for tag in record.split(";") if tag.strip()]
+    if not _DMARC.fullmatch(first) or not all(_TAG.match(tag) for tag in tags):
+        return "receivers can't read this, and take it for none: `;` stands between tags, such as v=DMARC1; p=none"
+    if not any(_POLICY.fullmatch(tag) for tag in tags):
+        return "it has no policy that there is: p=none, p=quarantine or p=reject"
+    return ""

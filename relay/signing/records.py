@@ -6,7 +6,7 @@ never reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import dkim as dkimpy
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from relay.clock import monotonic
-from relay.resolver import Resolver
+from relay.resolver import DnsTrouble, Resolver
 
 MAX_RECORD = 8 * 1024  # octets; RSA of 16,384 bits needs 3 KiB
 MAX_BITS = 8192
@@ -25,7 +25,8 @@ TIMEOUT = 5
 
 
 class DnsFunc(Protocol):
-    """How a TXT record is asked for: the strings of the first one joined, or None. Raises anything where nobody answers."""
+    """How a TXT record is asked for: the strings of the first one joined, or None. Raises anything where nobody answers; the
+    text of a NoAnswer is told."""
 
     def __call__(self, name: bytes, timeout: int = ...) -> bytes | None: ...
 
@@ -59,8 +60,8 @@ class Records:
         self._failures = 0
         self._spent = 0.0
 
-    def key(self, selector: str, domain: str) -> PublicKey:
-        """Raises NoAnswer, BadRecord."""
+    def key(self, selector: str, domain: str, kind: str = "") -> PublicKey:
+        """`kind`: what the signature wants; the DNS has one key at a name. Raises NoAnswer, BadRecord."""
         name = f"{selector}._domainkey.{domain}.".encode()
         if name not in self._known:
             self._known[name] = self._asked(name)
@@ -75,11 +76,43 @@ class Records:
         begun = self._clock()
         try:
             return self._ask(name, timeout=TIMEOUT)
+        except NoAnswer:
+            self._failures += 1
+            raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in there, nothing was said of the record
             self._failures += 1
             raise NoAnswer(f"the DNS did not answer: {type(error).__name__}") from None
         finally:
             self._spent += self._clock() - begun
+
+
+class Given:
+    """Records that were said instead of asked for: each is for the signatures of its kind, and of a selector where it has one."""
+
+    def __init__(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """(selector or empty, text). Raises ValueError where two are for the same signatures."""
+        self._texts: dict[tuple[str, str], bytes] = {}
+        for selector, text in records:
+            place = selector.lower(), _kind(text)
+            if place in self._texts:
+                raise ValueError(f"two {place[1] or 'unreadable'} keys are for {selector or 'any selector'}")
+            self._texts[place] = text
+
+    def key(self, selector: str, domain: str, kind: str) -> PublicKey:
+        """Raises NoAnswer where none is for it, BadRecord."""
+        ours = selector.lower()
+        for place in ((ours, kind), ("", kind), (ours, ""), ("", "")):
+            if place in self._texts:
+                return read_record(self._texts[place])
+        raise NoAnswer(f"no {kind} key for it was given")
+
+
+def _kind(text: bytes) -> str:
+    """Empty where it can't be read: then it is for any, and the fault is told."""
+    try:
+        return read_record(text).kind
+    except BadRecord:
+        return ""
 
 
 def read_record(text: bytes) -> PublicKey:
@@ -115,11 +148,17 @@ def _listed(value: bytes) -> frozenset[bytes]:
     return frozenset(word.strip() for word in value.split(b":"))
 
 
-def asking(resolver: Resolver) -> DnsFunc:
-    """By the blocking side of a resolver, whose own timeout counts."""
+def asking(resolver: Resolver, tells: bool = False) -> DnsFunc:
+    """By the blocking side of a resolver, whose own timeout counts. `tells`: who was silent, which is no word for a mail."""
 
     def ask(name: bytes, timeout: int = TIMEOUT) -> bytes | None:
-        found = resolver.txt_now(name.decode("ascii")) or []
+        asked = name.decode("ascii")
+        try:
+            found = resolver.txt_now(asked) or []
+        except DnsTrouble as trouble:
+            if not tells:
+                raise
+            raise NoAnswer(str(trouble).removeprefix(f"{asked}: ")) from None
         # RFC 6376 §6.1.2: of several records a verifier may choose; one that holds a key is of more use than one that does not.
         return next((record for record in found if b"p=" in record), found[0] if found else None)
 

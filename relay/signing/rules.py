@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 
 from relay.signing.canonical import Form
@@ -103,15 +104,42 @@ class Rule:
 
     def rank(self, domain: str, user: str, route: str) -> tuple[int, int] | None:
         """How closely it fits, larger is closer: (labels of the domain, conditions); None: not at all."""
-        if (self.users and user not in self.users) or (self.routes and route not in self.routes):
+        labels = self.closeness(domain)
+        if labels is None or self.bound_away(user, route):
             return None
-        conditions = bool(self.users) + bool(self.routes)
+        return labels, bool(self.users) + bool(self.routes)
+
+    def bound_away(self, user: str, route: str) -> str:
+        """To whom or what it is bound, where that is not this user or this route; empty: it may sign."""
+        if self.users and user not in self.users:
+            return f"user {' or '.join(self.users)}"
+        if self.routes and route not in self.routes:
+            return f"route {' or '.join(self.routes)}"
+        return ""
+
+    def closeness(self, domain: str) -> int | None:
+        """How closely its domain fits, larger is closer; None: not at all."""
         if self.domain == domain:
-            return 1000, conditions
-        base = self.domain.removeprefix("*").removeprefix(".")
-        if (self.subdomains or self.domain.startswith("*")) and (not base or domain.endswith("." + base)):
-            return base.count(".") + bool(base), conditions
+            return 1000
+        if self.subdomains or self.domain.startswith("*"):
+            base = self.base
+            if not base or domain.endswith("." + base):
+                return base.count(".") + bool(base)
         return None
+
+    @property
+    def base(self) -> str:
+        """Its domain, or what a wildcard stands in front of."""
+        return self.domain.removeprefix("*").removeprefix(".")
+
+    @property
+    def place(self) -> str:
+        """Where it stands, short enough for a sentence: relay.yaml:24."""
+        return self.origin.rpartition("/")[2]
+
+    def record_name(self, domain: str) -> str:
+        """Where its record is in the DNS, for a From domain."""
+        return f"{self.selector}._domainkey.{self.signs_as(domain)}"
 
     def signs_as(self, domain: str) -> str:
         """d= for a From domain."""
@@ -139,6 +167,10 @@ def _covered(sign: tuple[str, ...], oversign: tuple[str, ...]) -> tuple[_Names, 
     once = frozenset(name.encode() for name in ONCE if name in sign)
     return frozenset(name.encode() for name in sign), once, tuple(name.encode() for name in oversign)
 
+
+# Why a key with `when_published` waits.
+UNSEEN = "waits: its record has not been seen (when_published)"
+UNKNOWN = "waits: the DNS has not answered yet (when_published)"
 
 Seen = Callable[[Rule, str], bool | None]  # (rule, d=) -> is its record published? None: nobody knows yet
 
@@ -198,13 +230,13 @@ def _in_time(fitting: Sequence[Rule], domain: str, now: float, seen: Seen) -> Ch
     waiting: list[tuple[Rule, str]] = []
     for rule in fitting:
         if rule.not_before is not None and now < rule.not_before:
-            waiting.append((rule, "its time has not come (not_before)"))
+            waiting.append((rule, f"its time has not come: not_before {_day(rule.not_before)}"))
         elif rule.not_after is not None and now >= rule.not_after:
             over.append(rule)
         elif rule.when_published and (published := seen(rule, rule.signs_as(domain))) is not True:
             if published is None:
                 unknown.append(rule)
-            waiting.append((rule, "its record has not been seen (when_published)"))
+            waiting.append((rule, UNKNOWN if published is None else UNSEEN))
         else:
             live.append(rule)
     awaited = {r.key.algorithm for r, _ in waiting if r.not_before is None or now >= r.not_before}
@@ -214,5 +246,64 @@ def _in_time(fitting: Sequence[Rule], domain: str, now: float, seen: Seen) -> Ch
         if rule.key.algorithm in awaited and not any(r.key.algorithm == rule.key.algorithm for r in live):
             live.append(rule)
         else:
-            waiting.append((rule, "its time is over (not_after)"))
+            waiting.append((rule, f"its time is over: not_after {_day(rule.not_after or 0.0)}"))
     return Choice(tuple(live), tuple(waiting), tuple(unknown))
+
+
+def bound(rules: Rules, domain: str, user: str, route: str) -> list[tuple[Rule, str]]:
+    """The entries of the closest domain that are bound to others, and to whom; none where entries of a closer one sign."""
+    found = [(near, rule) for rule in rules.rules if (near := rule.closeness(domain)) is not None] if domain else []
+    best = max((near for near, _ in found), default=None)
+    return [(rule, whose) for near, rule in found if near == best and (whose := rule.bound_away(user, route))]
+
+
+def why_not(rules: Rules, domain: str, user: str, route: str, now: float, seen: Seen) -> str:
+    """Why a From domain is left unsigned, or is signed as another only, and what to do; empty: it is signed as its own.
+
+    Looks at every entry: for the one time that somebody is told, not for each message.
+    """
+    choice = rules.choose(domain, user, route, now, seen)
+    if choice.rules or not domain:
+        other = next((rule for rule in choice.rules if rule.sign_as), None)
+        return f"{other.place} signs it as {other.sign_as}; add `signing` for {domain} without `as`" if other else ""
+    if choice.waiting:
+        return _why_waiting(choice, domain, now)
+    if others := bound(rules, domain, user, route):
+        more = f", and {len(others) - 1} more for others" if len(others) > 1 else ""
+        return (
+            f"{others[0][0].place} signs for {others[0][1]} only{more}; add `signing` for {domain}, or widen that entry"
+        )
+    free = [rule for rule in rules.rules if not rule.bound_away(user, route)]
+    above = [r for r in free if not r.domain.startswith("*") and domain.endswith("." + r.domain)]
+    if above:
+        closest = max(above, key=lambda r: len(r.domain))
+        return f"add `signing` for {domain}, or `subdomains: true` at {closest.place}"
+    below = next((r for r in free if r.base == domain), None)
+    if below:
+        return f"add `signing` for {domain}: {below.place} is for domains below {domain}, not {domain} itself"
+    return f"add `signing` for {domain}"
+
+
+def _why_waiting(choice: Choice, domain: str, now: float) -> str:
+    """Of several reasons the one that needs the least to be mended."""
+    waiting = [rule for rule, _ in choice.waiting]
+    over = [r for r in waiting if r.not_after is not None and now >= r.not_after]
+    later = [r for r in waiting if r.not_before is not None and now < r.not_before]
+    asked = [r for r in waiting if r not in over and r not in later]
+    if unseen := next((r for r in asked if r not in choice.unknown), None):
+        return f"publish {unseen.record_name(domain)} (relay dkim dns {domain})"
+    if asked:
+        return f"whether {asked[0].record_name(domain)} is published is not known yet (relay dkim dns {domain})"
+    if later:
+        first = min(later, key=lambda r: r.not_before or 0.0)
+        return f"its next key signs from {_day(first.not_before or 0.0)} on ({first.place}); set `not_before` earlier"
+    last = max(over, key=lambda r: r.not_after or 0.0)
+    which = "only key is" if len(over) == 1 else "last key is"
+    return f"its {which} over since {_day(last.not_after or 0.0)} ({last.place}); give it a successor"
+
+
+@lru_cache
+def _day(at: float) -> str:
+    """As it may stand in the configuration."""
+    when = datetime.fromtimestamp(at, UTC)
+    return f"{when:%Y-%m-%d}" if at % 86400 == 0 else f"{when:%Y-%m-%dT%H:%M:%SZ}"

@@ -74,7 +74,7 @@ def check(tags: Tags, mandatory: Sequence[bytes], arc: bool) -> None:
     try:
         dkimpy.validate_signature_fields(told, list(mandatory), arc)
     except dkimpy.ValidationError as error:
-        raise Refused("neutral", str(error).replace("b'", "'")) from None
+        raise Refused("neutral", re.sub(r"\bb'", "'", str(error))) from None
     except IndexError:
         raise Refused("neutral", "i= has no @") from None
 

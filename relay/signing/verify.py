@@ -22,7 +22,7 @@ from relay.signing import chain
 from relay.signing.canonical import Form, prefix_hashes
 from relay.signing.dkim import split_fields
 from relay.signing.keys import SMALLEST
-from relay.signing.records import BadRecord, DnsFunc, NoAnswer, PublicKey, Records
+from relay.signing.records import BadRecord, DnsFunc, Given, NoAnswer, PublicKey, Records
 from relay.signing.tags import (
     MANDATORY,
     NUMBER,
@@ -93,9 +93,10 @@ def arc_result(head: bytes, body: bytes | Path, dnsfunc: DnsFunc, now: float) ->
 class Verifier:
     """One message. Asks for each record once and reads the body once for each canonical form."""
 
-    def __init__(self, head: bytes, body: bytes | Path, dnsfunc: DnsFunc, now: float) -> None:
-        """`now`: epoch seconds, for t= and x=."""
-        self._body, self._records, self._now = body, Records(dnsfunc), now
+    def __init__(self, head: bytes, body: bytes | Path, source: DnsFunc | Given, now: float) -> None:
+        """`source`: of the keys. `now`: epoch seconds, for t= and x=."""
+        self._body, self._now = body, now
+        self._records = source if isinstance(source, Given) else Records(source)
         fields = split_fields(head)
         mbox = bool(fields) and (fields[0][0] or fields[0][1]).startswith((b"From ", b">From "))
         self._odd = not all(_NAME.fullmatch(name) for name, _ in fields[mbox:])
@@ -132,6 +133,8 @@ class Verifier:
 
     def _check_dkim(self, signature: Field, tags: Tags, notes: list[str], found: list[PublicKey]) -> None:
         """Raises Refused unless it is good; adds what else is to be known, and the key."""
+        if missing := [f"{text(name)}=" for name in MANDATORY if name not in tags]:
+            raise Refused("neutral", f"the signature can't be read: it has no {', '.join(missing)}")
         check(tags, MANDATORY, False)
         names, (header_form, body_form) = field_names(tags), forms(tags, b"simple/simple")
         authors = len(self._named.get(b"from", ()))
@@ -141,7 +144,7 @@ class Verifier:
             raise Refused("permerror", "the message has no From")
         if self._odd:
             raise Refused("permerror", "the header block has a line that is no field")
-        self._check_times(tags)
+        notes += self._check_times(tags)
         unsigned = self._check_body(tags, body_form)
         key = self._key(tags)
         found.append(key)
@@ -205,8 +208,8 @@ class Verifier:
         if not _good(signature, tags, "relaxed", names, covered[::-1], self._key(tags)):
             raise Refused("fail", "the chain was altered, or another key signed it")
 
-    def _check_times(self, tags: Tags) -> None:
-        """RFC 6376 §3.5, t= and x=; both are numbers."""
+    def _check_times(self, tags: Tags) -> list[str]:
+        """RFC 6376 §3.5, t= and x=; both are numbers. Returns what is to be known of one that is good. Raises Refused."""
         signed_at, until = (int(tags[name]) if name in tags else None for name in (b"t", b"x"))
         if until is not None and until < (signed_at or 0):
             raise Refused("neutral", "x= is before t=")
@@ -214,6 +217,7 @@ class Verifier:
             raise Refused("fail", f"it has expired (x={until})")
         if signed_at is not None and signed_at > self._now + MAX_SLOP:
             raise Refused("policy", f"it was signed in the future (t={signed_at})")
+        return [f"expired {int(self._now - until)}s ago"] if until is not None and self._now >= until + 1 else []
 
     def _check_body(self, tags: Tags, form: Form) -> int:
         """How many octets of the body l= leaves out. Raises Refused where bh= does not fit."""
@@ -232,7 +236,7 @@ class Verifier:
         if not domain or not selector:
             raise Refused("neutral", f"{'s' if domain else 'd'}= is no domain name")
         try:
-            key = self._records.key(selector, domain)
+            key = self._records.key(selector, domain, algorithm.partition("-")[0])
         except NoAnswer as error:
             raise Refused("temperror", str(error)) from None
         except BadRecord as error:

@@ -18,15 +18,17 @@ from typing import Any
 
 import pytest
 from nameserver import Knot, Scripted, knot, strings
-from rig import ENV, write_config
+from rig import ENV, free_port, write_config
 
 from relay.cli import files, main
 from relay.config.load import ConfigError, load
+from relay.resolver import Resolver
 from relay.secrets import Reference
 from relay.signing import arc, keys
 from relay.signing.canonical import body_hash
 from relay.signing.dkim import Fields, Recipe, signature
 from relay.signing.keys import KeyProblem, SigningKey, generate
+from relay.signing.records import asking
 from relay.signing.rules import Rule
 from relay.signing.verify import DkimResult, Verifier
 
@@ -166,6 +168,29 @@ def test_it_is_handed_to_the_service_s_group(tmp_path: Path, monkeypatch: pytest
         assert path.stat().st_gid == grp.getgrnam("daemon").gr_gid
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's group is nobody else's")
+def test_without_the_service_s_group_it_is_root_s(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/operations.md says."""
+    monkeypatch.setattr(files, "GROUP", "no-such-group")
+    call("keygen", "example.com", "--selector", "s1")
+    found = (tmp_path / "dkim" / "example.com.s1.pem").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, os.getegid())
+
+
+def test_a_key_that_few_take_is_warned_of(call: Call) -> None:
+    def warned(*how: str) -> str:
+        return call("keygen", "example.com", "--force", "--selector", "s1", "--json", *how).stderr
+
+    assert "few receivers verify Ed25519" in warned("--type", "ed25519")
+    assert "1024 bits" in warned("--bits", "1024") and "1024 bits" in warned("--bits", "1024", "--type", "both")
+    assert warned() == warned("--type", "both") == ""
+
+
+def test_the_lines_go_below_what_is_there(call: Call) -> None:
+    told = call("keygen", "example.com", "--selector", "s1").stdout
+    assert "paste the lines below the `signing:` that is there, if there is one:\n\nsigning:\n  - {" in told
+
+
 def test_json_is_flat_and_public(call: Call, tmp_path: Path) -> None:
     (one,) = json.loads(
         call("keygen", "example.com", "--bits", "1024", "--out", str(tmp_path / "a b"), "--json").stdout
@@ -235,6 +260,15 @@ def test_what_is_wrong_is_told_with_what_to_do(call: Call, zone: Knot, tmp_path:
     }
     assert all(row["text"] for s, row in found.items() if s not in ("good", "alias"))
     assert all(not isinstance(value, dict | list) for row in found.values() for value in row.values())
+    assert {row["record"] for row in found.values()} == {key.record}, "of a key that is there already"
+    assert {row["name"] for row in found.values()} == {f"{s}._domainkey.example.com" for s in selectors}
+    # What is to be published is said as keygen says it: the zone's file may hold it as it stands.
+    told = call("dns", code=65).stderr
+    lines = re.findall(r"^[\w.]+ IN TXT \((?:.|\n)*?\)$", told, re.M)
+    assert [line.partition(".")[0] for line in lines] == ["other", "two", "cut", "missing"], "a revoked key is over"
+    zone.serve(example_com=lines)
+    now = {row[1]: row[3] for row in rows(call("dns", "--server", zone.server, code=65))}
+    assert [now[selector] for selector in ("other", "two", "cut", "missing")] == ["ok"] * 4
     assert found["good"]["dmarc"] == "" and found["good"]["origin"].startswith(str(tmp_path / "relay.yaml:"))
 
 
@@ -282,6 +316,31 @@ def test_a_rotation_that_is_over_is_no_fault(call: Call, zone: Knot, tmp_path: P
     assert [row[3] for row in rows(call("dns"))] == ["over", "ok"]
     config(tmp_path, f"{old}\n{entry('example.com', 'next', file)}", zone.server)
     assert [row[3] for row in rows(call("dns", code=65))] == ["absent", "absent"], "it signs until its successor does"
+
+
+def test_a_key_that_is_over_and_has_no_successor_is_a_fault(call: Call, zone: Knot, tmp_path: Path) -> None:
+    key = generate("ed25519")
+    file = kept(tmp_path, "key.pem", key)
+    old = entry("example.com", "old", file, ", not_after: 2026-01-01")
+    zone.serve(example_com=[f"{name}._domainkey TXT {strings(key.record)}" for name in ("old", "new")])
+    told = "over, and no other key signs: example.com leaves unsigned"
+    config(tmp_path, old, zone.server)
+    assert [row[3:] for row in rows(call("dns", code=65))] == [["over", told]]
+    config(tmp_path, f"{old}\n{entry('example.com', 'new', file, ', not_before: 2126-01-01')}", zone.server)
+    assert [row[3:] for row in rows(call("dns", code=65))] == [["over", told], ["ok", ""]]
+    config(tmp_path, f"{old}\n{entry('example.org', 'new', file)}", zone.server)
+    assert ["over", told] in [row[3:] for row in rows(call("dns", code=65))], "another domain's"
+
+
+def test_a_dmarc_record_that_can_not_be_read_is_remarked(call: Call, tmp_path: Path) -> None:
+    key = generate("ed25519")
+    config(tmp_path, entry("example.com", "s1", kept(tmp_path, "key.pem", key)), "127.0.0.1")
+    answers = {"s1._domainkey.example.com": [key.record], "_dmarc.example.com": ["v=spf1 -all", "v=DMARC1 p=none"]}
+    with Scripted(lambda name, tcp: answers.get(name, "NXDOMAIN")) as up:
+        done = call("dns", "--server", up.server)
+        (row,) = json.loads(call("dns", "--server", up.server, "--json").stdout)
+    assert "_dmarc.example.com: v=DMARC1 p=none\n_dmarc.example.com: receivers can't read this" in done.stderr
+    assert row["dmarc"] == "v=DMARC1 p=none" and "can't read" in row["dmarc_remark"]
 
 
 def test_trouble_is_75_and_a_fault_goes_before_it(call: Call, tmp_path: Path) -> None:
@@ -369,9 +428,32 @@ def test_verify_without_the_dns(call: Call, tmp_path: Path) -> None:
     for nothing in (HEAD + b"\r\n" + BODY, b"", b"\r\n", b"\0\xff" * 100):
         assert "no DKIM signature" in call("verify", "-", "--key", str(file), given=nothing, code=65).stderr
     assert call("verify", "-", "--key", str(file), "--json", given=b"", code=65).stdout == "[]\n"
-    call("verify", str(eml), "--key", str(file), "--record", "x", code=64)
+    assert "two ed25519 keys" in call("verify", str(eml), "--key", str(file), "--record", key.record, code=64).stderr
     call("verify", str(tmp_path / "none.eml"), code=64)
     assert "no private key" in call("verify", str(eml), "--key", str(eml), code=65).stderr
+
+
+def test_each_signature_is_held_against_the_key_that_is_for_it(call: Call, tmp_path: Path) -> None:
+    rsa, edwards, old = generate("rsa", 1024), generate("ed25519"), generate("rsa", 1024)
+    r, e, o = (kept(tmp_path, name, key) for name, key in (("r:1", rsa), ("e", edwards), ("o", old)))
+    both = signed(edwards, selector="S1-ed25519").removesuffix(HEAD) + signed(rsa) + b"\r\n" + BODY
+
+    def results(*how: str, code: int = 0, given: bytes = both) -> list[str]:
+        return [result for _, result in verdicts(call("verify", "-", "--json", *how, given=given, code=code))]
+
+    assert results("--key", str(r), "--key", str(e)) == ["pass", "pass"]
+    assert results("--key", str(r), "--record", edwards.record) == ["pass", "pass"]
+    assert results("--key", str(e)) == ["pass", "not checked"]
+    assert results("--key", str(r)) == ["not checked", "pass"]
+    assert results("--key", f"other:{r}", code=65) == ["not checked", "not checked"], "nothing was proved"
+    assert results("--key", f"s1:{r}", "--key", f"old:{o}") == ["not checked", "pass"]
+    assert results("--key", f"S1:{r}", "--record", f"v=DKIM1; h=sha256:x; p={old.public}") == ["not checked", "pass"]
+    assert results("--key", f"s1:{o}", "--key", str(e), code=65) == ["pass", "fail"]
+    assert results("--record", f"s1-ed25519:{edwards.record}") == ["pass", "not checked"]
+    assert results("--key", str(e), given=both.replace(b"hello", b"hallo"), code=65)[0] == "fail"
+    assert "two rsa keys are for any selector" in call("verify", "-", "--key", str(r), "--key", str(o), code=64).stderr
+    (_, unchecked) = rows(call("verify", "-", "--key", str(e), given=both))
+    assert unchecked[3:] == ["not checked", "no rsa key for it was given"]
 
 
 def test_verify_by_the_dns(call: Call, tmp_path: Path) -> None:
@@ -392,6 +474,16 @@ def test_verify_by_the_dns(call: Call, tmp_path: Path) -> None:
         assert verdicts(call("verify", "-", "--server", up.server, "--json", given=message)) == [("dkim", "pass")]
         call("verify", "-", "--config", str(tmp_path / "relay.yaml"), given=message, code=78)
         assert {name for name, _ in up.asked} == {"s1._domainkey.example.com"}
+    silent = f"127.0.0.1:{free_port()}"
+    (row,) = rows(call("verify", "-", "--server", silent, given=message, code=75))
+    assert row[3] == "temperror" and row[4].startswith(f"127.0.0.1 port {silent.rpartition(':')[2]}: "), row
+
+
+def test_a_mail_is_not_told_which_server_was_silent() -> None:
+    """What is said of a signature stands in the seal of a mail."""
+    ask = asking(Resolver((f"127.0.0.1:{free_port()}",), 0.5))
+    (found,) = Verifier(signed(generate("ed25519")), BODY, ask, NOW).dkim()
+    assert found.result == "temperror" and "127.0.0.1" not in found.why
 
 
 def test_verify_a_chain(call: Call, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ async def test_two_signatures_and_both_are_good(tmp_path: Path) -> None:
         assert size and int(size[1]) == len(got.message)
         (row,) = await rig.rows()
         story = (await rig.message(row["queue_id"]))["events"][-1]
-        assert story["prepared"] == "signed s1._domainkey.example.com; signed e1._domainkey.example.com"
+        assert story["prepared"] == [f"signed by {name}._domainkey.example.com" for name in ("s1", "e1")]
         assert rig.said("unaligned") == []
 
 

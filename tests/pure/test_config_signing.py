@@ -25,6 +25,7 @@ assert until
 def folder(tmp_path: Path) -> Path:
     for name, text in (
         ("rsa.pem", RSA.pem()), ("ed.pem", ED.pem()), ("small.pem", SMALL.pem()), ("bad.pem", RSA.pem()[:200]),
+        ("public.pem", f"-----BEGIN PUBLIC KEY-----\n{RSA.public}\n-----END PUBLIC KEY-----\n"),
         ("none.pem", "hunter2\n"), ("secret", "hunter2hunter2hunter2"), ("short", "hunter2"),
     ):  # fmt: skip
         (tmp_path / name).write_text(text)
@@ -93,6 +94,8 @@ def test_a_rule_as_it_is_meant(folder: Path) -> None:
         (entry(", canonicalisation: loose"), "relaxed/relaxed"),
         ("signing: [{domain: example.com, selector: s1, key: rsa.pem}]\n", "a secret must be a reference"),
         (entry().replace("s1", "s_é"), "expected a selector"),
+        (entry().replace("s1", "s1._domainkey.example.org"), "only what stands before ._domainkey"),
+        (entry(key="public.pem"), "this is a public key; the private one is wanted"),
         (entry() + "arc: {domain: example.com, selector: a, key: {file: ed.pem}, routes: all}\n", "a seal is made with an RSA key"),
         ("arc: {domain: example.com, selector: a, key: {file: rsa.pem}, routes: nowhere}\n", "no route 'nowhere'"),
         ("feedback: {domain: example.com, token_key: {file: short}}\n", "at least 16 characters"),
@@ -109,8 +112,11 @@ def test_each_mistake_is_told(folder: Path, text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("rewrite", "told"),
     [
-        ("{reverse_path: verp}", "tokens want `feedback"),
-        ("{list_unsubscribe: {url: 'https://x.example/{token}'}}", "tokens want `feedback"),
+        ("{reverse_path: verp}", "want `feedback.domain` and `feedback.token_key` too"),
+        (
+            "{list_unsubscribe: {url: 'https://x.example/{token}'}}",
+            "want `feedback.domain` and `feedback.token_key` too",
+        ),
         ("{from: nobody}", "expected a mail address"),
         ("{add: {X-A: '{nonsense}'}}", "unknown placeholder"),
         ("{add: {Bcc: 'x@example.com'}}", "nobody shall see"),

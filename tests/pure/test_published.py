@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.signing.keys import SigningKey, generate
-from relay.signing.published import compare, place
+from relay.signing.published import compare, dmarc_remark, meant_for_dmarc, place
 
 
 @cache
@@ -138,3 +138,30 @@ def test_whatever_stands_there_is_told_and_ok_verifies(record: str) -> None:
     assert found.text.isprintable() and P[:40] not in found.text
     if found.good:
         assert verifies(raw)
+
+
+@pytest.mark.parametrize(
+    ("record", "remark"),
+    [
+        ("v=DMARC1; p=none", ""),
+        ("v=DMARC1;p=reject;", ""),
+        ("v = DMARC1 ; P=None; rua=mailto:a@example.com!10m,mailto:b@example.com; pct=20", ""),
+        ("v=DMARC1 p=none", "can't read"),
+        ("v=dmarc1; p=none", "can't read"),
+        ("DMARC1; p=none", "can't read"),
+        ('"v=DMARC1; p=none"', "can't read"),
+        ("v=DMARC1; p=none; mailto:a@example.com", "can't read"),
+        ("v=DMARC1; p=none rua=mailto:a@example.com", "no policy"),
+        ("v=DMARC1; p=block", "no policy"),
+        ("v=DMARC1", "no policy"),
+    ],
+)
+def test_a_dmarc_record_that_nobody_takes_is_remarked(record: str, remark: str) -> None:
+    assert meant_for_dmarc(record.encode())
+    found = dmarc_remark(record)
+    assert remark in found and bool(found) == bool(remark)
+
+
+@pytest.mark.parametrize("record", ["v=spf1 include:dmarc1.example", "", "a note on DMARC1"])
+def test_other_records_are_no_matter_of_dmarc(record: str) -> None:
+    assert not meant_for_dmarc(record.encode())

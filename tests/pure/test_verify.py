@@ -125,6 +125,8 @@ def test_a_length_that_leaves_something_out_is_told() -> None:
 
 def test_times() -> None:
     assert said(handmade(RSA, t=str(SIGNED_AT), x=str(SIGNED_AT + 60)), now=SIGNED_AT + 50) == ("pass", "")
+    assert said(handmade(RSA, x=str(SIGNED_AT + 60)), now=SIGNED_AT + 60.5) == ("pass", "")
+    assert said(handmade(RSA, x=str(SIGNED_AT + 60)), now=SIGNED_AT + 99.5) == ("pass", "expired 39s ago")
     assert said(handmade(RSA, x="1700000060"), now=1_700_010_000) == ("fail", "it has expired [x=1700000060]")
     ahead = int(NOW) + 2 * 3600
     assert said(handmade(RSA, t=str(ahead))) == ("policy", f"it was signed in the future [t={ahead}]")
@@ -145,7 +147,7 @@ def test_what_is_no_proof_any_more() -> None:
     ("tags", "why"),
     [
         ({"v": "2"}, "v= value is not 1 ['2']"),
-        ({"v": None}, "missing 'v'="),
+        ({"v": None}, "the signature can't be read: it has no v="),
         ({"a": "rsa-md5"}, "unknown signature algorithm: 'rsa-md5'"),
         ({"c": "relaxed/odd"}, "c= names no canonical form that there is"),
         ({"c": "relaxed/"}, ""),
@@ -171,6 +173,12 @@ def test_what_can_not_be_read_is_neutral(tags: dict[str, str | None], why: str) 
         assert (found.result, found.why) == ("neutral", why)
     else:
         assert found.result == "fail"  # the form is simple, and it was not signed so
+
+
+def test_a_signature_that_lost_its_end_can_not_be_read() -> None:
+    head = signed(RSA)
+    cut = re.sub(rb"; *\r\n[ \t]b=[^:]*\r\n(?=Received)", b"\r\n", head)
+    assert len(cut) < len(head) and said(cut) == ("neutral", "the signature can't be read: it has no b=")
 
 
 def test_a_neutral_one_still_says_whose_it_is() -> None:

@@ -1,0 +1,86 @@
+"""The values that users write about mail that leaves: domains, selectors, times, addresses, texts. See values.py. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime
+
+from relay.config.values import CONTROL, HOSTNAME, describe, parse_address_and_port, parse_recipient
+from relay.envelope import ascii_domain
+
+
+def parse_domain(value: object) -> str:
+    """A mail domain, in lower case, as DNS has it (IDNA)."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a domain such as example.com, found {describe(value)}")
+    domain = ascii_domain(value.removesuffix("."))
+    if not domain or len(domain) > 253 or not HOSTNAME.fullmatch(domain):
+        raise ValueError(f"expected a domain such as example.com, found {describe(value)}")
+    return domain
+
+
+def parse_signing_domain(value: object) -> str:
+    """A domain, `*.example.com` or `*`."""
+    if value == "*":
+        return "*"
+    if isinstance(value, str) and value.startswith("*."):
+        return "*." + parse_domain(value[2:])
+    if isinstance(value, str) and "*" in value:
+        raise ValueError(f"expected example.com, *.example.com or *, found {describe(value)}")
+    return parse_domain(value)
+
+
+def parse_selector(value: object) -> str:
+    """RFC 6376 §3.1: labels of a domain name; it becomes one before ._domainkey."""
+    whole = isinstance(value, str) and "._domainkey" in value.lower()
+    if not isinstance(value, str) or whole or len(value) > 120 or not HOSTNAME.fullmatch(value) or value[-1] == ".":
+        rule = "only what stands before ._domainkey" if whole else "letters, digits, '-' and dots"
+        raise ValueError(f"expected a selector such as s2026, found {describe(value)}; {rule}")
+    return value.lower()
+
+
+def parse_instant(value: object) -> float:
+    """`2026-12-01`, midnight UTC, or RFC 3339 with a zone -> epoch seconds."""
+    wanted = "expected a date such as 2026-12-01, or 2026-12-01T08:00:00+01:00"
+    if not isinstance(value, str):
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    try:
+        when = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{wanted}, found {describe(value)}") from None
+    if when.tzinfo is None:
+        if len(value) > len("2026-12-01"):
+            raise ValueError(f"{wanted}, found {describe(value)}; say the zone, such as Z")
+        when = when.replace(tzinfo=UTC)
+    return when.timestamp()
+
+
+def parse_rewritten(value: object) -> str:
+    """What an address becomes: another one, or `*@domain`, which keeps what stands before the @."""
+    if isinstance(value, str) and value.startswith("*@"):
+        return "*@" + parse_domain(value[2:])
+    if isinstance(value, str) and "<" in value:
+        raise ValueError(f"expected the address alone, found {describe(value)}; a name before it stays as it came")
+    return parse_recipient(value)
+
+
+def parse_reverse_path(value: object) -> str:
+    if isinstance(value, str) and value.lower() == "verp" != value:
+        raise ValueError(f"did you mean 'verp'? found {describe(value)}")
+    return "verp" if value == "verp" else parse_rewritten(value)
+
+
+def parse_template(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected a text, found {describe(value)}")
+    if CONTROL.search(value):
+        raise ValueError("a text for a header field is one line, without control characters")
+    return value
+
+
+def parse_server(value: object) -> str:
+    """A DNS server: an IP address, or one with a port."""
+    try:
+        return str(ipaddress.ip_address(value))  # type: ignore[arg-type]
+    except ValueError:
+        return str(parse_address_and_port(value))
