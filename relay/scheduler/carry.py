@@ -76,13 +76,14 @@ class Carriers:
         if egress.breaker.wait(clock.now()) > 0:
             # It began to rest while this was being claimed.
             return self.put_back(work, f"{egress.name} rests: {egress.breaker.why}")
-        egress.backlog.append(work)
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
+        egress.backlog.append(work)
         self._hire(egress, 1)
 
     def _plan(self, egress: Egress[Work], work: Work, plan: Plan) -> None:
         """What is done to it on its way by this egress; begun where its content is at hand, so that no session waits for it."""
-        work.drop()
+        if work.plan is not None:
+            work.drop()
         claim = work.claim
         work.plan, work.kept = plan, plan.keeps(claim.smtp, egress.seven_bit)
         if not work.kept and claim.body is not None:

@@ -202,7 +202,7 @@ class Scheduler:
                 continue
             order = _from_first(lane.egresses, goes.get(lane_id, ""))
             size = 1
-            if order and order[0] in self.egresses:
+            if len(recipients) > 1 and order and order[0] in self.egresses:
                 account = self.egresses[order[0]].account
                 if not self.preparer.plan(lane.route.name, account).apart:
                     size = account.recipients_per_message
