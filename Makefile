@@ -70,7 +70,7 @@ fmt: install ## Format, and mend what can be mended
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: install programs ## Speed, latency and memory side by side with Postfix, 8 minutes; PEERS="postfix haraka exim" ROUNDS=3 COUNT=3000 MODES="kept10 auth"
+bench: install programs ## Speed, latency and memory side by side with Postfix, 10 minutes; PEERS="postfix haraka exim" ROUNDS=3 COUNT=3000 MODES="kept10 auth"
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[bench]' >$(VENV)/pip.txt 2>&1 || true
 	@$(BIN)/python -m benchmarks.bench
