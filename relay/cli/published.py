@@ -100,8 +100,8 @@ def dns(domain: str | None, config_path: Path | None, servers: tuple[str, ...], 
     every record is right, 65 if one is not, 75 if the DNS could not be asked.
     """
     from relay.config.load import ConfigError, load
-    from relay.config.places import config_file
     from relay.config.mailvalues import parse_domain
+    from relay.config.places import config_file
 
     file = config_file(os.environ, config_path)
     if not os.path.exists(file):

@@ -366,7 +366,7 @@ async def test_optional_lets_strangers_log_in(tmp_path: Path) -> None:
 async def test_a_secret_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
     pipe = tmp_path / "slow"
     os.mkfifo(pipe)
-    users = USERS | {"slow": User("slow", Reference("file", str(pipe)))}
+    users = USERS | {"slow": User("slow", Reference("command", "cat", (str(pipe),)))}
     async with front(tmp_path, OPTIONAL, users=users) as relay, relay.session() as one, relay.session() as other:
         waits = asyncio.ensure_future(one.say("AUTH PLAIN " + plain("slow", "right")))
         await until(lambda: relay.guard.logins._waiting == 1)
