@@ -263,6 +263,7 @@ class App:
         except SpoolError as error:
             self.log.error("spool_refused", error=str(error))
         await self.scheduler.recorder.finish()
+        self.preparer.close()
         await self.admin.close()
         await self.spool.close()
         self.log.event("stopped")
@@ -273,6 +274,8 @@ class App:
         for door in self.doors:
             door.stop()
         await self.supervisor.stop()
+        if hasattr(self, "preparer"):
+            self.preparer.close()
         if hasattr(self, "admin"):
             await self.admin.close()
         if hasattr(self, "spool"):

@@ -87,7 +87,7 @@ class Preparer:
             return make(out, plan, config, account, route, seven_bit, seen, self._asking() if plan.seals else None)
 
         run = self._sealing.run if plan.seals else self._signing.run
-        ready = await run(steps)
+        ready = await run(steps, Ready.done)
         if not ready.choice.unknown:
             return ready
         # After a start nobody knows yet: what else may sign then may be a key whose record is gone, or one that few verify.
@@ -108,7 +108,12 @@ class Preparer:
         if not again:
             return ready
         ready.done()
-        return await run(steps)
+        return await run(steps, Ready.done)
+
+    def close(self) -> None:
+        """The threads end with what they are at."""
+        self._signing.close()
+        self._sealing.close()
 
     def _asking(self) -> DnsFunc:
         from relay.signing.records import asking

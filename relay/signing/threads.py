@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -18,24 +19,31 @@ T = TypeVar("T")
 MOST = 4
 
 
+@dataclass(slots=True)
+class _Job:
+    function: Callable[[], Any]
+    future: asyncio.Future[Any]
+    lost: Callable[[Any], None]
+
+
 class Threads:
     """`count`, or as many as there are processors, up to MOST; begun with the first job."""
 
     def __init__(self, count: int = 0) -> None:
         self._count = count
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._woken = False
         self._threads: list[Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """What `job` returns or raises, in one of the threads."""
+    async def run(self, job: Callable[[], T], lost: Callable[[T], None]) -> T:
+        """What `job` returns or raises, in one of the threads. `lost`: gets it where nobody waits for it any more."""
         if self._loop is None:
             self._start()
         assert self._loop is not None
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put((job, future))
+        self._jobs.put(_Job(job, future, lost))
         return await future
 
     def _start(self) -> None:
@@ -57,16 +65,15 @@ class Threads:
             with contextlib.suppress(OSError):  # it has been taken from us
                 os.sched_setaffinity(0, {processor})  # of this thread alone
         while (job := self._jobs.get()) is not None:
-            function, future = job
-            if future.cancelled():
+            if job.future.cancelled():
                 continue
             try:
-                result, error = function(), None
+                result, error = job.function(), None
             except Exception as found:  # noqa: BLE001 - it is raised where the job was asked for
                 result, error = None, found
             except BaseException as found:  # noqa: BLE001 - a panic in cryptography: nobody would hear of this job again
                 result, error = None, RuntimeError(f"{type(found).__name__} in a thread that signs")
-            self._done.append((future, result, error))
+            self._done.append((job, result, error))
             if not self._woken:
                 self._woken = True
                 try:
@@ -78,16 +85,17 @@ class Threads:
         # Before the first is taken: what ends from here on wakes the loop again.
         self._woken = False
         while self._done:
-            future, result, error = self._done.popleft()
-            if future.done():
-                continue  # who waited was cancelled
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            job, result, error = self._done.popleft()
+            if not job.future.done():
+                if error is not None:
+                    job.future.set_exception(error)
+                else:
+                    job.future.set_result(result)
+            elif error is None:
+                job.lost(result)  # who waited was cancelled
 
     def close(self) -> None:
-        """No job more; does not wait."""
+        """No job more; does not wait for those under way."""
         for _ in self._threads:
             self._jobs.put(None)
-        self._threads, self._loop = [], None
+        self._threads = []

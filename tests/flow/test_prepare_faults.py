@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,44 @@ async def test_a_panic_in_a_thread_is_heard_of() -> None:
     try:
         async with asyncio.timeout(5):
             with pytest.raises(RuntimeError, match="Panic"):
-                await threads.run(panic)
-            assert await threads.run(lambda: 7) == 7
+                await threads.run(panic, lost=repr)
+            assert await threads.run(lambda: 7, lost=repr) == 7
     finally:
         threads.close()
+
+
+async def test_what_nobody_waits_for_any_more_is_put_away() -> None:
+    threads, begun, end, lost = Threads(1), threading.Event(), threading.Event(), list[int]()
+
+    def job() -> int:
+        begun.set()
+        end.wait(5)
+        return 7
+
+    try:
+        waiting = asyncio.ensure_future(threads.run(job, lost=lost.append))
+        await asyncio.to_thread(begun.wait, 5)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        end.set()
+        assert await threads.run(lambda: 8, lost=lost.append) == 8
+        assert lost == [7]
+    finally:
+        threads.close()
+
+
+async def test_no_thread_outlives_its_relay(tmp_path: Path) -> None:
+    def signing() -> int:
+        return sum(thread.name.startswith("sign-") for thread in threading.enumerate())
+
+    before = signing()
+    key = tmp_path / "key.pem"
+    key.write_text(generate("rsa").pem())
+    key.chmod(0o640)
+    entry = "signing:\n  - {domain: example.com, selector: s1, key: {file: key.pem}}\n"
+    async with Upstream() as up:
+        async with running(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"}, extra=entry)) as rig:
+            await rig.send(message=b"From: app@example.com\r\n\r\nx\r\n")
+            await rig.settled()
+            assert signing() > before
+        await until(lambda: signing() <= before)
