@@ -32,6 +32,7 @@ from relay.spool.writer import COMMITS
 
 LANES = 1_000
 PAUSE = 1.5
+ENOUGH = 50  # commits, to speak of 98 % of them
 LIVE = "  - {name: live, match: {user: ''}, via: live}\n  - {name: rest, via: dead}"
 
 
@@ -122,7 +123,9 @@ class Waits:
             f"{what:28} {seconds:6.1f} s; a commit waits {middle * 1e3:5.1f} ms, 98 % less than {most * 1e3:5.1f}, "
             f"at most {worst * 1e3:5.1f}; the loop is late by {late[-1] * 1e3:5.1f} at most"
         )
-        assert middle < 0.05 and most < 0.15, what
+        assert middle < 0.05, what
+        # Of a handful the last 2 % are one, and which one that is the machine's other work decides.
+        assert len(took) < ENOUGH or most < 0.15, what
 
 
 def show(text: str) -> None:
