@@ -188,4 +188,4 @@ def test_what_is_asked_of_each_message_costs_microseconds() -> None:
     body = (b"x" * 76 + b"\r\n") * 130_000
     started = time.process_time()
     assert not needs(b"Subject: x\r\n\r\n", body, seven_bit=True)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 2.0

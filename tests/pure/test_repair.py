@@ -250,4 +250,4 @@ def test_whatever_is_wrong_takes_no_time(name: str) -> None:
             head = read_head(content[:start])
             assert len(head.faults) <= 3
             assert len(head.kept) <= start + 12 * MAX_FIELDS
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 2.0
