@@ -121,14 +121,8 @@ class Intake:
                 raise BadMessage(554, "5.6.0", found[0].text)
             self._put_right(config, envelope, incoming.id, head, found)
         _check_authors(user, head)
-        options, ignored = read_options(head, envelope.listen.honour | (user.honour if user else frozenset()), now)
         allowed = user.classes if user else ()
-        if options.class_ and options.class_ not in config.classes:
-            ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
-        elif options.class_ and allowed and options.class_ not in allowed:
-            ignored.append(f"x-relay-class: class {options.class_!r} is none of this user's")
-        if ignored:
-            self._tell_ignored(envelope, incoming.id, ignored)
+        options = self._options(config, envelope, incoming.id, head, now)
         facts = self._facts(config, envelope, head, options, incoming.size)
         class_ = choose_class(config.classes, options.class_, facts, allowed)
         start = max(now, options.send_at or 0.0)
@@ -174,11 +168,20 @@ class Intake:
             ret=envelope.ret,
         )
 
-    def _tell_ignored(self, envelope: Envelope, number: int, ignored: list[str]) -> None:
+    def _options(self, config: Config, envelope: Envelope, number: int, head: Head, now: float) -> Options:
+        """What the application asked for; tells what of it does not count. Raises BadMessage."""
+        user = envelope.user
+        options, ignored = read_options(head, envelope.listen.honour | (user.honour if user else frozenset()), now)
+        allowed = user.classes if user else ()
+        if options.class_ and options.class_ not in config.classes:
+            ignored.append(f"x-relay-class: no class {options.class_!r} in the configuration")
+        elif options.class_ and allowed and options.class_ not in allowed:
+            ignored.append(f"x-relay-class: class {options.class_!r} is none of this user's")
         if len(ignored) > MAX_TOLD:
             ignored[MAX_TOLD:] = [f"and {len(ignored) - MAX_TOLD} more"]
         for text in ignored:
             self._log.warning("option_ignored", id=queue_id(number), listener=envelope.listen.name, option=text)
+        return options
 
     def _put_right(self, config: Config, envelope: Envelope, number: int, head: Head, found: list[Fault]) -> None:
         """Tells what was repaired, and names an author where none is. Raises BadMessage for what can't be repaired."""
