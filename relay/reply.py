@@ -37,8 +37,17 @@ class Scope(StrEnum):
 
     RECIPIENT = "recipient"
     MESSAGE = "message"
+    DESTINATION = "destination"  # all mail to the recipient's domain by this egress
     NEXT_HOP = "next_hop"
     EGRESS = "egress"
+
+
+class Remedy(StrEnum):
+    """What helps an egress that suffers."""
+
+    REST = "rest"  # nothing leaves by it for a time
+    SLOW = "slow"  # it is asked less often
+    FEWER = "fewer"  # fewer sessions at once
 
 
 class Result(StrEnum):
@@ -47,6 +56,7 @@ class Result(StrEnum):
     HARD = "hard"  # never again
     DOUBT = "doubt"  # the dot was sent and no reply came: it may have arrived
     RETURNED = "returned"  # nothing was said about it upstream: no attempt
+    LATER = "later"  # nothing was said upstream: its destination rests; no attempt
     HELD = "held"  # a rule holds it since the last reload: no attempt
 
 
@@ -104,8 +114,15 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
+    """`wait`: so many seconds at least, if anything tells. The rest is known where a provider's own words were understood
+    (policy.replies): `means` for operators, and what helps an egress."""
+
     scope: Scope
     result: Result
+    wait: float | None = None
+    means: str = ""
+    remedy: Remedy = Remedy.REST
+    fail_over: bool = True  # the route's next account may take over
 
 
 _NEXT_HOP = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS)

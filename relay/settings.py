@@ -12,6 +12,7 @@ from typing import Literal
 from relay.outgoing.rewrite import Rewrite
 from relay.policy.classes import TrafficClass
 from relay.policy.rate import Rate
+from relay.policy.replies import ReplyRule
 from relay.policy.routing import Question, Table
 from relay.secrets import Reference
 from relay.signing.key import SigningKey
@@ -127,6 +128,9 @@ class Account:
     connections: int = 10
     messages_per_connection: int = 100
     recipients_per_message: int = 100
+    limits: tuple[Rate, ...] = ()  # how fast it may send
+    replies: tuple[ReplyRule, ...] = ()  # what it means by its words; the first that fits decides
+    preset: str = ""  # where what is not said above came from
     idle: float = 30.0  # seconds a session is kept without work
 
 

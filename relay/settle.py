@@ -18,6 +18,11 @@ NULL_SENDER_REFUSED = (
     "or switch reports off with dsn: {to: none}"
 )
 
+HINT_SPREAD = (
+    0.02  # of the time that an upstream asks to wait: so that what was refused together does not come back together
+)
+TRUSTED = 5  # attempts
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -33,6 +38,7 @@ class Outcome:
     passed_on: bool = False  # what RFC 3461 asks for went to the next hop with it
     crashed: bool = False  # our own code failed over it
     prepared: tuple[str, ...] = ()  # what was done to the message before it left
+    wait: float | None = None  # seconds that the reply, or what it means, asks for
 
 
 def settle(
@@ -102,6 +108,10 @@ def _one(
         state, back = move(State.ACTIVE, Verb.RETURN), {"why": str(outcome.reply)}
         # Nothing was learnt about it: neither that it is poison nor that it is not.
         return _change(claim, r, state, now, r.attempts, r.in_doubt, "", back, r.crashes), "", {}
+    if outcome.result is Result.LATER:
+        state, due_at = move(State.ACTIVE, Verb.SOFT), _due(r, class_, now, max(1, r.attempts), chance, outcome.wait)
+        waits = {"why": outcome.reply.text}
+        return _change(claim, r, state, due_at, r.attempts, r.in_doubt, outcome.egress, waits, r.crashes), "", {}
     if outcome.result is Result.HELD:
         held = {"why": outcome.reply.text}
         return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
@@ -115,8 +125,7 @@ def _one(
     state = move(State.ACTIVE, verb)
     due_at = now
     if state is State.DEFERRED:
-        # The last try falls on the end of its time, not after it.
-        due_at = min(now + class_.retry.delay(attempts, chance), max(r.expires_at, now + 1.0))
+        due_at = _due(r, class_, now, attempts, chance, outcome.wait)
     data: dict[str, Any] = {"last_reply": str(outcome.reply)}
     if why:
         data["why"] = why
@@ -167,6 +176,16 @@ def _verdict(
     if _over(r, class_, now, attempts):
         return Verb.EXPIRE, "expired", f"expired after {attempts} attempts; the last one: {said}", r.in_doubt
     return Verb.SOFT, "deferred", said, r.in_doubt
+
+
+def _due(r: Claimed, class_: TrafficClass, now: float, attempts: int, chance: float, wait: float | None) -> float:
+    """When it is tried again. What the upstream asks for counts as it is at first; if that does not help, only as the least."""
+    delay = class_.retry.delay(attempts, chance)
+    if wait is not None:
+        asked = wait + min(60.0, wait * HINT_SPREAD) * chance
+        delay = asked if attempts <= TRUSTED else max(asked, delay)
+    # The last try falls on the end of its time, not after it.
+    return min(now + delay, max(r.expires_at, now + 1.0))
 
 
 def _over(r: Claimed, class_: TrafficClass, now: float, attempts: int) -> bool:

@@ -14,10 +14,13 @@ from relay.deliver.connect import connect
 from relay.deliver.smtp import Upstream
 from relay.policy.breaker import Breaker
 from relay.policy.gate import EgressView
+from relay.policy.pace import Pace
 from relay.settings import Account
 
 W = TypeVar("W")
 CLAIM = 0.02  # seconds that a claim may take
+CROWDED = 10.0  # seconds of rest where a single session is one too many
+REGROW = 900.0  # seconds without a complaint until one session more is tried
 AHEAD = 3  # transactions for each connection that are claimed ahead at most: a crash leaves little in doubt
 
 DIALLED = metrics.Counter("relay_upstream_connects_total", "Sessions opened to upstreams", ["egress"])
@@ -35,15 +38,19 @@ class Egress(Generic[W]):
         self.account, self.hostname = account, hostname
         self.name = account.name
         self.breaker = Breaker()
+        self.pace = Pace(account.limits)
+        self.connections = account.connections  # at once; fewer while the upstream says that they are too many
         self.backlog: deque[W] = deque()
         self.carriers = 0
-        self.pace = CLAIM  # seconds of a transaction, as they have been of late
+        self.duration = CLAIM  # seconds of a transaction, as they have been of late
+        self.sending = 0  # transactions that the pace has let go
         self.granted = 0  # places kept for what is being accepted
         self.seven_bit = False  # by what its last EHLO said, it takes no eight bits
         self.retired = False  # gone from the configuration: sessions are not kept
         self._idle: list[Upstream] = []
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._open = 0
+        self._crowded = 0.0  # when it last had too many sessions
         self._trusted = account.username is None  # a login has worked since the last one that did not
 
     @property
@@ -56,17 +63,20 @@ class Egress(Generic[W]):
 
         No more than that, for what is claimed keeps its turn: mail of a higher priority waits behind it.
         """
-        connections = self.account.connections
-        return connections + max(1, min(AHEAD * connections, round(connections * CLAIM / self.pace)))
+        connections = self.connections
+        return connections + max(1, min(AHEAD * connections, round(connections * CLAIM / self.duration)))
 
     def took(self, seconds: float) -> None:
-        """A transaction ended."""
-        self.pace += 0.2 * (max(seconds, 0.0001) - self.pace)
+        """A transaction ended well."""
+        self._may_grow(clock.now())
+        self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
 
     @property
     def open(self) -> bool:
         """Whether it takes one transaction more, without a question about its health."""
-        return not self.breaker.is_open and self.busy < self.capacity
+        return (
+            not self.breaker.is_open and self.busy < self.capacity and (self.pace.free or self._paced(clock.now()) > 0)
+        )
 
     @property
     def sessions(self) -> int:
@@ -80,7 +90,21 @@ class Egress(Generic[W]):
         host that could not be reached at the first try is dialled in parallel all the same, so that its mail fails over.
         """
         first = not self._trusted and not self.breaker.failures
-        return 1 if first or self.breaker.is_open else self.account.connections
+        return 1 if first or self.breaker.is_open else self.connections
+
+    def crowded(self, now: float, wait: float | None, why: str) -> bool:
+        """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said."""
+        news = self.connections == self.account.connections
+        if self.connections > 1:
+            self.connections -= 1  # each session that is refused is one too many
+        else:
+            self.pace.hold(now, wait or CROWDED, why)  # others use the same account
+        self._crowded = now
+        return news
+
+    def _may_grow(self, now: float) -> None:
+        if self.connections < self.account.connections and now - self._crowded > REGROW:
+            self.connections, self._crowded = self.connections + 1, now
 
     def refused(self) -> None:
         """The login failed."""
@@ -91,9 +115,19 @@ class Egress(Generic[W]):
         probing = self.breaker.is_open
         capacity = self.capacity
         room = capacity - self.busy
-        if (probing and self.busy) or (self.backlog and room < capacity - self.account.connections):
+        if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
-        return EgressView(self.name, room, wait, self.breaker.why, probing, self.seven_bit)
+        why, passes = self.breaker.why, self.breaker.passes
+        if not wait and not self.pace.free:
+            room = min(room, self._paced(now))
+            if room <= 0:
+                wait, why = self.pace.wait(now)
+                passes = False  # it is well: what is in excess waits, and is nobody else's
+        return EgressView(self.name, room, wait, why, probing, self.seven_bit, passes)
+
+    def _paced(self, now: float) -> int:
+        """Messages that its pace allows beyond those that are claimed already."""
+        return self.pace.room(now) - (self.busy - self.sending)
 
     async def take(self, *, fresh: bool = False) -> Upstream:
         """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""
@@ -116,14 +150,14 @@ class Egress(Generic[W]):
 
     async def _room(self) -> None:
         """One that is saying goodbye counts until it is gone, for the upstream counts it; but mail does not wait for it long."""
-        while self._goodbyes and self._open >= self.account.connections:
+        while self._goodbyes and self._open >= self.connections:
             done, late = await asyncio.wait(self._goodbyes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             for task in late if not done else ():
                 task.cancel()
 
     def give(self, session: Upstream) -> None:
         """Back after work. One that is used up says QUIT, and nobody waits for the reply but who wants its place."""
-        if session.usable and not self.retired:
+        if session.usable and not self.retired and self._open <= self.connections:
             session.idle_since = clock.monotonic()
             session.answers = []  # what is said next is said of another message
             self._idle.append(session)

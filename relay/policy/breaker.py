@@ -1,7 +1,8 @@
 """A breaker for each egress: do not dial what has just failed five times. Pure.
 
 Closed: dial. Open: wait until `until`. Half-open: one probe, whose end closes it or opens it for longer. A failed login
-opens it at once, for the account's whole queue would fail the same way.
+opens it at once, for the account's whole queue would fail the same way; so does a word of the upstream about the account
+itself, such as a quota that is used up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class Breaker:
     until: float = 0.0
     why: str = ""
     auth_failed: bool = False
+    told: bool = False  # the upstream said that it is about the account: no other session's end says more
+    passes: bool = True  # while it rests the route's next egress may take over
     probing: bool = False
 
     def wait(self, now: float) -> float:
@@ -40,9 +43,10 @@ class Breaker:
 
     def succeeded(self) -> None:
         # A session that was logged in before says nothing about a login that failed since: the pause stays.
-        if self.auth_failed and not self.probing:
+        if (self.auth_failed or self.told) and not self.probing:
             return
-        self.failures, self.opened, self.until, self.why, self.auth_failed, self.probing = 0, 0, 0.0, "", False, False
+        self.failures, self.opened, self.until, self.why = 0, 0, 0.0, ""
+        self.auth_failed, self.told, self.passes, self.probing = False, False, True, False
 
     def ask_again(self, now: float) -> None:
         """An operator may have mended what made it rest: the next probe may start now."""
@@ -52,9 +56,21 @@ class Breaker:
         """The probe ended without a word about the next hop (we stopped it): as before it."""
         self.probing = False
 
+    def rest(self, now: float, seconds: float, why: str, *, passes: bool) -> bool:
+        """The upstream asks for a pause of the account. Whether that is news: sessions under way are told the same."""
+        news = not (self.told and now < self.until)
+        self.opened, self.told, self.probing = max(1, self.opened), True, False
+        if news:
+            self.why, self.passes, self.until = why, passes, max(self.until, now + seconds)
+        return news
+
     def failed(self, now: float, why: str, chance: float, *, auth: bool = False) -> None:
         """A next-hop failure, or with `auth` a refused login. `chance` in [0, 1) spreads the end of the pause."""
         self.failures += 1
+        if self.told and now < self.until:
+            self.probing = False
+            return  # the pause that was asked for stays as it is
+        self.told, self.passes = False, True
         # Within a pause for a login that failed, another session's end is no news about the login.
         self.auth_failed = auth or (self.auth_failed and now < self.until)
         self.why = why

@@ -21,6 +21,7 @@ class EgressView:
     why: str  # of `wait`
     probing: bool = False  # it may be dialled, but for one transaction only
     seven_bit: bool = False  # it takes no content of eight bits
+    passes: bool = True  # while it waits, the route's next egress may take over
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,12 @@ class Wait:
 
 
 def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
-    """The first egress that may be dialled; a busy one is waited for, a resting one is passed over."""
+    """The first egress that may be dialled; a busy one is waited for, a resting one is passed over if its rest allows it."""
     if not egresses:
         return Wait(FOREVER, "no account of its route may send as this sender")
     for egress in egresses:
+        if egress.wait > 0 and not egress.passes:
+            return Wait(now + egress.wait, f"{egress.name} waits: {egress.why}")
         if egress.wait > 0:
             continue
         if egress.room <= 0:

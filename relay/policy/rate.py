@@ -71,6 +71,11 @@ class Spent:
                 return until - now
         return rate.period
 
+    def left(self, rate: Rate, now: float) -> int:
+        """How much more fits now."""
+        self._forget(now)
+        return max(0, rate.count - sum(n for _, n in self.parts))
+
     def add(self, rate: Rate, count: int, now: float) -> None:
         self._forget(now)
         until = _until(rate, now)

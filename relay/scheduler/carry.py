@@ -1,13 +1,12 @@
 """Carriers: one for each upstream session at work. They take claimed work off an egress' backlog and bring it to an end.
 
 Promises: whatever is pushed ends in a settlement, in another egress' backlog, or goes back unsaid. Who suffers from a
-failure is `reply.classify`'s to say.
+failure is `scheduler.blame`'s to say.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from relay.maillog import MailLog
 from relay.policy.routing import Action, Route
 from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
-from relay.reply import Reply, Result, Scope, Stage, classify
+from relay.reply import Reply, Result, Scope, Stage
+from relay.scheduler.blame import Blame
 from relay.scheduler.record import Recorder
 from relay.scheduler.work import Work
 from relay.settings import Config
@@ -28,8 +28,13 @@ from relay.settle import Outcome
 from relay.spool import Claim, Claimed, Spool, SpoolError
 
 STOPPED = "the relay was stopped before it was sent"
+NOT_LONG = 1.0  # seconds that claimed work waits for the pace of its account; what would wait longer goes back
 
 IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
+
+
+class TooSoon(Exception):
+    """The pace of the account does not let it go yet."""
 
 
 class Carriers:
@@ -43,6 +48,7 @@ class Carriers:
         self.egresses: dict[str, Egress[Work]] = {}
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
+        self.blame = Blame(self, recorder, log)
         self.stopping = False
         SESSIONS.source = lambda: [((n,), float(e.sessions)) for n, e in self.egresses.items()]
         BREAKER.source = lambda: [((n,), float(e.breaker.is_open)) for n, e in self.egresses.items()]
@@ -54,9 +60,10 @@ class Carriers:
         for name, account in config.accounts.items():
             current = self.egresses.get(name)
             if current is None or current.account != account or current.hostname != config.hostname:
-                if current is not None:
-                    self._retire(current)
                 self.egresses[name] = Egress(account, config.hostname)
+                if current is not None:
+                    self.egresses[name].pace.keep(current.pace)
+                    self._retire(current)
             else:
                 current.breaker.ask_again(clock.now())
         for name in [n for n in self.egresses if n not in config.accounts]:
@@ -76,6 +83,8 @@ class Carriers:
         if egress.breaker.wait(clock.now()) > 0:
             # It began to rest while this was being claimed.
             return self.put_back(work, f"{egress.name} rests: {egress.breaker.why}")
+        if self.blame.resting and not self.blame.awake(egress, work):
+            return
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
         egress.backlog.append(work)
         self._hire(egress, 1)
@@ -115,7 +124,7 @@ class Carriers:
         assert task is not None
         whole = False
         try:
-            while egress.backlog and not self.stopping:
+            while egress.backlog and not self.stopping and egress.carriers <= egress.connections:
                 await self._attempt(egress, egress.backlog.popleft(), task)
             whole = not self.stopping
         finally:
@@ -149,8 +158,11 @@ class Carriers:
             if not work.kept:
                 await self._make_ready(egress, work, body)
             answers = await self._deliver(egress, work, body, task)
+        except TooSoon as error:
+            egress.breaker.returned()
+            self.put_back(work, str(error))
         except Failure as failure:
-            self._fail(egress, work, self.at_work[task], failure, clock.monotonic() - started)
+            self.blame.failed(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
             egress.breaker.returned()
             self._cut(egress, work, self.at_work[task])
@@ -159,25 +171,23 @@ class Carriers:
             if (session := self.at_work[task]) is not None:
                 session.close()
             egress.breaker.returned()
-            self._apart(egress, work, session, clock.monotonic() - started)
+            self.blame.apart(egress, work, session, clock.monotonic() - started)
             self.log.error("delivery_error", id=queue_id(work.claim.message), egress=egress.name, error=repr(error))
             text = str(error) if isinstance(error, SpoolError | ContentError) else type(error).__name__
             # Trouble of the machine, such as a disk that can't be read just now, is not the message's.
             passing = isinstance(error, SpoolError | OSError) or (isinstance(error, ContentError) and not error.gone)
             self._defer(work, egress.name, Reply(0, f"internal trouble: {text}"), started, crashed=not passing)
         else:
-            rested = egress.breaker.why if egress.breaker.is_open else ""
-            egress.breaker.succeeded()
-            if rested and not egress.breaker.is_open:
-                self.log.event("egress_back", egress=egress.name, after=rested)
             session = self.at_work[task]
             passed_on = session is not None and session.passes_on
             seconds = clock.monotonic() - started
             egress.took(seconds)
-            self._answered(egress, work, answers, seconds, passed_on)
+            self.blame.answered(egress, work, answers, seconds, passed_on)
         finally:
             if work.ready is not None:
                 work.ready.done()
+            if work.paced:
+                egress.sending, work.paced = egress.sending - 1, False
         if egress.backlog:
             self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
         if (session := self.at_work[task]) is not None and not session.usable:
@@ -206,12 +216,16 @@ class Carriers:
             if egress.backlog:
                 self._hire(egress, len(egress.backlog))
         kept = session.transactions > 0
+        if not egress.pace.free:
+            await self._in_turn(egress, work)
         try:
             if work.needs & EIGHT_BIT and not session.eight_bit:
                 await self._seven_bit(egress, work, body)
+            work.began = clock.now()
             return await session.deliver(work.parcel(body))
         except Failure as failure:
-            if not (kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)):
+            lost = kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)
+            if not lost or self.blame.judge(egress, work, failure.stage, failure.reply).scope is not Scope.NEXT_HOP:
                 raise
         self.at_work[task] = None
         egress.drop(session)
@@ -220,111 +234,29 @@ class Carriers:
             await self._seven_bit(egress, work, body)
         return await session.deliver(work.parcel(body))
 
+    async def _in_turn(self, egress: Egress[Work], work: Work) -> None:
+        """Waits for its turn by the pace of the account. Raises TooSoon where that is later than claimed work waits."""
+        count = len(work.recipients)
+        end = clock.monotonic() + NOT_LONG
+        while True:
+            wait, why = egress.pace.wait(clock.now(), count)
+            if wait <= 0:
+                egress.pace.take(clock.now(), count)
+                egress.sending, work.paced = egress.sending + 1, True
+                return
+            if clock.monotonic() + wait > end:
+                egress.pace.hold(clock.now(), wait, why)  # nobody smaller overtakes it
+                raise TooSoon(f"{egress.name} waits: {why}")
+            await asyncio.sleep(wait)
+
     async def _seven_bit(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
         """By its EHLO the session takes no other, which the next messages are made ready for."""
         work.begin(self.preparer, egress.account, body, True)
         await work.made()
 
-    def _answered(
-        self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
-    ) -> None:
-        outcomes, tried = [], tuple(work.tried)
-        for recipient, answer in zip(work.recipients, answers, strict=True):
-            result = Result.DELIVERED if answer.accepted else classify(answer.stage, answer.reply.code).result
-            outcome = Outcome(
-                result,
-                egress.name,
-                answer.stage,
-                answer.reply,
-                seconds,
-                tried,
-                passed_on=passed_on,
-                prepared=work.prepared,
-            )
-            outcomes.append((recipient, outcome))
-        self.recorder.settle(work.claim, outcomes)
-
-    def _apart(self, egress: Egress[Work], work: Work, session: Upstream | None, seconds: float) -> None:
-        """Who was refused at RCPT has had an answer of his own: what becomes of the others is not about him."""
-        if session is None or not any(session.answers):
-            return
-        answered = [(r, a) for r, a in zip(work.recipients, session.answers, strict=False) if a]
-        outcomes = []
-        for recipient, answer in answered:
-            result = classify(answer.stage, answer.reply.code).result
-            outcomes.append(
-                (recipient, Outcome(result, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried)))
-            )
-        done = {recipient.n for recipient, _ in answered}
-        work.recipients = [r for r in work.recipients if r.n not in done]
-        self.recorder.settle(work.claim, outcomes)
-
-    def _fail(
-        self, egress: Egress[Work], work: Work, session: Upstream | None, failure: Failure, seconds: float
-    ) -> None:
-        """The transaction failed as a whole: who suffers?"""
-        self._apart(egress, work, session, seconds)
-        if not work.recipients:
-            return
-        logged_in = egress.account.username is not None
-        trouble = classify(failure.stage, failure.reply.code, null_sender=logged_in and not work.claim.sender)
-        if trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
-            self._trip(egress, failure, auth=trouble.scope is Scope.EGRESS)
-            if self._fail_over(egress, work, failure):
-                return
-        elif failure.stage is Stage.PREPARE:
-            egress.breaker.returned()  # nothing was said to the next hop
-        elif failure.stage is Stage.DOT and failure.reply.code == 0:
-            egress.breaker.failed(clock.now(), f"{failure.stage.value}: {failure.reply}", random.random())
-        else:
-            egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
-        outcome = Outcome(
-            trouble.result,
-            egress.name,
-            failure.stage,
-            failure.reply,
-            seconds,
-            tuple(work.tried),
-            prepared=work.prepared,
-        )
-        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
-
-    def _trip(self, egress: Egress[Work], failure: Failure, *, auth: bool) -> None:
-        breaker, before = egress.breaker, egress.breaker.opened
-        breaker.failed(clock.now(), str(failure), random.random(), auth=auth)
-        if auth:
-            egress.refused()
-        if breaker.opened > before:
-            wait = round(breaker.until - clock.now(), 1)
-            kind = "account_paused" if auth else "egress_resting"
-            self.log.error(kind, egress=egress.name, stage=failure.stage.value, reply=str(failure.reply), seconds=wait)
-            # What has not begun waits for the probe, or goes another way; it has not been tried.
-            while egress.backlog:
-                work = egress.backlog.popleft()
-                if not self._fail_over(egress, work, failure):
-                    self.put_back(work, f"{egress.name} rests: {failure}")
-
-    def _fail_over(self, egress: Egress[Work], work: Work, failure: Failure) -> bool:
-        """To the route's next egress, if there is one that may be dialled. Never after the dot: that would be a copy."""
-        if failure.stage is Stage.DOT:
-            return False
-        now = clock.now()
-        work.tried.append((egress.name, str(failure)))
-        for i, name in enumerate(work.egresses[1:], 1):
-            other = self.egresses.get(name)
-            if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
-                work.egresses = work.egresses[i:]
-                self.log.warning(
-                    "failed_over", id=queue_id(work.claim.message), egress=egress.name, to=name, why=str(failure)
-                )
-                self.push(work)
-                return True
-        work.tried.pop()
-        return False
-
     def _cut(self, egress: Egress[Work], work: Work, session: Upstream | None) -> None:
         """We are stopping: before the dot nothing happened, after it nobody knows."""
-        self._apart(egress, work, session, 0.0)
+        self.blame.apart(egress, work, session, 0.0)
         if session is not None and session.stage is Stage.DOT:
             outcome = Outcome(Result.DOUBT, egress.name, Stage.DOT, Reply(0, "the relay was stopped"))
             self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])

@@ -68,7 +68,7 @@ class Recorder:
         self._settled.append(settlement)
         self._have_settled.set()
         for change, (recipient, outcome) in zip(settlement.changes, outcomes, strict=True):
-            if outcome.result is not Result.RETURNED:
+            if outcome.result not in (Result.RETURNED, Result.LATER):
                 self._tell(claim, recipient, outcome, change.state, change.due_at - now, change.note)
                 if change.state is State.DELIVERED:
                     DELAY.observe(now - claim.accepted_at)

@@ -29,6 +29,8 @@ class Work:
     kept: bool = True  # nothing
     begun: asyncio.Task[Ready] | None = None  # it is being made ready, for the current egress
     seven_bit: bool = False  # as one that takes no other
+    began: float = 0.0  # when the last transaction of it began
+    paced: bool = False  # it is under way by the pace of its account
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
 
     @property
@@ -39,6 +41,10 @@ class Work:
     def prepared(self) -> tuple[str, ...]:
         """What was done to it, for its story."""
         return self.ready.story if self.ready else ()
+
+    def share(self, recipients: list[Claimed]) -> Work:
+        """Some of its recipients, to go a way of their own."""
+        return Work(self.claim, recipients, self.route, self.egresses, list(self.tried))
 
     def begin(self, preparer: Preparer, account: Account, body: bytes | Path, seven_bit: bool) -> None:
         """It is made ready for this account, off the loop; `made` waits for it."""

@@ -502,7 +502,7 @@ async def test_who_waited_for_a_place_that_is_given_back_goes_on(tmp_path: Path)
             number = await rig.send("again@example.net")
             await rig.tried(number)
             await until(lambda: not rig.app.scheduler.recorder.unrecorded)
-            rig.egress().pace = 10.0  # room for two
+            rig.egress().duration = 10.0  # room for two
             async with no_commit(rig.app):
                 sending = [asyncio.ensure_future(rig.send(message=message)) for _ in range(2)]
                 await until(lambda: rig.egress().granted == 2)

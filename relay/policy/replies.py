@@ -1,0 +1,131 @@
+"""What a provider means by a reply, beyond its code: who suffers, for how long, and what helps. Pure.
+
+A dictionary is a list of rules; the first that fits decides, and where none fits `reply.classify` does. A hint in the
+reply's own text ("try again in 5 minutes") wins over a rule's `wait`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble, classify
+
+LONGEST_HINT = 86400.0  # seconds: a stranger's word holds mail up for no longer
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNIT = r"(?:(s|sec|secs|seconds?)|(m|min|mins|minutes?)|(h|hrs?|hours?)|(d|days?))\b"
+_LEAD = (
+    r"(?:(?:try(?:ing)?|come|retry|resend|send|retried|connect)\w*\s+(?:\w+\s+){0,4}?(?:again\s+|back\s+|later\s+)?"
+    r"(?:in|after|for|within)|wait(?:\s+(?:for|at\s+least|another))*|retry[- ]?after[:=]?|retry[- ]in|greylisted\s+for|"
+    r"(?:blocked|limited|suspended|deferred|delayed|rejected|throttled)\s+for)"
+)
+_HINT = re.compile(rf"\b{_LEAD}\s*:?\s*(?:at\s+least\s+|about\s+|another\s+)?(\d{{1,6}})\s*{_UNIT}", re.IGNORECASE)
+_MORE = re.compile(rf"\s*(?:,|and)?\s*(\d{{1,6}})\s*{_UNIT}", re.IGNORECASE)
+_CLOCK = re.compile(rf"\b{_LEAD}\s*:?\s*(\d{{1,2}}):(\d{{2}}):(\d{{2}})\b", re.IGNORECASE)
+_BARE = re.compile(r"\b(?:retry[- ]?after|try again in|wait)\s*[:=]?\s*(\d{1,6})(?![\w.:]|\s*[a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A time of the day at which a quota begins anew, by the clock of a zone."""
+
+    hour: int
+    minute: int
+    zone: str
+
+    @classmethod
+    def parse(cls, text: object) -> Turn:
+        """`00:00 America/Los_Angeles`. Raises ValueError."""
+        found = re.fullmatch(
+            r"([01][0-9]|2[0-3]):([0-5][0-9]) ([A-Za-z_+/0-9-]{1,40})", text if isinstance(text, str) else ""
+        )
+        try:
+            if found and ZoneInfo(found[3]):
+                return cls(int(found[1]), int(found[2]), found[3])
+        except (KeyError, ValueError, OSError):
+            found = None
+        raise ValueError("expected a time of the day and a zone, such as 00:00 America/Los_Angeles")
+
+    def __str__(self) -> str:
+        return f"{self.hour:02}:{self.minute:02} {self.zone}"
+
+    def after(self, now: float) -> float:
+        """Epoch seconds of the next one."""
+        zone = ZoneInfo(self.zone)
+        local = datetime.fromtimestamp(now, zone)
+        turn = local.replace(hour=self.hour, minute=self.minute, second=0, microsecond=0, fold=0)
+        if turn <= local:
+            turn = (turn + timedelta(days=1)).replace(hour=self.hour, minute=self.minute)
+        return turn.timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRule:
+    """One entry of a dictionary. `at` empty: at any stage. Only a recipient and a message may suffer for good (`hard`)."""
+
+    pattern: re.Pattern[str]  # searched in the reply as one line: code, enhanced code, text
+    scope: Scope
+    hard: bool = False
+    at: frozenset[Stage] = frozenset()
+    remedy: Remedy = Remedy.REST
+    wait: float | None = None  # seconds
+    until: Turn | None = None
+    fail_over: bool = True
+    means: str = ""
+    origin: str = ""  # whose rule it is, for operators
+
+    def fits(self, stage: Stage, line: str) -> bool:
+        return (not self.at or stage in self.at) and self.pattern.search(line) is not None
+
+    def trouble(self, now: float) -> Trouble:
+        wait = self.until.after(now) - now if self.until else self.wait
+        result = Result.HARD if self.hard else Result.SOFT
+        return Trouble(self.scope, result, wait, self.means, self.remedy, self.fail_over)
+
+
+def judge(rules: Sequence[ReplyRule], stage: Stage, reply: Reply, now: float, *, null_sender: bool = False) -> Trouble:
+    """Who suffers from `reply` at `stage`. Without a code there is nothing to understand: `classify` alone decides.
+
+    A login that is refused, and what is said before it, is no word about a message or a recipient, whatever a rule says.
+    """
+    base = classify(stage, reply.code, null_sender=null_sender)
+    if reply.code < 400:
+        return base
+    line = str(reply)
+    told = hint(reply.text)
+    before_mail = stage not in (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT)
+    for rule in rules:
+        if rule.fits(stage, line) and not (before_mail and rule.scope is not Scope.EGRESS):
+            found = rule.trouble(now)
+            return found if told is None or found.result is Result.HARD else replace(found, wait=told)
+    if told is not None and base.result is Result.SOFT and base.scope in (Scope.RECIPIENT, Scope.MESSAGE):
+        return replace(base, wait=told)
+    return base
+
+
+def hint(text: str) -> float | None:
+    """Seconds for which a reply asks to wait; None: it does not say. At most LONGEST_HINT."""
+    if clock := _CLOCK.search(text):
+        return _bounded(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3]))
+    found = _HINT.search(text)
+    if found is None:
+        bare = _BARE.search(text)
+        return _bounded(int(bare[1])) if bare else None
+    seconds = _seconds(found)
+    while more := _MORE.match(text, found.end()):  # "4 minutes and 30 seconds"
+        seconds += _seconds(more)
+        found = more
+    return _bounded(seconds)
+
+
+def _seconds(found: re.Match[str]) -> float:
+    unit = next(u for u, group in zip(_UNITS, found.groups()[1:], strict=True) if group)
+    return int(found[1]) * _UNITS[unit]
+
+
+def _bounded(seconds: float) -> float | None:
+    return min(seconds, LONGEST_HINT) if seconds > 0 else None

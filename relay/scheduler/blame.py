@@ -1,0 +1,278 @@
+"""Who suffers from what an upstream said: the mail, a destination, the account; for how long; and who takes over.
+
+`policy.replies` says what a reply means; here it is done. What concerns an account costs its mail no attempt: it goes by the
+route's next account, or waits for this one. Only the message that heard of a pause counts it, and tells why in its story.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay import clock, metrics
+from relay.deliver.pool import Egress
+from relay.deliver.smtp import Answer, Failure, Upstream
+from relay.envelope import domain_of, queue_id
+from relay.maillog import MailLog
+from relay.policy.replies import judge
+from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
+from relay.scheduler.record import Recorder
+from relay.scheduler.work import Work
+from relay.settle import Outcome
+from relay.spool import Claimed
+
+REST = 3600.0  # seconds an account rests where nobody says for how long
+DESTINATION_REST = 900.0
+MOST_DESTINATIONS = 10_000  # that rest at once; of more the one that began first is forgotten
+
+COMPLAINTS = metrics.Counter(
+    "relay_upstream_complaints_total",
+    "Replies that say that an account is too fast (slow), has too many sessions (fewer), or must pause (rest)",
+    ["egress", "remedy"],
+)
+
+
+@dataclass(slots=True)
+class Rest:
+    """A destination that an egress may not send to for now."""
+
+    until: float
+    why: str
+
+
+class Ways(Protocol):
+    """Where work goes that can't stay: the carriers."""
+
+    @property
+    def egresses(self) -> Mapping[str, Egress[Work]]: ...
+
+    def push(self, work: Work) -> None:
+        """To the first of its egresses."""
+
+    def put_back(self, work: Work, why: str) -> None:
+        """Into the queue; no attempt is counted."""
+
+
+class Blame:
+    """What becomes of a transaction's recipients, of its account and of its destinations."""
+
+    def __init__(self, ways: Ways, recorder: Recorder, log: MailLog) -> None:
+        self.ways, self.recorder, self.log = ways, recorder, log
+        self.resting: dict[tuple[str, str], Rest] = {}  # (egress, domain), in the order of their beginning
+
+    def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
+        logged_in = egress.account.username is not None
+        return judge(egress.account.replies, stage, reply, clock.now(), null_sender=logged_in and not work.claim.sender)
+
+    # -- a transaction's end
+
+    def answered(
+        self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
+    ) -> None:
+        """It came to its end, with an answer for each recipient."""
+        if egress.pace.rate is not None and any(answer.accepted for answer in answers):
+            egress.pace.accepted(clock.now())
+        if self._judged(egress, work, zip(work.recipients, answers, strict=True), seconds, passed_on):
+            self._well(egress)
+
+    def apart(self, egress: Egress[Work], work: Work, session: Upstream | None, seconds: float) -> None:
+        """It broke off. Who was refused at RCPT has had an answer of his own: what becomes of the others is not about him."""
+        if session is None or not any(session.answers):
+            return
+        answered = [(r, a) for r, a in zip(work.recipients, session.answers, strict=False) if a]
+        done = {recipient.n for recipient, _ in answered}
+        self._judged(egress, work, answered, seconds)
+        work.recipients = [r for r in work.recipients if r.n not in done]
+
+    def failed(
+        self, egress: Egress[Work], work: Work, session: Upstream | None, failure: Failure, seconds: float
+    ) -> None:
+        """It failed as a whole."""
+        self.apart(egress, work, session, seconds)
+        if not work.recipients:
+            return
+        stage, reply = failure.stage, failure.reply
+        trouble = self.judge(egress, work, stage, reply)
+        outcome = _outcome(egress, work, stage, reply, trouble, seconds)
+        outcome.prepared = work.prepared
+        login = stage is Stage.AUTH and trouble.remedy is Remedy.REST and trouble.wait is None
+        if trouble.scope is Scope.EGRESS and trouble.means and not login:
+            if stage is Stage.AUTH:
+                egress.refused()
+            self._account(egress, trouble, reply, work.began)
+            if self._gone(egress, work, trouble, reply):
+                return
+        elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
+            self._next_hop(egress, failure, trouble, auth=trouble.scope is Scope.EGRESS)
+            if stage is not Stage.DOT and self._fail_over(egress, work, str(failure)):
+                return  # never after the dot: it may have been kept
+        elif stage is Stage.PREPARE:
+            egress.breaker.returned()  # nothing was said to the next hop
+        elif stage is Stage.DOT and reply.code == 0:
+            egress.breaker.failed(clock.now(), f"{stage.value}: {reply}", random.random())
+        else:
+            egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
+    def _judged(
+        self,
+        egress: Egress[Work],
+        work: Work,
+        answers: Iterable[tuple[Claimed, Answer]],
+        seconds: float,
+        passed_on: bool = False,
+    ) -> bool:
+        """Settles each by its answer; those whom the account's trouble held up go another way, or back.
+
+        Whether nothing was said against the account.
+        """
+        outcomes: list[tuple[Claimed, Outcome]] = []
+        against: list[tuple[Claimed, Answer, Trouble]] = []
+        for recipient, answer in answers:
+            if answer.accepted:
+                outcome = Outcome(Result.DELIVERED, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried))
+            else:
+                trouble = self.judge(egress, work, answer.stage, answer.reply)
+                if trouble.scope is Scope.EGRESS:
+                    against.append((recipient, answer, trouble))
+                    continue
+                if trouble.scope is Scope.DESTINATION and answer.stage is Stage.RCPT:
+                    self._destination(egress, domain_of(recipient.address), trouble, answer.reply)
+                outcome = _outcome(egress, work, answer.stage, answer.reply, trouble, seconds)
+            if answer.stage is Stage.DOT:
+                outcome.passed_on, outcome.prepared = passed_on, work.prepared
+            outcomes.append((recipient, outcome))
+        if against:
+            _, answer, trouble = against[-1]
+            self._account(egress, trouble, answer.reply, work.began)
+            if not self._gone(egress, work.share([r for r, _, _ in against]), trouble, answer.reply):
+                outcome = _outcome(egress, work, answer.stage, answer.reply, trouble, seconds)
+                outcomes += [(recipient, outcome) for recipient, _, _ in against]
+        self.recorder.settle(work.claim, outcomes)
+        return not against
+
+    def _well(self, egress: Egress[Work]) -> None:
+        rested = egress.breaker.why if egress.breaker.is_open else ""
+        egress.breaker.succeeded()
+        if rested and not egress.breaker.is_open:
+            self.log.event("egress_back", egress=egress.name, after=rested)
+
+    # -- the account
+
+    def _account(self, egress: Egress[Work], trouble: Trouble, reply: Reply, began: float) -> None:
+        """It is over a quota, too fast, or has too many sessions open. `began`: of the transaction that heard of it."""
+        now = clock.now()
+        why = f"{reply} ({trouble.means})"
+        COMPLAINTS.inc(1, egress.name, trouble.remedy.value)
+        if trouble.remedy is Remedy.REST:
+            seconds = REST if trouble.wait is None else trouble.wait
+            if egress.breaker.rest(now, seconds, why, passes=trouble.fail_over):
+                self.log.error(
+                    "account_rests",
+                    egress=egress.name,
+                    reply=str(reply),
+                    means=trouble.means,
+                    seconds=round(seconds, 1),
+                    takes_over=trouble.fail_over,
+                )
+                self._clear(egress, why, passes=trouble.fail_over)
+            return
+        egress.breaker.returned()  # it is well enough to complain
+        if trouble.remedy is Remedy.SLOW and egress.pace.complained(now, began, trouble.wait, why):
+            self.log.warning("account_slowed", egress=egress.name, rate=egress.pace.shown, reply=why)
+        if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why):
+            self.log.warning("account_crowded", egress=egress.name, connections=egress.connections, reply=why)
+
+    def _gone(self, egress: Egress[Work], work: Work, trouble: Trouble, reply: Reply) -> bool:
+        """Whether the mail that heard it has gone its way: by another account, or back to be claimed again."""
+        why = f"{egress.name}: {reply} ({trouble.means})"
+        if trouble.remedy is Remedy.REST:
+            return trouble.fail_over and self._fail_over(egress, work, why)
+        self.ways.put_back(work, why)
+        return True
+
+    def _clear(self, egress: Egress[Work], why: str, *, passes: bool) -> None:
+        """What has not begun waits for the probe, or goes another way; it has not been tried."""
+        while egress.backlog:
+            work = egress.backlog.popleft()
+            if not (passes and self._fail_over(egress, work, why)):
+                self.ways.put_back(work, f"{egress.name} rests: {why}")
+
+    def _fail_over(self, egress: Egress[Work], work: Work, why: str) -> bool:
+        """To the route's next egress, if there is one that may be dialled."""
+        now = clock.now()
+        work.tried.append((egress.name, why))
+        for i, name in enumerate(work.egresses[1:], 1):
+            other = self.ways.egresses.get(name)
+            if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
+                work.egresses = work.egresses[i:]
+                self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.name, to=name, why=why)
+                self.ways.push(work)
+                return True
+        work.tried.pop()
+        return False
+
+    def _next_hop(self, egress: Egress[Work], failure: Failure, trouble: Trouble, *, auth: bool) -> None:
+        """It could not be reached, or refused the login."""
+        breaker, before = egress.breaker, egress.breaker.opened
+        breaker.failed(clock.now(), str(failure), random.random(), auth=auth)
+        if auth:
+            egress.refused()
+        if breaker.opened > before:
+            self.log.error(
+                "account_paused" if auth else "egress_resting",
+                egress=egress.name,
+                stage=failure.stage.value,
+                reply=str(failure.reply),
+                means=trouble.means or None,
+                seconds=round(breaker.until - clock.now(), 1),
+            )
+            self._clear(egress, str(failure), passes=True)
+
+    # -- a destination
+
+    def _destination(self, egress: Egress[Work], domain: str, trouble: Trouble, reply: Reply) -> None:
+        """What waits for it waits until then; what is under way may go."""
+        now = clock.now()
+        rest = self.resting.pop((egress.name, domain), None)
+        seconds = DESTINATION_REST if trouble.wait is None else trouble.wait
+        while len(self.resting) >= MOST_DESTINATIONS:
+            self.resting.pop(next(iter(self.resting)))
+        until = max(now + seconds, rest.until if rest else 0.0)
+        self.resting[egress.name, domain] = Rest(until, f"{domain} rests at {egress.name}: {reply} ({trouble.means})")
+        if rest is None or rest.until <= now:
+            self.log.warning(
+                "destination_rests",
+                egress=egress.name,
+                domain=domain,
+                reply=str(reply),
+                means=trouble.means,
+                seconds=round(seconds, 1),
+            )
+
+    def awake(self, egress: Egress[Work], work: Work) -> bool:
+        """Whether any of its recipients may go; those whose destination rests wait for its end, which is no attempt."""
+        now = clock.now()
+        later: list[tuple[Claimed, Outcome]] = []
+        for recipient in work.recipients:
+            key = (egress.name, domain_of(recipient.address))
+            rest = self.resting.get(key)
+            if rest is None:
+                continue
+            if rest.until <= now:
+                del self.resting[key]
+            else:
+                why = Reply(0, rest.why)
+                later.append((recipient, Outcome(Result.LATER, "", Stage.CONNECT, why, wait=rest.until - now)))
+        if later:
+            waiting = {recipient.n for recipient, _ in later}
+            work.recipients = [r for r in work.recipients if r.n not in waiting]
+            self.recorder.settle(work.claim, later)
+        return bool(work.recipients)
+
+
+def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, trouble: Trouble, seconds: float) -> Outcome:
+    wait = REST if trouble.scope is Scope.EGRESS and trouble.means and trouble.wait is None else trouble.wait
+    return Outcome(trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait)
