@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, mail, queue, service, setup
+from relay.cli import dkim, mail, presets, queue, service, setup
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -37,6 +37,7 @@ for _command in (
     mail.sink,
     queue.queue,
     dkim.dkim,
+    presets.presets,
 ):
     cli.add_command(_command)
 

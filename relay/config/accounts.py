@@ -1,16 +1,30 @@
-"""`accounts` -> upstreams to log in to. Owns which port and which TLS an account has when it does not say.
+"""`accounts` -> upstreams to log in to. Owns what an account is that does not say: by its preset, else by its port and TLS.
 
 Refuses: credentials that would cross a network in clear.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from relay.config import presets, replies
 from relay.config.problems import Keys
-from relay.config.shape import AccountEntry, TlsSection
-from relay.config.site import Site
+from relay.config.replies import ReplyEntry
+from relay.config.shape import AccountEntry, AccountLimitEntry, TlsSection
+from relay.config.site import Site, no_such
+from relay.policy.preset import Preset
+from relay.policy.rate import Rate, known_timezone
+from relay.policy.replies import ReplyRule
+from relay.secrets import Reference
 from relay.settings import Account, Tls, TlsMode, is_loopback
 
 IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
+T = TypeVar("T")
+NOTHING = Preset("", "", "", {})
+NOWHERE = Reference("plain", "localhost")  # in the place of a host that is missing, which is told
+NOT_EMPTY = ("?*",)  # any sender but the null one
 
 
 def defaults(mode: TlsMode | None, port: int | None, *, login: bool, loopback: bool) -> tuple[TlsMode, int]:
@@ -40,30 +54,101 @@ class AccountBuilder:
         path: Keys = ("accounts", name)
         if name == "direct":
             self.site.wrong(path, "`direct` is the name of delivery by MX; name the account otherwise")
-        login = entry.username is not None or entry.password is not None
-        if login and entry.username is None:
+        preset = self.preset(entry, path)
+        host = self.host(entry, preset, path)
+        username = entry.username
+        if username is None and preset.username and entry.password is not None:
+            username = Reference("plain", preset.username)
+        login = username is not None or entry.password is not None
+        if login and username is None:
             self.site.wrong((*path, "password"), "a password without a username; say both or neither")
         if login and entry.password is None:
             self.site.wrong((*path, "username"), "a username without a password; say both or neither")
-        mode, port = defaults(entry.tls.mode, entry.port, login=login, loopback=is_loopback(entry.host))
-        if login and mode in IN_CLEAR and not is_loopback(entry.host):
+        if entry.port is None and entry.tls.mode is None and preset.port and preset.tls:
+            given: tuple[TlsMode, int] = preset.tls, preset.port
+        else:
+            given = defaults(entry.tls.mode, entry.port, login=login, loopback=is_loopback(host))
+        mode, port = given
+        if login and mode in IN_CLEAR and not is_loopback(host):
             text = f"credentials are never sent in clear, as TLS mode `{mode}` could; use starttls or implicit"
             self.site.wrong((*path, "tls"), text)
-        host = self.site.reference(entry.host, (*path, "host"))
-        assert host is not None
+        resolved = self.site.reference(host, (*path, "host"))
+        assert resolved is not None
+        limits = self.limits(entry.limits, (*path, "limits")) if entry.limits is not None else preset.limits
         return Account(
             name,
-            host,
+            resolved,
             port,
             self.tls(entry.tls, mode, (*path, "tls")),
-            self.site.reference(entry.username, (*path, "username")),
+            self.site.reference(username, (*path, "username")),
             self.site.reference(entry.password, (*path, "password")),
-            entry.senders,
-            entry.signs,
-            entry.connections,
-            entry.messages_per_connection,
-            entry.recipients_per_message,
+            self.senders(entry, preset),
+            bool(_first(entry.signs, preset.signs, False)),
+            _first(entry.connections, preset.connections, 10),
+            _first(entry.messages_per_connection, preset.messages_per_connection, 100),
+            # No transaction is larger than what a limit lets go at once.
+            min(
+                [_first(entry.recipients_per_message, preset.recipients_per_message, 100)]
+                + [rate.count for rate in limits if rate.unit == "recipients"]
+            ),
+            limits=limits,
+            replies=self.replies(entry.replies, (*path, "replies")) + preset.replies + presets.generic(),
+            preset=preset.name,
         )
+
+    def preset(self, entry: AccountEntry, path: Keys) -> Preset:
+        if entry.preset is None:
+            if entry.region is not None:
+                self.site.wrong((*path, "region"), "a region without a `preset` that has several")
+            return NOTHING
+        if entry.preset.lower() not in presets.names():
+            self.site.wrong((*path, "preset"), no_such("preset", entry.preset, presets.names()))
+            return NOTHING
+        return presets.load_preset(entry.preset.lower())
+
+    def host(self, entry: AccountEntry, preset: Preset, path: Keys) -> Reference:
+        """What the account says, else the preset's, by region."""
+        regions = preset.regions
+        region = entry.region or preset.region
+        if entry.region is not None and preset.name and region not in regions and entry.host is None:
+            known = no_such("region", region, regions) if regions else f"{preset.title} has no regions; remove it"
+            self.site.wrong((*path, "region"), f"{known} (or name the host yourself)" if regions else known)
+            return NOWHERE
+        if entry.host is not None:
+            return entry.host
+        if not preset.host and not regions:
+            if entry.preset is None and not self.site.report.is_tainted((*path, "host")):
+                self.site.wrong(path, "'host' is missing, or a `preset` that knows it (`relay presets`)", on_key=True)
+            return NOWHERE
+        if regions and not region:
+            text = f"'region' is missing: {preset.title} has {', '.join(regions)}"
+            self.site.wrong(path, text, on_key=True)
+            return NOWHERE
+        return Reference("plain", regions.get(region, preset.host))
+
+    def senders(self, entry: AccountEntry, preset: Preset) -> tuple[str, ...]:
+        """A provider that takes nothing from the null sender is not asked to."""
+        if "senders" in entry.model_fields_set or preset.null_sender is not False:
+            return entry.senders
+        return NOT_EMPTY
+
+    def limits(self, entries: Sequence[AccountLimitEntry], path: Keys) -> tuple[Rate, ...]:
+        made = []
+        for number, entry in enumerate(entries):
+            if not known_timezone(entry.timezone):
+                self.site.wrong((*path, number, "timezone"), f"no time zone '{entry.timezone}'")
+                continue
+            made.append(replace(entry.rate, calendar=entry.window == "calendar", timezone=entry.timezone))
+        return tuple(made)
+
+    def replies(self, entries: Sequence[ReplyEntry], path: Keys) -> tuple[ReplyRule, ...]:
+        made = []
+        for number, entry in enumerate(entries):
+            key, wrong = replies.problem(entry)
+            if wrong:
+                self.site.wrong((*path, number, key), wrong)
+            made.append(replies.rule(entry, ".".join(str(key) for key in path)))
+        return tuple(made)
 
     def tls(self, section: TlsSection, mode: TlsMode, path: Keys) -> Tls:
         if mode == "none":
@@ -84,3 +169,8 @@ class AccountBuilder:
             self.site.reference(section.key, (*path, "key")),
             section.minimum,
         )
+
+
+def _first(*values: T | None) -> T:
+    """The first that is given; the last is."""
+    return next(value for value in values if value is not None)

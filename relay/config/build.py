@@ -24,7 +24,7 @@ from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Facts, Match, Question, Route, Table
-from relay.settings import Admin, Config, Dns, Dsn, Log, Spool
+from relay.settings import Account, Admin, Config, Dns, Dsn, Log, Spool
 
 # Sections whose names a `via` may hold; those that are not built are refused by themselves.
 _EGRESSES = ("accounts", "direct", "pools")
@@ -71,7 +71,7 @@ class Builder:
         built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
-        dsn = self.dsn(file, routes)
+        dsn = self.dsn(file, routes, built)
         signing = SigningBuilder(self.site)
         named = self.site.list_names("routes", "route")
         feedback = signing.feedback(file.feedback)
@@ -195,11 +195,11 @@ class Builder:
 
     # Reports
 
-    def dsn(self, file: File, routes: Iterable[Route]) -> Dsn:
+    def dsn(self, file: File, routes: Iterable[Route], accounts: Mapping[str, Account]) -> Dsn:
         via = file.dsn.via or ""
         if via:
             self.via(("dsn", "via"), (via,), alone=True)
-        able = {name for name, account in file.accounts.items() if Question("sender", account.senders).matches("")}
+        able = {name for name, account in accounts.items() if Question("sender", account.senders).matches("")}
         if via in file.accounts and via not in able:
             self.site.wrong(
                 ("dsn", "via"),

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relay.config.leaving import ArcSection, DnsSection, FeedbackSection, RewriteSection, SigningEntry
+from relay.config.replies import ReplyEntry
 from relay.config.types import (
     AddressPattern,
     AnyRate,
@@ -139,6 +140,19 @@ Limit = Annotated[
 ]
 
 
+class AccountLimitEntry(Section):
+    planned = frozenset({"when_full"})
+
+    rate: AnyRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
+    window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
+    timezone: str = Field("UTC", description="Whose clock.")
+
+
+AccountLimit = Annotated[
+    AccountLimitEntry, BeforeValidator(_rate_alone), OrAlone({"type": "string"}), Written("rate (`14/s`), or a map")
+]
+
+
 class UserEntry(Section):
     planned = frozenset({"tenant"})
 
@@ -201,9 +215,13 @@ Tls = Annotated[
 
 
 class AccountEntry(Section):
-    planned = frozenset({"preset", "region", "oauth2", "limits"})
+    planned = frozenset({"oauth2"})
 
-    host: Host = Field(description="The server to log in to.")
+    preset: Given[Name] = Field(
+        None, description="The provider; what is not said here is as it asks for. `relay presets` lists them."
+    )
+    region: Given[Name] = Field(None, description="Where the preset has several hosts.")
+    host: Given[Host] = Field(None, description="The server to log in to; a preset has its own.")
     port: Given[AnyPort] = Field(None, description="Default: 465 for `implicit`, else 587 with a login, else 25.")
     tls: Tls = Field(TlsSection(), description="`none`, `opportunistic`, `starttls`, `implicit`, or a map, see below.")
     username: Given[Username] = Field(None, description="What to log in with; needs `password`.")
@@ -211,10 +229,24 @@ class AccountEntry(Section):
     senders: OneOrMany[AddressPattern] = Field(
         ("*",), description="Reverse-paths that it may send as; fail-over passes it by for others."
     )
-    signs: bool = Field(False, description="It signs itself (DKIM): what leaves by it is not signed here.")
-    connections: Count = Field(10, description="Sessions at once.")
-    messages_per_connection: Count = Field(100, description="Messages in one session.")
-    recipients_per_message: Count = Field(100, description="Recipients in one transaction.")
+    signs: Given[bool] = Field(
+        None,
+        description="It signs itself (DKIM): what leaves by it is not signed here. Default: the preset's, or false.",
+    )
+    connections: Given[Count] = Field(None, description="Sessions at once; default the preset's, or 10.")
+    messages_per_connection: Given[Count] = Field(
+        None, description="Messages in one session; default the preset's, or 100."
+    )
+    recipients_per_message: Given[Count] = Field(
+        None, description="Recipients in one transaction; default the preset's, or 100."
+    )
+    limits: Given[ListOf[AccountLimit]] = Field(
+        None,
+        description="How fast it may send; all bind, and what is in excess waits. Default the preset's; `[]`: none.",
+    )
+    replies: ListOf[ReplyEntry] = Field(
+        (), description="What it means by its replies, see below; asked before the preset's dictionary."
+    )
 
 
 class NotSection(Section):

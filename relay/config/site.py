@@ -19,8 +19,8 @@ class Site:
     report: Report
     folder: Path  # of the main file: relative paths begin here
 
-    def wrong(self, path: Keys, text: str) -> None:
-        self.report.wrong(self.mark(path), spell(path, self.root), text)
+    def wrong(self, path: Keys, text: str, *, on_key: bool = False) -> None:
+        self.report.wrong(self.root.mark_of_key(path) if on_key else self.mark(path), spell(path, self.root), text)
 
     def warn(self, path: Keys, text: str, *, on_key: bool = False) -> None:
         mark = self.root.mark_of_key(path) if on_key else self.mark(path)

@@ -106,7 +106,7 @@ class OrAlone:
         return {"anyOf": [self.alone or schema["items"], schema]}
 
 
-def _text(pattern: str = "") -> WithJsonSchema:
+def text_schema(pattern: str = "") -> WithJsonSchema:
     return WithJsonSchema({"type": "string"} | ({"pattern": pattern} if pattern else {}))
 
 
@@ -130,11 +130,16 @@ ListOf = Annotated[tuple[T, ...], BeforeValidator(_many)]
 OneOrMany = Annotated[tuple[T, ...], BeforeValidator(_one_or_many), OrAlone()]
 
 Duration = Annotated[
-    float, PlainValidator(parse_duration), _text(r"^[0-9.]+ ?(ms|s|m|h|d|w)$"), Written("duration (`25s`, `5m`)")
+    float, PlainValidator(parse_duration), text_schema(r"^[0-9.]+ ?(ms|s|m|h|d|w)$"), Written("duration (`25s`, `5m`)")
 ]
-Size = Annotated[int, PlainValidator(parse_size), _text(r"^[0-9.]+ ?[kKMGT]?i?B$"), Written("size (`25MB`, `256KiB`)")]
+Size = Annotated[
+    int, PlainValidator(parse_size), text_schema(r"^[0-9.]+ ?[kKMGT]?i?B$"), Written("size (`25MB`, `256KiB`)")
+]
 HostPort = Annotated[
-    Address, PlainValidator(parse_address_and_port), _text(), Written("IP address:port, quoted if it begins with `[`")
+    Address,
+    PlainValidator(parse_address_and_port),
+    text_schema(),
+    Written("IP address:port, quoted if it begins with `[`"),
 ]
 Name = Annotated[str, AfterValidator(parse_name), Written("name")]
 Hostname = Annotated[str, AfterValidator(parse_hostname), Written("host name")]
@@ -145,36 +150,38 @@ Host = Annotated[
 Username = Annotated[
     Reference, PlainValidator(parse_username), WithJsonSchema(_REFERENCE_OR_TEXT), Written("text or reference")
 ]
-Pattern = Annotated[str, PlainValidator(parse_pattern), _text(), Written("glob")]
-AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), _text(), Written("glob")]
-Network = Annotated[str, PlainValidator(parse_network), _text(), Written("network (`10.0.0.0/8`)")]
+Pattern = Annotated[str, PlainValidator(parse_pattern), text_schema(), Written("glob")]
+AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), text_schema(), Written("glob")]
+Network = Annotated[str, PlainValidator(parse_network), text_schema(), Written("network (`10.0.0.0/8`)")]
 SizeBound = Annotated[
-    tuple[str, str, int], PlainValidator(parse_size_bound), _text("^[<>]=? ?[0-9]"), Written('bound (`">10MB"`)')
+    tuple[str, str, int], PlainValidator(parse_size_bound), text_schema("^[<>]=? ?[0-9]"), Written('bound (`">10MB"`)')
 ]
 HeaderName = Annotated[str, AfterValidator(parse_header_name), Written("header")]
-Recipient = Annotated[str, PlainValidator(parse_recipient), _text(), Written("mail address")]
-ReportTo = Annotated[str, PlainValidator(parse_report_to), _text(), Written("`sender`, `none`, or a mail address")]
-Pin = Annotated[str, PlainValidator(parse_pin), _text(), Written("base64 of a SHA-256")]
-ReplyText = Annotated[str, PlainValidator(parse_reply_text), _text(), Written("text")]
+Recipient = Annotated[str, PlainValidator(parse_recipient), text_schema(), Written("mail address")]
+ReportTo = Annotated[
+    str, PlainValidator(parse_report_to), text_schema(), Written("`sender`, `none`, or a mail address")
+]
+Pin = Annotated[str, PlainValidator(parse_pin), text_schema(), Written("base64 of a SHA-256")]
+ReplyText = Annotated[str, PlainValidator(parse_reply_text), text_schema(), Written("text")]
 OnlyTrue = Annotated[bool, PlainValidator(only_true), WithJsonSchema({"const": True}), Written("`true`")]
-FilePath = Annotated[str, PlainValidator(parse_path), _text(), Written("path")]
+FilePath = Annotated[str, PlainValidator(parse_path), text_schema(), Written("path")]
 ListenAddress = Annotated[
-    Address | Activated, PlainValidator(parse_listen_address), _text(), Written("address:port, or systemd:NAME")
+    Address | Activated, PlainValidator(parse_listen_address), text_schema(), Written("address:port, or systemd:NAME")
 ]
-PasswordHash = Annotated[str, PlainValidator(parse_password_hash), _text(r"^\$argon2"), Written("argon2 hash")]
-AnyRate = Annotated[Rate, PlainValidator(Rate.parse), _text(), Written("rate (`100/min`, `5000/d`)")]
-MessageRate = Annotated[Rate, PlainValidator(parse_message_rate), _text(), Written("rate (`100/min`, `5000/d`)")]
-Domain = Annotated[str, PlainValidator(parse_domain), _text(), Written("domain")]
+PasswordHash = Annotated[str, PlainValidator(parse_password_hash), text_schema(r"^\$argon2"), Written("argon2 hash")]
+AnyRate = Annotated[Rate, PlainValidator(Rate.parse), text_schema(), Written("rate (`100/min`, `5000/d`)")]
+MessageRate = Annotated[Rate, PlainValidator(parse_message_rate), text_schema(), Written("rate (`100/min`, `5000/d`)")]
+Domain = Annotated[str, PlainValidator(parse_domain), text_schema(), Written("domain")]
 SigningDomain = Annotated[
-    str, PlainValidator(parse_signing_domain), _text(), Written('domain, `"*.example.com"` or `"*"`')
+    str, PlainValidator(parse_signing_domain), text_schema(), Written('domain, `"*.example.com"` or `"*"`')
 ]
-Selector = Annotated[str, PlainValidator(parse_selector), _text(), Written("name (labels with dots)")]
+Selector = Annotated[str, PlainValidator(parse_selector), text_schema(), Written("name (labels with dots)")]
 Instant = Annotated[
-    float, PlainValidator(parse_instant), _text(), Written("date (`2026-12-01`), with a time where it matters")
+    float, PlainValidator(parse_instant), text_schema(), Written("date (`2026-12-01`), with a time where it matters")
 ]
-Rewritten = Annotated[str, PlainValidator(parse_rewritten), _text(), Written('mail address, or `"*@domain"`')]
+Rewritten = Annotated[str, PlainValidator(parse_rewritten), text_schema(), Written('mail address, or `"*@domain"`')]
 ReversePath = Annotated[
-    str, PlainValidator(parse_reverse_path), _text(), Written('`verp`, mail address, or `"*@domain"`')
+    str, PlainValidator(parse_reverse_path), text_schema(), Written('`verp`, mail address, or `"*@domain"`')
 ]
-Template = Annotated[str, PlainValidator(parse_template), _text(), Written("text with placeholders")]
-Server = Annotated[str, PlainValidator(parse_server), _text(), Written("IP address, or IP address:port")]
+Template = Annotated[str, PlainValidator(parse_template), text_schema(), Written("text with placeholders")]
+Server = Annotated[str, PlainValidator(parse_server), text_schema(), Written("IP address, or IP address:port")]
