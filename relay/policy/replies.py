@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble, classify
@@ -21,12 +22,18 @@ _UNIT = r"(?:(s|sec|secs|seconds?)|(m|min|mins|minutes?)|(h|hrs?|hours?)|(d|days
 _LEAD = (
     r"(?:(?:try(?:ing)?|come|retry|resend|send|retried|connect)\w*\s+(?:\w+\s+){0,4}?(?:again\s+|back\s+|later\s+)?"
     r"(?:in|after|for|within)|wait(?:\s+(?:for|at\s+least|another))*|retry[- ]?after[:=]?|retry[- ]in|greylisted\s+for|"
+    r"(?:reset|enabled|unblocked|lifted|available)(?:\s+again)?\s+in|"
     r"(?:blocked|limited|suspended|deferred|delayed|rejected|throttled)\s+for)"
 )
-_HINT = re.compile(rf"\b{_LEAD}\s*:?\s*(?:at\s+least\s+|about\s+|another\s+)?(\d{{1,6}})\s*{_UNIT}", re.IGNORECASE)
-_MORE = re.compile(rf"\s*(?:,|and)?\s*(\d{{1,6}})\s*{_UNIT}", re.IGNORECASE)
+_NUMBER = r"(\d{1,6}(?:\.\d{1,6})?)"
+_HINT = re.compile(rf"\b{_LEAD}\s*:?\s*(?:at\s+least\s+|about\s+|another\s+)?{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
+_MORE = re.compile(rf"\s*(?:,|and)?\s*{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
 _CLOCK = re.compile(rf"\b{_LEAD}\s*:?\s*(\d{{1,2}}):(\d{{2}}):(\d{{2}})\b", re.IGNORECASE)
 _BARE = re.compile(r"\b(?:retry[- ]?after|try again in|wait)\s*[:=]?\s*(\d{1,6})(?![\w.:]|\s*[a-z])", re.IGNORECASE)
+_DATE = re.compile(
+    r"\b(?:after|until|till)\s+((?:\w{3}, )?\d{1,2} \w{3} \d{4} \d{2}:\d{2}(?::\d{2})? (?:[+-]\d{4}|UTC|GMT))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def judge(rules: Sequence[ReplyRule], stage: Stage, reply: Reply, now: float, *,
     if reply.code < 400:
         return base
     line = str(reply)
-    told = hint(reply.text)
+    told = hint(reply.text, now)
     before_mail = stage not in (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT)
     for rule in rules:
         if rule.fits(stage, line) and not (before_mail and rule.scope is not Scope.EGRESS):
@@ -107,8 +114,10 @@ def judge(rules: Sequence[ReplyRule], stage: Stage, reply: Reply, now: float, *,
     return base
 
 
-def hint(text: str) -> float | None:
+def hint(text: str, now: float) -> float | None:
     """Seconds for which a reply asks to wait; None: it does not say. At most LONGEST_HINT."""
+    if date := _DATE.search(text):
+        return _until(date[1], now)
     if clock := _CLOCK.search(text):
         return _bounded(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3]))
     found = _HINT.search(text)
@@ -124,7 +133,15 @@ def hint(text: str) -> float | None:
 
 def _seconds(found: re.Match[str]) -> float:
     unit = next(u for u, group in zip(_UNITS, found.groups()[1:], strict=True) if group)
-    return int(found[1]) * _UNITS[unit]
+    return float(found[1]) * _UNITS[unit]
+
+
+def _until(date: str, now: float) -> float | None:
+    """RFC 5322 §3.3: what mail servers write."""
+    try:
+        return _bounded(parsedate_to_datetime(date).timestamp() - now)
+    except ValueError:
+        return None
 
 
 def _bounded(seconds: float) -> float | None:
