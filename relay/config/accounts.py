@@ -5,6 +5,7 @@ Refuses: credentials that would cross a network in clear.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -22,6 +23,7 @@ from relay.settings import Account, Tls, TlsMode, is_loopback
 
 IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
 T = TypeVar("T")
+_REGION = re.compile("[a-z]{2}(-[a-z]+)+-[0-9]")
 NOTHING = Preset("", "", "", {})
 NOWHERE = Reference("plain", "localhost")  # in the place of a host that is missing, which is told
 NOT_EMPTY = ("?*",)  # any sender but the null one
@@ -110,6 +112,15 @@ class AccountBuilder:
         """What the account says, else the preset's, by region."""
         regions = preset.regions
         region = entry.region or preset.region
+        if (
+            entry.region is not None
+            and "{region}" in preset.host
+            and _REGION.fullmatch(region)
+            and region not in regions
+        ):
+            text = f"not among those that we know; if it is one, the host is {preset.host.format(region=region)}"
+            self.site.warn((*path, "region"), text)
+            regions = {region: preset.host.format(region=region)}
         if entry.region is not None and preset.name and region not in regions and entry.host is None:
             known = no_such("region", region, regions) if regions else f"{preset.title} has no regions; remove it"
             self.site.wrong((*path, "region"), f"{known} (or name the host yourself)" if regions else known)

@@ -188,11 +188,15 @@ async def test_what_was_spent_survives_a_reload(tmp_path: Path) -> None:
 
 
 async def test_a_4xx_that_means_a_dead_address_fails_it(tmp_path: Path) -> None:
-    dead = '{reply: "^450 .*no such user", at: [rcpt], scope: recipient, verdict: permanent, means: the address is dead}'
+    dead = (
+        '{reply: "^450 .*no such user", at: [rcpt], scope: recipient, verdict: permanent, means: the address is dead}'
+    )
     script = {"RCPT": lambda a: "450 4.1.1 no such user here" if "dead" in a else "250 Ok"}
     async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, dead)) as rig:
         number = await rig.send("dead@example.net", "live@example.net")
         await rig.settled()
         rows = {r["recipient"]: r for r in await rig.rows(number)}
-        assert rows["dead@example.net"]["state"] == "failed" and "the address is dead" in rows["dead@example.net"]["why"]
+        assert (
+            rows["dead@example.net"]["state"] == "failed" and "the address is dead" in rows["dead@example.net"]["why"]
+        )
         assert rows["live@example.net"]["state"] == "delivered"
