@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, mail, presets, queue, service, setup
+from relay.cli import dkim, mail, presets, queue, service, setup, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -34,7 +34,7 @@ for _command in (
     service.explain,
     service.spool,
     mail.send,
-    mail.sink,
+    sink_.sink,
     queue.queue,
     dkim.dkim,
     presets.presets,

@@ -1,8 +1,7 @@
-"""`relay send` and `relay sink`: a first message, and somewhere for it to go."""
+"""`relay send`: a first message."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import smtplib
 import ssl
@@ -17,7 +16,7 @@ from relay.cli.client import Failed, read_password
 from relay.policy.networks import is_loopback
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str) -> tuple[str, int]:
     from relay.config.values import parse_address_and_port
 
     try:
@@ -58,7 +57,7 @@ def send(
 ) -> None:
     """Hand the relay a message over SMTP, as an application would."""
     server = server or _running()
-    host, port = _address(server if _has_port(server) else f"{server}:2525")
+    host, port = address(server if _has_port(server) else f"{server}:2525")
     if user and tls == "none" and not is_loopback(host):
         raise Failed(
             f"the password would cross the network to {host} in clear; say --tls starttls or --tls implicit", 64
@@ -169,40 +168,3 @@ def _expect(reply: tuple[int, bytes]) -> None:
     code, text = reply
     if code >= 400:
         raise Failed(f"{code} {text.decode(errors='replace')}", _code(code))
-
-
-@click.command()
-@click.option("--listen", default="127.0.0.1:2526", show_default=True, help="Address and port.")
-@click.option(
-    "--keep", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("sink"), show_default=True
-)
-@click.option("--delay", type=float, default=0.0, help="Seconds before each 250 to the final dot.")
-def sink(listen: str, folder: Path, delay: float) -> None:
-    """An upstream for tests: it keeps mail, sends nothing on.
-
-    Each message is one .eml file.
-    """
-    from relay.listener.front import ListenError
-    from relay.settings import Address
-    from relay.sink import Kept, Sink
-
-    host, port = _address(listen)
-
-    def arrived(kept: Kept) -> None:
-        click.echo(
-            f"{kept.id}  <{kept.sender}> -> {', '.join(kept.recipients)}  {kept.size} bytes  {kept.subject!r}  {kept.path}"
-        )
-
-    async def run() -> None:
-        made = Sink(Address(host, port), folder, arrived, delay=delay)
-        try:
-            bound = await made.open()
-        except ListenError as error:
-            raise Failed(str(error), 69) from None
-        click.echo(f"sink listens on {host}:{bound} and keeps mail in {folder.resolve()}; stop it with Ctrl-C")
-        await asyncio.Event().wait()
-
-    try:
-        asyncio.run(run())
-    except KeyboardInterrupt:
-        return

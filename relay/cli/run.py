@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,9 @@ from relay.config.load import ConfigError, default_config, load
 from relay.listener.front import ListenError
 from relay.maillog import MailLog
 from relay.settings import Address, Config, Spool
-from relay.sink import Kept, Sink
+
+if TYPE_CHECKING:
+    from relay.sink import Kept
 
 UNAVAILABLE, CONFIG = 69, 78
 
@@ -66,6 +68,8 @@ def run_demo(missing: Path) -> int:
 
 async def _demo(missing: Path) -> int:
     """A sink on a free port, and the relay in front of it."""
+    from relay.sink import Sink  # 1 MiB, for those alone who look at the demonstration
+
     config = default_config(os.environ)
     # Apart from the spool of a real relay, which may come to this machine later.
     spool = Spool(config.spool.path.parent / "demo" / "spool.db", keep_bodies="all")

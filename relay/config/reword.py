@@ -31,8 +31,8 @@ _BOUNDS = {
 }
 
 
-def told(error: ValidationError, root: Node, report: Report) -> set[Keys]:
-    """Tells `report` every error, and returns where they are."""
+def told(error: ValidationError, root: Node, report: Report, shape: type[Section] = File) -> set[Keys]:
+    """Tells `report` every error, and returns where they are. `shape`: what the file should have been."""
     places: set[Keys] = set()
     for item in error.errors(include_url=False, include_input=False):
         path: Keys = item["loc"]
@@ -45,7 +45,7 @@ def told(error: ValidationError, root: Node, report: Report) -> set[Keys]:
         kind, context = item["type"], item.get("ctx", {})
         node = root.find(path)
         if kind == "extra_forbidden":
-            report.wrong(root.mark_of_key(path), spell(path, root), _extra(path))
+            report.wrong(root.mark_of_key(path), spell(path, root), _extra(path, shape))
         elif kind == "missing":
             mark = root.mark_of_key(path[:-1])
             report.wrong(mark, spell(path[:-1], root), f"'{path[-1]}' is missing")
@@ -91,8 +91,8 @@ def _choice(expected: str, found: object) -> str:
     return text + _meant(found, names) if isinstance(found, str) else text
 
 
-def _extra(path: Keys) -> str:
-    section, key = section_at(path[:-1]), str(path[-1])
+def _extra(path: Keys, shape: type[Section]) -> str:
+    section, key = section_at(path[:-1], shape), str(path[-1])
     if key in section.planned:
         return NOT_BUILT
     known = [field.alias or name for name, field in section.model_fields.items()]
@@ -111,9 +111,9 @@ def nearest(text: str, names: Iterable[str]) -> str:
     return close[0] if close else ""
 
 
-def section_at(path: Keys) -> type[Section]:
-    """The section whose keys stand at `path`."""
-    current: Any = File
+def section_at(path: Keys, shape: type[Section] = File) -> type[Section]:
+    """The section whose keys stand at `path` of a file."""
+    current: Any = shape
     for key in path:
         current = bare(current)
         if isinstance(current, type) and issubclass(current, Section):

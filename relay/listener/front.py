@@ -8,6 +8,7 @@ import errno
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -41,6 +42,8 @@ TURNED_AWAY = metrics.Counter("relay_listener_turned_away_total", "Connections a
 class Door:
     """One listening address and the sessions that came through it."""
 
+    mechanisms: Sequence[str] = MECHANISMS
+
     def __init__(self, listen: Listen, intake: Intake, log: MailLog, hostname: str, guard: Guard | None = None) -> None:
         self.listen, self.intake, self.log, self.hostname = listen, intake, log, hostname
         self.guard = guard or Guard(log)
@@ -67,24 +70,21 @@ class Door:
         return self._ehlo[encrypted, login]
 
     def _offer(self, encrypted: bool, login: bool) -> bytes:
-        lines = [
-            self.hostname,
-            "PIPELINING",
-            f"SIZE {self.intake.spool.max_message_size}",
-            "8BITMIME",
-            "SMTPUTF8",
-            "ENHANCEDSTATUSCODES",
-        ]
         # Who is told `dsn: {to: none}` would wait for a report in vain.
         self.dsn = self.intake.reports
-        if self.dsn:
-            lines.append("DSN")
+        lines = [self.hostname, *self.extensions()]
         if self.offers_starttls and not encrypted:
             lines.append("STARTTLS")
         if login:
-            lines.append(f"AUTH {' '.join(MECHANISMS)}")
+            lines.append(f"AUTH {' '.join(self.mechanisms)}")
         last = len(lines) - 1
         return "".join(f"250{' ' if i == last else '-'}{line}\r\n" for i, line in enumerate(lines)).encode()
+
+    def extensions(self) -> list[str]:
+        """What every client is offered."""
+        size = f"SIZE {self.intake.spool.max_message_size}"
+        found = ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        return [*found, "DSN"] if self.dsn else found
 
     @property
     def implicit_tls(self) -> bool:
@@ -131,15 +131,19 @@ class Door:
             await self._serve(listening)
         return bool(bound)
 
-    async def _serve(self, listening: socket.socket) -> None:
+    def session(self, client: str | None = None) -> Session:
+        """One for each connection; `client`: who it is, where that is known beforehand."""
         from relay.listener.session import Session
 
+        return Session(self, client)
+
+    async def _serve(self, listening: socket.socket) -> None:
         if self.listen.proxy or self.implicit_tls:
             self._servers.append(Reception(self, listening))
         else:
             loop, unix = asyncio.get_running_loop(), listening.family == socket.AF_UNIX
             create = loop.create_unix_server if unix else loop.create_server
-            self._servers.append(await create(lambda: Session(self), sock=listening, backlog=self.guard.backlog))
+            self._servers.append(await create(self.session, sock=listening, backlog=self.guard.backlog))
         name = listening.getsockname()
         host, self.port = (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
         self.where = str(Address(host, self.port)) if self.port else host

@@ -94,8 +94,12 @@ class Identity(Wire):
         if self.door.listen.auth == "required" and not self.is_served():
             raise BadCommand(550, "5.7.1", f"no mail is taken from {self.client}")
         mechanism, _, initial = argument.partition(" ")
-        self.exchange = Exchange(mechanism.upper())
+        self.exchange = self.exchange_of(mechanism.upper())
         self.answered(initial.strip(" ") or None)
+
+    def exchange_of(self, mechanism: str) -> Exchange:
+        """Raises BadCommand for a mechanism that is not offered."""
+        return Exchange(mechanism)
 
     def answered(self, response: str | None) -> None:
         assert self.exchange is not None

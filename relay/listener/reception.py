@@ -53,14 +53,12 @@ class Reception:
             task.add_done_callback(self._tasks.discard)
 
     async def _introduce(self, sock: socket.socket, peer: str) -> None:
-        from relay.listener.session import Session
-
         try:
             try:
                 client = await self._client(sock, peer) if self._door.listen.proxy else peer
             finally:
                 self._unknown -= 1
-            session = Session(self._door, client)
+            session = self._door.session(client)
             if self._door.implicit_tls:
                 await self._encrypt(session, sock)
             else:

@@ -30,15 +30,15 @@ class Exchange:
     def step(self, response: str | None) -> str | Credentials:
         """`response`: what the client said, in base64; None: nothing yet. Raises BadCommand, which ends the exchange."""
         if response is None:
-            return "" if self.mechanism == "PLAIN" else _encoded("Username:")
+            return "" if self.mechanism == "PLAIN" else encoded("Username:")
         if response == "*":  # RFC 4954 §4
             raise BadCommand(501, "5.7.0", "login cancelled")
-        said = _decoded(response)
+        said = decoded(response)
         if self.mechanism == "PLAIN":
             return _plain(said)
         if self._user is None:
             self._user = said
-            return _encoded("Password:")
+            return encoded("Password:")
         return _credentials(self._user, said)
 
 
@@ -58,11 +58,11 @@ def _credentials(user: str, password: str) -> Credentials:
     return Credentials(user, password)
 
 
-def _encoded(text: str) -> str:
+def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _decoded(text: str) -> str:
+def decoded(text: str) -> str:
     """RFC 4954 §4: a lone `=` stands for an initial response that is empty."""
     try:
         return base64.b64decode("" if text == "=" else text, validate=True).decode()

@@ -32,6 +32,7 @@ class Session(Identity):
 
     def __init__(self, door: Door, client: str | None = None) -> None:
         super().__init__(door, client)
+        self.intake = door.intake  # whom it asks, and hands its messages to
         self._idle_commands = 0
         self._told_throttled = False
         self._mail: Envelope | None = None
@@ -127,16 +128,16 @@ class Session(Identity):
             # RFC 4954 §6
             raise BadCommand(530, "5.7.0", "log in first" if self._may_log_in() else "say STARTTLS and log in first")
         mail = parse_mail(argument, self.dsn)
-        if mail.size > self.door.intake.spool.max_message_size:
-            raise BadCommand(552, "5.3.4", f"message is larger than {self.door.intake.spool.max_message_size} bytes")
-        refusal = self.door.intake.refuse_now() or self.door.stopping
+        if mail.size > self.intake.spool.max_message_size:
+            raise BadCommand(552, "5.3.4", f"message is larger than {self.intake.spool.max_message_size} bytes")
+        refusal = self.intake.refuse_now() or self.door.stopping
         if refusal:
             self.door.log.warning("refused", client=self.client, why=refusal)
             raise BadCommand(452, "4.3.1", "the spool takes no mail now, try again later")
         envelope = Envelope(
             self.door.listen, self.client, self.helo, self._protocol(mail.smtputf8), mail.sender, mail.smtputf8, user
         )
-        self._say_no(envelope, "", self.door.intake.refuse_sender(envelope))
+        self._say_no(envelope, "", self.intake.refuse_sender(envelope))
         envelope.ret, envelope.envid = mail.ret, mail.envid
         envelope.allowances = self.door.allowances(user, self.client)
         self._check_allowance(envelope, 1)
@@ -198,7 +199,7 @@ class Session(Identity):
             # Here and not earlier, so that the log tells who wanted to send what to whom.
             no = BadMessage(550, "5.7.1", f"no mail is taken from {self.client or 'here'}: this is no open relay")
             self._say_no(mail, recipient, no)
-        self._say_no(mail, recipient, self.door.intake.refuse_recipient(mail, recipient))
+        self._say_no(mail, recipient, self.intake.refuse_recipient(mail, recipient))
         self._check_allowance(mail, len(mail.recipients) + 1)
         mail.recipients.append(recipient)
         mail.asked.setdefault(recipient, (rcpt.notify, rcpt.orcpt))
@@ -218,7 +219,7 @@ class Session(Identity):
             self._throttled(self._mail, error)
         self._reader = DataReader()
         self.data_began()
-        self._incoming = Incoming(self.door.intake.spool, self.door.intake.budget)
+        self._incoming = Incoming(self.intake.spool, self.intake.budget)
         self.say(b"354 end data with <CR><LF>.<CR><LF>\r\n")
 
     def _rset(self, argument: str) -> None:
@@ -277,7 +278,7 @@ class Session(Identity):
         assert mail is not None
         accepted = False
         try:
-            number, _ = await self.door.intake.accept(mail, incoming, needs=needs)
+            number, _ = await self.intake.accept(mail, incoming, needs=needs)
             accepted = True
             self._idle_commands, self._told_throttled = 0, False
             self.say(f"250 2.0.0 Ok: queued as {queue_id(number)}\r\n".encode())

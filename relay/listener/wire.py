@@ -35,6 +35,8 @@ _PRINTABLE = bytes(c if 32 <= c < 127 else 32 for c in range(256))
 class Wire(SMTP):
     """Made for each connection; `client` where it is known beforehand who it is (`reception`)."""
 
+    max_line = MAX_LINE
+
     def __init__(self, door: Door, client: str | None = None) -> None:
         # Not SMTP.__init__: it inspects every member of the class for each connection, and makes a stream reader that
         # would hold what we must bound. What its remaining methods need is set here.
@@ -73,7 +75,7 @@ class Wire(SMTP):
         raise NotImplementedError
 
     def overlong(self, line: bytes) -> None:
-        """A command that is longer than MAX_LINE, or how it begins."""
+        """A command that is longer than `max_line`, or how it begins."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -100,10 +102,15 @@ class Wire(SMTP):
             self.encrypted, refusal = True, b""  # and admitted
         else:
             refusal = self.door.admit(self)
-        self.transport.write(refusal or self.door.greeting)
+        self.greet(refusal)
         if refusal:
             self._closing = True
             self.transport.close()
+
+    def greet(self, refusal: bytes) -> None:
+        """The first words: the greeting, or the reply that turns the client away."""
+        assert self.transport is not None
+        self.transport.write(refusal or self.door.greeting)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -222,7 +229,7 @@ class Wire(SMTP):
         """One command off the buffer; False where it is not complete."""
         end = self._buffer.find(b"\n")
         if end < 0:
-            if len(self._buffer) > MAX_LINE:
+            if len(self._buffer) > self.max_line:
                 start = bytes(self._buffer)
                 self._buffer.clear()
                 if not self._skipping:
@@ -234,7 +241,7 @@ class Wire(SMTP):
         self._heard = clock.monotonic()
         if self._skipping:
             self._skipping = False
-        elif len(line) > MAX_LINE:
+        elif len(line) > self.max_line:
             self.overlong(line)
         else:
             self.command(line)
