@@ -96,6 +96,7 @@ class App:
         self.supervisor.start("pulse", Pulse().run)
         self.supervisor.start("retention", self.housekeeper.forget)
         self.supervisor.start("published", watch.run)
+        self.supervisor.start("tokens", self.scheduler.carriers.keeper.run)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")

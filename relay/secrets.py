@@ -6,7 +6,9 @@ reference only; errors name the reference and never a value.
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -16,6 +18,7 @@ from typing import Literal
 
 MAX_SECRET = 64 * 1024
 COMMAND_TIMEOUT = 10.0
+_RUN = re.compile(r"[A-Za-z0-9._~+/=-]{12,}")  # as a token, or base64, is written
 
 
 class SecretError(Exception):
@@ -124,3 +127,16 @@ class Reference:
             # Its output may hold the secret: only the exit code is told.
             raise SecretError(f"command {self.target} ended with exit code {done.returncode}")
         return done.stdout[:MAX_SECRET].decode(errors="replace").rstrip("\r\n")
+
+
+def hidden(text: str, *secrets: str) -> str:
+    """What a stranger said, without what we had said to him: each secret as it is, in base64, or a long piece of either.
+
+    What holds a name beside the secret is handed in as it was said, in base64: the name alone may be told.
+    """
+    forms = [form for secret in secrets if secret for form in (base64.b64encode(secret.encode()).decode(), secret)]
+    for form in forms:
+        text = text.replace(form, "***")
+        if len(form) > 12 and form.endswith("="):
+            text = text.replace(form.rstrip("="), "***")
+    return _RUN.sub(lambda run: "***" if any(run[0].strip("=") in form for form in forms) else run[0], text)

@@ -114,6 +114,24 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuth2:
+    """Where the token comes from that an account logs in with, instead of a password (RFC 6749)."""
+
+    grant: Literal["refresh_token", "client_credentials", "service_account"]
+    token_url: str
+    scope: str = ""
+    client_id: Reference | None = None
+    client_secret: Reference | None = None
+    refresh_token: Reference | None = None
+    key: Reference | None = None  # of a service account: Google's JSON
+    device_url: str = ""  # for `relay oauth login` (RFC 8628)
+    authorize_url: str = ""  # as well, where there is no `device_url`
+    mechanism: Literal["", "xoauth2", "oauthbearer"] = ""  # none: what the server offers
+    ca: Path | None = None  # of the token endpoint; None: the system's
+    expires: float | None = None  # when the client secret ends, epoch seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """An upstream that we log in to."""
 
@@ -132,6 +150,7 @@ class Account:
     replies: tuple[ReplyRule, ...] = ()  # what it means by its words; the first that fits decides
     preset: str = ""  # where what is not said above came from
     idle: float = 30.0  # seconds a session is kept without work
+    oauth2: OAuth2 | None = None  # instead of `password`
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,14 @@ class Upstream:
         implicit: bool = False,
         login: tuple[str, str] | None = None,
         mechanisms: str = "PLAIN LOGIN",
+        bearer: Callable[[str, str], bool] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         small_window: bool = False,
     ) -> None:
+        """`bearer`: whether a user's token is good; asked for XOAUTH2 and OAUTHBEARER."""
         self.script = dict(script or {})
+        self.bearer = bearer
         self.extensions, self.tls, self.implicit = extensions, tls, implicit
         self.login, self.mechanisms = login, mechanisms
         self.host, self.port, self._small = host, port, small_window
@@ -314,7 +317,7 @@ class _Talk:
         lines = ["fake.example", *self.up.extensions]
         if self.up.tls is not None and not self.encrypted:
             lines.append("STARTTLS")
-        if self.up.login is not None:
+        if self.up.login is not None or self.up.bearer is not None:
             lines.append(f"AUTH {self.up.mechanisms}")
         text = "\r\n".join(f"250{' ' if i == len(lines) - 1 else '-'}{line}" for i, line in enumerate(lines))
         await self.say("EHLO", argument, text)
@@ -335,6 +338,8 @@ class _Talk:
 
     async def auth(self, argument: str) -> None:
         mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() in ("XOAUTH2", "OAUTHBEARER"):
+            return await self._auth_bearer(mechanism.upper(), initial)
         if mechanism.upper() == "PLAIN":
             if not initial:
                 await self.send("334 ")
@@ -345,6 +350,27 @@ class _Talk:
         self.up.logins.append((user, password))
         good = (user, password) == self.up.login
         await self.say("AUTH", argument, "235 2.7.0 welcome" if good else "535 5.7.8 no such login")
+
+    async def _auth_bearer(self, mechanism: str, initial: str) -> None:
+        """RFC 7628 §3, and Google's, which differs by its beginning and by the answer to an error."""
+        said = base64.b64decode(initial).decode()
+        assert said.endswith("\x01\x01")
+        fields = said[:-2].split("\x01")
+        if mechanism == "XOAUTH2":
+            user = fields[0].removeprefix("user=")
+        else:
+            flag, name, rest = fields[0].split(",")
+            assert flag == "n" and rest == "" and [f.split("=")[0] for f in fields[1:]] == ["host", "port", "auth"]
+            user = name.removeprefix("a=").replace("=2C", ",").replace("=3D", "=")
+        token = fields[-1].removeprefix("auth=Bearer ")
+        self.up.logins.append((user, token))
+        assert self.up.bearer is not None
+        good = self.up.bearer(user, token)
+        if not good:
+            await self.send("334 " + base64.b64encode(b'{"status":"401","schemes":"bearer","scope":"mail"}').decode())
+            answer = (await self.reader.readline()).decode().strip()
+            assert answer == ("" if mechanism == "XOAUTH2" else "AQ==")
+        await self.say("AUTH", mechanism, "235 2.7.0 welcome" if good else "535 5.7.8 no such token")
 
     async def _auth_login(self, initial: str) -> tuple[str, str]:
         if not initial:

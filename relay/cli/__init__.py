@@ -34,7 +34,7 @@ for _command in (
     service.explain,
     service.spool,
     mail.send,
-    sink_.sink,
+    sink.sink,
     queue.queue,
     dkim.dkim,
     presets.presets,

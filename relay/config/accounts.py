@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from relay.config import presets, replies
+from relay.config.oauth2 import OAuth2Builder
 from relay.config.problems import Keys
 from relay.config.replies import ReplyEntry
 from relay.config.shape import AccountEntry, AccountLimitEntry, TlsSection
@@ -58,13 +59,14 @@ class AccountBuilder:
             self.site.wrong(path, "`direct` is the name of delivery by MX; name the account otherwise")
         preset = self.preset(entry, path)
         host = self.host(entry, preset, path)
+        oauth2 = OAuth2Builder(self.site).build(name, entry, preset.oauth2.get("provider", ""))
         username = entry.username
         if username is None and preset.username and entry.password is not None:
             username = Reference("plain", preset.username)
-        login = username is not None or entry.password is not None
-        if login and username is None:
+        login = username is not None or entry.password is not None or oauth2 is not None
+        if entry.password is not None and username is None:
             self.site.wrong((*path, "password"), "a password without a username; say both or neither")
-        if login and entry.password is None:
+        if entry.username is not None and entry.password is None and entry.oauth2 is None:
             self.site.wrong((*path, "username"), "a username without a password; say both or neither")
         if entry.port is None and entry.tls.mode is None and preset.port and preset.tls:
             given: tuple[TlsMode, int] = preset.tls, preset.port
@@ -74,6 +76,9 @@ class AccountBuilder:
         if login and mode in IN_CLEAR and not is_loopback(host):
             text = f"credentials are never sent in clear, as TLS mode `{mode}` could; use starttls or implicit"
             self.site.wrong((*path, "tls"), text)
+        elif entry.oauth2 is not None and entry.tls.verify is False and not entry.tls.pin and not is_loopback(host):
+            text = "a token is never sent over a connection that nobody vouches for; trust its certificate by `ca` or `pin`"
+            self.site.wrong((*path, "tls", "verify"), text)
         resolved = self.site.reference(host, (*path, "host"))
         assert resolved is not None
         limits = self.limits(entry.limits, (*path, "limits")) if entry.limits is not None else preset.limits
@@ -96,6 +101,7 @@ class AccountBuilder:
             limits=limits,
             replies=self.replies(entry.replies, (*path, "replies")) + preset.replies + presets.generic(),
             preset=preset.name,
+            oauth2=oauth2,
         )
 
     def preset(self, entry: AccountEntry, path: Keys) -> Preset:

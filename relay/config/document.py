@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from relay.config.leaving import RewriteSection, SigningEntry
 from relay.config.reword import bare
-from relay.config.shape import File, NotSection, TlsSection
+from relay.config.shape import File, NotSection, OAuth2Section, TlsSection
 from relay.config.types import NotNull, OrAlone, Section, Written
 from relay.config.values import print_duration, print_size
 from relay.settings import Address
@@ -49,6 +49,12 @@ else `none` to loopback and `opportunistic` to other hosts. Left out, the port i
 login, else 25. Credentials are never sent in clear: with a login, `none` and `opportunistic` are refused beyond
 loopback.
 """
+_OAUTH2 = """
+What each grant needs: `refresh_token`: `client_id` and `refresh_token`; `client_credentials`: `client_id` and
+`client_secret`; `service_account`: `key`. Google wants `client_secret` with a refresh token too; Microsoft wants `tenant`.
+There is never a fall-back to a password, and a token is sent only over a connection whose certificate is verified or
+pinned. URLs are https, to this machine http too. How to set each up: [oauth2.md](oauth2.md).
+"""
 
 
 _REWRITE = """
@@ -65,7 +71,12 @@ Of the entries whose `domain` fits From most closely all sign; of those, the one
 before those that name none. An entry past its `not_after` goes on while another one of its domain and algorithm waits
 for its record. Two in one message, such as RSA and Ed25519, are two entries.
 """
-_NOTES: dict[type[Section], str] = {TlsSection: _TLS, RewriteSection: _REWRITE, SigningEntry: _SIGNING}
+_NOTES: dict[type[Section], str] = {
+    TlsSection: _TLS,
+    OAuth2Section: _OAUTH2,
+    RewriteSection: _REWRITE,
+    SigningEntry: _SIGNING,
+}
 
 
 def page() -> str:

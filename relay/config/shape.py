@@ -24,6 +24,7 @@ from relay.config.types import (
     Host,
     Hostname,
     HostPort,
+    Instant,
     ListenAddress,
     ListOf,
     MessageRate,
@@ -38,10 +39,13 @@ from relay.config.types import (
     Recipient,
     ReplyText,
     ReportTo,
+    Scope,
     Secret,
     Section,
     Size,
     SizeBound,
+    Tenant,
+    TokenUrl,
     Username,
     Written,
 )
@@ -214,9 +218,40 @@ Tls = Annotated[
 ]
 
 
-class AccountEntry(Section):
-    planned = frozenset({"oauth2"})
+class OAuth2Section(Section):
+    grant: Literal["refresh_token", "client_credentials", "service_account"] = Field(
+        description="By what a token is got: a person's login, the application's own, or Google's key of a service account."
+    )
+    provider: Given[Literal["google", "microsoft"]] = Field(
+        None, description="Whose addresses and scope; without: `token_url` says where."
+    )
+    tenant: Given[Tenant] = Field(None, description="The directory at Microsoft.")
+    client_id: Given[Username] = Field(None, description="Which application asks, as it is registered there.")
+    client_secret: Given[Secret] = Field(None, description="Its secret, read anew for each request.")
+    refresh_token: Given[Secret] = Field(
+        None, description="What `relay oauth login` got; a file may be missing until then."
+    )
+    key: Given[Secret] = Field(None, description="Of a service account: the JSON file that Google made.")
+    token_url: Given[TokenUrl] = Field(None, description="Where tokens are asked for; default: the provider's.")
+    device_url: Given[TokenUrl] = Field(
+        None, description="Where `relay oauth login` gets a code to show (RFC 8628); default: the provider's."
+    )
+    authorize_url: Given[TokenUrl] = Field(
+        None, description="What `relay oauth login` shows where there is no `device_url`; default: the provider's."
+    )
+    scope: Given[Scope] = Field(
+        None, description="What the token is to be good for; default: the provider's, for mail."
+    )
+    mechanism: Given[Literal["xoauth2", "oauthbearer"]] = Field(
+        None, description="How it is shown; default: what the server offers, `xoauth2` before the other."
+    )
+    ca: Given[FilePath] = Field(None, description="PEM file of the authorities that vouch for `token_url`.")
+    expires: Given[Instant] = Field(
+        None, description="When the client secret ends: the log warns from two weeks before, and a metric tells it."
+    )
 
+
+class AccountEntry(Section):
     preset: Given[Name] = Field(
         None, description="The provider; what is not said here is as it asks for. `relay presets` lists them."
     )
@@ -224,8 +259,11 @@ class AccountEntry(Section):
     host: Given[Host] = Field(None, description="The server to log in to; a preset has its own.")
     port: Given[AnyPort] = Field(None, description="Default: 465 for `implicit`, else 587 with a login, else 25.")
     tls: Tls = Field(TlsSection(), description="`none`, `opportunistic`, `starttls`, `implicit`, or a map, see below.")
-    username: Given[Username] = Field(None, description="What to log in with; needs `password`.")
+    username: Given[Username] = Field(None, description="What to log in with; needs `password` or `oauth2`.")
     password: Given[Secret] = Field(None, description="Its secret, read anew for each login; needs `username`.")
+    oauth2: Given[OAuth2Section] = Field(
+        None, description="Log in with a token instead, see below and oauth2.md; needs `username`, the mailbox."
+    )
     senders: OneOrMany[AddressPattern] = Field(
         ("*",), description="Reverse-paths that it may send as; fail-over passes it by for others."
     )

@@ -46,9 +46,12 @@ from relay.config.values import (
     parse_recipient,
     parse_reply_text,
     parse_report_to,
+    parse_scope,
     parse_secret,
     parse_size,
     parse_size_bound,
+    parse_tenant,
+    parse_token_url,
     parse_username,
 )
 from relay.policy.rate import Rate
@@ -185,3 +188,11 @@ ReversePath = Annotated[
 ]
 Template = Annotated[str, PlainValidator(parse_template), text_schema(), Written("text with placeholders")]
 Server = Annotated[str, PlainValidator(parse_server), text_schema(), Written("IP address, or IP address:port")]
+TokenUrl = Annotated[str, PlainValidator(parse_token_url), text_schema("^https?://"), Written("URL")]
+Scope = Annotated[
+    str,
+    PlainValidator(parse_scope),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    Written("text, or a list"),
+]
+Tenant = Annotated[str, PlainValidator(parse_tenant), text_schema(), Written("directory id or domain")]

@@ -12,12 +12,13 @@ import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from relay.config.problems import shorten
 from relay.envelope import AddressError, parse_address
 from relay.policy.rate import Rate
 from relay.secrets import Reference
-from relay.settings import Activated, Address
+from relay.settings import Activated, Address, is_loopback
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -207,6 +208,37 @@ def parse_username(value: object) -> Reference:
         return text
 
     return _plain_or_reference(value, check)
+
+
+def parse_token_url(value: object) -> str:
+    """`https://…`; `http://` to this machine alone. What was found is not repeated where it holds a login."""
+    wanted = "expected a URL such as https://login.example.com/token"
+    if not isinstance(value, str) or CONTROL.search(value) or " " in value:
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not host or "@" in parts.netloc or parts.fragment or parts.scheme not in ("https", "http"):
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    if parts.scheme == "http" and not is_loopback(Reference("plain", host)):
+        raise ValueError("secrets are never sent in clear: `http` is for this machine alone; use https")
+    return value
+
+
+def parse_scope(value: object) -> str:
+    """Words with spaces between them, or a list of them (RFC 6749 §3.3)."""
+    words = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
+    if not words or not all(isinstance(word, str) and re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
+        raise ValueError(f"expected a scope, or a list of them, found {describe(value)}")
+    return " ".join(words)
+
+
+def parse_tenant(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", value):
+        raise ValueError(f"expected a tenant: the id of a directory, or its domain, found {describe(value)}")
+    return value
 
 
 def parse_password_hash(value: object) -> str:

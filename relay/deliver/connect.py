@@ -13,7 +13,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiosmtplib
 from aiosmtplib.errors import (
@@ -25,12 +25,16 @@ from aiosmtplib.errors import (
 )
 from aiosmtplib.response import SMTPResponse
 
+from relay.deliver import bearer
 from relay.deliver.dialogue import LOST, SILENT, TOO_MANY, Dialogue
 from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
 from relay.deliver.tls import PinMismatch, check_pin, context_for
 from relay.reply import Reply, Stage, clean
-from relay.secrets import SecretError
+from relay.secrets import SecretError, hidden
 from relay.settings import Account, Tls
+
+if TYPE_CHECKING:
+    from relay.oauth.tokens import Tokens
 
 
 class Client(aiosmtplib.SMTP):
@@ -54,15 +58,42 @@ class Client(aiosmtplib.SMTP):
         super().close()
 
 
-async def connect(account: Account, hostname: str) -> Upstream:
-    """A session, greeted, encrypted and logged in as the account says. Raises Failure."""
+async def connect(account: Account, hostname: str, tokens: Tokens | None = None) -> Upstream:
+    """A session, greeted, encrypted and logged in as the account says. Raises Failure.
+
+    With `tokens` that is the only way to log in. One that is refused because it ended before its time is renewed, and another
+    session tries the new one, once: after a refusal some servers hang up.
+    """
+    if tokens is None:
+        return await _reached(account, hostname)
+    token = await bearer.token(tokens.token())
     try:
-        return await _connect(account, hostname, account.tls)
+        session = await _reached(account, hostname, token)
+    except Failure as failure:
+        if not bearer.stale(failure):
+            raise
+        newer = await bearer.token(tokens.after_refusal(token), str(failure.reply))
+        if newer is None:
+            raise
+        token = newer
+        try:
+            session = await _reached(account, hostname, token)
+        except Failure as failure:
+            if bearer.stale(failure):
+                await bearer.token(tokens.after_refusal(token), str(failure.reply))
+            raise
+    tokens.worked(token)
+    return session
+
+
+async def _reached(account: Account, hostname: str, token: str | None = None) -> Upstream:
+    try:
+        return await _connect(account, hostname, account.tls, token)
     except _NoTls as error:
         # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
         if account.tls.mode != "opportunistic":
             raise Failure(Stage.STARTTLS, error.reply) from None
-        return await _connect(account, hostname, Tls("none"))
+        return await _connect(account, hostname, Tls("none"), token)
 
 
 class _NoTls(Exception):
@@ -71,7 +102,7 @@ class _NoTls(Exception):
         self.reply = reply
 
 
-async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
+async def _connect(account: Account, hostname: str, tls: Tls, token: str | None) -> Upstream:
     host = await _resolved(account)
     try:
         context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
@@ -94,7 +125,7 @@ async def _connect(account: Account, hostname: str, tls: Tls) -> Upstream:
         if tls.pin and tls.mode != "none":
             _check_pin(client, tls)
         if account.username is not None:
-            await _login(client, account, host)
+            await _login(client, account, host, token)
     except BaseException:
         client.close()
         # Its transport closes it, unless it came to none; closed beneath a transport, its number could be another
@@ -196,7 +227,7 @@ def _check_pin(client: Client, tls: Tls) -> None:
         raise Failure(Stage.STARTTLS, Reply(0, str(error))) from None
 
 
-async def _login(client: Client, account: Account, host: str) -> None:
+async def _login(client: Client, account: Account, host: str, token: str | None) -> None:
     encrypted = client.get_transport_info("sslcontext") is not None
     if not encrypted and not _is_loopback(client, host):
         raise Failure(Stage.AUTH, Reply(0, "credentials are never sent in clear: set `tls` of this account"))
@@ -206,42 +237,38 @@ async def _login(client: Client, account: Account, host: str) -> None:
         password = await asyncio.to_thread(account.password.resolve) if account.password else ""
     except SecretError as error:
         raise Failure(Stage.AUTH, Reply(0, str(error))) from None
-    offered = client.server_auth_methods
-    timeout = TIMEOUTS[Stage.AUTH]
     try:
-        # One mechanism, once: trying them all would burn three failures against an upstream that counts.
-        if "plain" in offered:
-            await client.auth_plain(username, password, timeout=timeout)
-        elif "login" in offered:
-            await client.auth_login(username, password, timeout=timeout)
-        elif "cram-md5" in offered:
-            await client.auth_crammd5(username, password, timeout=timeout)
+        if account.oauth2 is not None:
+            await bearer.login(client, account, host, username, token or "")
         else:
-            raise Failure(
-                Stage.AUTH, Reply(0, f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})")
-            )
+            await _by_password(client, username, password)
     except SMTPResponseException as error:
-        error.message = _without(error.message, username, password)
+        if password:
+            plain = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
+            error.message = hidden(error.message, plain, password)
         reply = of_error(error)
         raise Failure(Stage.AUTH, reply) if reply.code else _lost_at_login(reply) from None
     except (SMTPException, OSError) as error:
         raise _lost_at_login(of_error(error)) from None
 
 
+async def _by_password(client: Client, username: str, password: str) -> None:
+    """One mechanism, once: trying them all would burn three failures against an upstream that counts."""
+    offered, timeout = client.server_auth_methods, TIMEOUTS[Stage.AUTH]
+    if "plain" in offered:
+        await client.auth_plain(username, password, timeout=timeout)
+    elif "login" in offered:
+        await client.auth_login(username, password, timeout=timeout)
+    elif "cram-md5" in offered:
+        await client.auth_crammd5(username, password, timeout=timeout)
+    else:
+        text = f"upstream offers no way to log in that we know ({' '.join(offered) or 'none'})"
+        raise Failure(Stage.AUTH, Reply(0, text))
+
+
 def _lost_at_login(reply: Reply) -> Failure:
     """Nothing was said about the login: it is the next hop's trouble, not the account's."""
     return Failure(Stage.EHLO, Reply(0, clean(f"login: {reply.text}")))
-
-
-def _without(text: str, username: str, password: str) -> str:
-    """A refusal that quotes what we said, without the secret: as it is, and as PLAIN and LOGIN write it."""
-    if not password:
-        return text
-    secret = password.encode()
-    said = [base64.b64encode(t).decode() for t in (b"\0%b\0%b" % (username.encode(), secret), secret)]
-    for form in (*said, *(text.rstrip("=") for text in said), password):
-        text = text.replace(form, "***")
-    return text
 
 
 def _is_loopback(client: Client, host: str) -> bool:

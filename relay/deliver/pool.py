@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from relay import clock, metrics
 from relay.deliver.connect import connect
@@ -16,6 +16,9 @@ from relay.policy.breaker import Breaker
 from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
 from relay.settings import Account
+
+if TYPE_CHECKING:
+    from relay.oauth.tokens import Tokens
 
 W = TypeVar("W")
 CLAIM = 0.02  # seconds that a claim may take
@@ -34,8 +37,9 @@ PAUSED = metrics.Gauge(
 class Egress(Generic[W]):
     """A way out. `backlog` is claimed work; carriers take it off."""
 
-    def __init__(self, account: Account, hostname: str) -> None:
-        self.account, self.hostname = account, hostname
+    def __init__(self, account: Account, hostname: str, tokens: Tokens | None = None) -> None:
+        """`tokens`: where it logs in with those."""
+        self.account, self.hostname, self.tokens = account, hostname, tokens
         self.name = account.name
         self.breaker = Breaker()
         self.pace = Pace(account.limits)
@@ -139,7 +143,7 @@ class Egress(Generic[W]):
         await self._room()
         self._open += 1
         try:
-            session = await connect(self.account, self.hostname)
+            session = await connect(self.account, self.hostname, self.tokens)
         except BaseException:
             self._open -= 1
             raise

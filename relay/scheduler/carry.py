@@ -16,6 +16,7 @@ from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
 from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
+from relay.oauth.keeper import Keeper
 from relay.policy.routing import Action, Route
 from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
@@ -50,6 +51,7 @@ class Carriers:
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
         self.blame = Blame(self, recorder, log)
         self.stopping = False
+        self.keeper = Keeper(log, self._token_back)
         SESSIONS.source = lambda: [((n,), float(e.sessions)) for n, e in self.egresses.items()]
         BREAKER.source = lambda: [((n,), float(e.breaker.is_open)) for n, e in self.egresses.items()]
         PAUSED.source = lambda: [((n,), float(e.breaker.auth_failed)) for n, e in self.egresses.items()]
@@ -57,10 +59,11 @@ class Carriers:
 
     def apply(self, config: Config) -> None:
         """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""
+        self.keeper.apply(config)
         for name, account in config.accounts.items():
             current = self.egresses.get(name)
             if current is None or current.account != account or current.hostname != config.hostname:
-                self.egresses[name] = Egress(account, config.hostname)
+                self.egresses[name] = Egress(account, config.hostname, self.keeper.of(account))
                 if current is not None:
                     self.egresses[name].pace.keep(current.pace)
                     self._retire(current)
@@ -68,6 +71,12 @@ class Carriers:
                 current.breaker.ask_again(clock.now())
         for name in [n for n in self.egresses if n not in config.accounts]:
             self._retire(self.egresses.pop(name))
+
+    def _token_back(self, name: str) -> None:
+        """An account that rests for want of a token need not wait for its cool-down."""
+        egress = self.egresses.get(name)
+        if egress is not None and egress.breaker.auth_failed:
+            egress.breaker.ask_again(clock.now())
 
     def _retire(self, egress: Egress[Work]) -> None:
         """Its running work ends as it is; what has not begun goes back to be routed anew."""

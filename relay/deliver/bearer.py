@@ -1,0 +1,94 @@
+"""Logging in with a token: XOAUTH2 (Google's and Microsoft's) and OAUTHBEARER (RFC 7628). Never with a password instead."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from aiosmtplib.errors import SMTPAuthenticationError
+
+from relay.deliver.smtp import TIMEOUTS, Failure
+from relay.reply import Reply, Stage, clean
+from relay.secrets import hidden
+from relay.settings import Account
+
+if TYPE_CHECKING:
+    from relay.deliver.connect import Client
+
+T = TypeVar("T")
+MECHANISMS = ("xoauth2", "oauthbearer")
+MAX_CHALLENGE = 300  # characters of what is told of it
+
+
+async def token(wanted: Awaitable[T], refused: str = "") -> T:
+    """What `Tokens` gives; that there is none is a login that failed. `refused`: what the upstream said to the one before."""
+    from relay.oauth.tokens import TokenError
+
+    try:
+        return await wanted
+    except TokenError as error:
+        raise Failure(Stage.AUTH, Reply(0, clean(f"{error}; {refused}" if refused else str(error)))) from None
+
+
+def stale(failure: Failure) -> bool:
+    """Whether the token was refused: 535 is said of credentials (RFC 4954 §6), 454 of a passing trouble."""
+    return failure.stage is Stage.AUTH and failure.reply.code == 535
+
+
+async def login(client: Client, account: Account, host: str, username: str, token: str) -> None:
+    """One mechanism, once. Raises Failure, SMTPException, OSError; none holds the token."""
+    assert account.oauth2 is not None
+    mechanism = _mechanism(client.server_auth_methods, account.oauth2.mechanism)
+    said = xoauth2(username, token) if mechanism == "xoauth2" else oauthbearer(username, token, host, account.port)
+    timeout = TIMEOUTS[Stage.AUTH]
+    response = await client.execute_command(b"AUTH", mechanism.upper().encode(), said, timeout=timeout)
+    why = ""
+    if response.code == 334:  # an error, in JSON; the refusal itself comes after our answer to it
+        why = _challenge(response.message)
+        answer = b"" if mechanism == "xoauth2" else base64.b64encode(b"\x01")  # RFC 7628 §3.2.3
+        response = await client.execute_command(answer, timeout=timeout)
+    if response.code != 235:
+        text = f"{response.message} ({why})" if why else response.message
+        raise SMTPAuthenticationError(response.code, hidden(text, said.decode(), token))
+
+
+def _mechanism(offered: list[str], wanted: str) -> str:
+    for mechanism in (wanted,) if wanted else MECHANISMS:
+        if mechanism in offered:
+            return mechanism
+    names = wanted.upper() if wanted else "neither XOAUTH2 nor OAUTHBEARER"
+    what = f"does not offer {names}, which `mechanism` of this account wants" if wanted else f"offers {names}"
+    raise Failure(
+        Stage.AUTH,
+        Reply(0, f"upstream {what} ({' '.join(offered) or 'no login at all'}); a password is never tried instead"),
+    )
+
+
+def xoauth2(username: str, token: str) -> bytes:
+    """developers.google.com/workspace/gmail/imap/xoauth2-protocol, in base64."""
+    return base64.b64encode(f"user={username}\x01auth=Bearer {token}\x01\x01".encode())
+
+
+def oauthbearer(username: str, token: str, host: str, port: int) -> bytes:
+    """RFC 7628 §3.1, behind the header of GS2 (RFC 5801 §4), in base64."""
+    name = username.replace("=", "=3D").replace(",", "=2C")
+    return base64.b64encode(f"n,a={name},\x01host={host}\x01port={port}\x01auth=Bearer {token}\x01\x01".encode())
+
+
+def _challenge(text: str) -> str:
+    """`status 400, schemes Bearer, scope …` of the JSON that a server says in base64 with its refusal."""
+    try:
+        raw = base64.b64decode(text, validate=True).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return ""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return clean(raw)[:MAX_CHALLENGE]
+    if not isinstance(found, dict):
+        return clean(raw)[:MAX_CHALLENGE]
+    parts = [f"{key} {value}" for key, value in found.items() if isinstance(value, str | int)]
+    return clean(", ".join(parts))[:MAX_CHALLENGE]
