@@ -1,0 +1,245 @@
+"""A queue of mail through each profile of the sink: nothing lost, nothing doubled, hardly a complaint, no time wasted.
+
+    python -m benchmarks.providers [PROFILE ...] [--count 2000] [--speed 1] [--bare] [--json]
+
+The relay and the sink are processes of their own. The account has the preset of that name, with the sink's address; `--bare`
+leaves the preset out, so that the pace must be learnt. With `--speed N` the sink's clock runs N times faster, and the
+preset's limits are put so much higher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from relay.config.presets import load_preset, names
+
+PROFILES = ("ses", "greylist", "slow", "flaky", "gmail", "microsoft365")
+COLUMNS = (("sent", 6), ("lost", 6), ("doubled", 9), ("seconds", 9), ("least", 8), ("ratio", 7), ("complaints", 12),
+           ("after 1 min", 13), ("share", 8), ("failed", 8), ("tries", 7))  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One profile's figures. `least`: seconds that its buckets, or its waits, leave no way below."""
+
+    profile: str
+    sent: int
+    arrived: int
+    doubled: int
+    seconds: float
+    least: float
+    complaints: int
+    complaints_after_minute: int
+    share_after_minute: float
+    failed: int
+    most_attempts: int
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.arrived
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.least if self.least else 0.0
+
+
+def least_of(profile: str, count: int, summary: dict[str, Any], connections: int, speed: float) -> float:
+    """Seconds: the slowest bucket's minimum; the wait of a greylist; the delays of a slow final dot."""
+    buckets = max((b["minimum"] for b in summary["buckets"]), default=0.0)
+    if profile == "greylist":
+        return 60.0 / speed
+    if profile == "slow":
+        return count * 2.0 / connections / speed
+    return float(buckets)
+
+
+def account(profile: str, port: int, speed: float, bare: bool) -> str:
+    """Its lines in the configuration."""
+    login = ", username: app, password: {env: SINK_PASSWORD}" if profile in ("ses", "gmail", "microsoft365") else ""
+    if bare or profile not in names():
+        return f"host: 127.0.0.1, port: {port}, tls: none{login}"
+    limits = []
+    for rate in load_preset(profile).limits:
+        unit = "messages " if rate.unit == "messages" else ""
+        per = next(p for p, s in (("s", 1), ("min", 60), ("h", 3600), ("d", 86400)) if s == rate.period)
+        limits.append(f"{round(rate.count * speed)} {unit}".strip() + f"/{per}" if speed != 1 else rate.text)
+    said = f", limits: [{', '.join(limits)}]" if limits and speed != 1 else ""
+    return f"preset: {profile}, host: 127.0.0.1, port: {port}, tls: none{login}{said}"
+
+
+@contextlib.contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    made = subprocess.Popen(
+        [sys.executable, "-m", "relay", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    )
+    try:
+        yield made
+    finally:
+        if made.poll() is None:
+            made.send_signal(signal.SIGTERM)
+            try:
+                made.wait(30)
+            except subprocess.TimeoutExpired:
+                made.kill()
+
+
+def wait_for(made: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    assert made.stdout is not None
+    for line in made.stdout:
+        if found := re.search(pattern, line):
+            return found
+    raise SystemExit(f"{made.args} ended without saying {pattern}")
+
+
+def run(profile: str, count: int, speed: float, bare: bool, folder: Path) -> Run:
+    sink = [
+        "sink",
+        "--listen",
+        "127.0.0.1:0",
+        "--keep",
+        str(folder / "kept"),
+        "--profile",
+        profile,
+        "--speed",
+        str(speed),
+        "--json",
+    ]
+    events = folder / "sink.jsonl"
+    with events.open("w") as out:
+        upstream = subprocess.Popen([sys.executable, "-m", "relay", *sink], stdout=out, text=True)
+    try:
+        port = _port(events)
+        file = folder / "relay.yaml"
+        file.write_text(
+            f"""hostname: relay.test
+listen: [{{name: local, address: "127.0.0.1:0"}}]
+admin: {{socket: {folder}/admin.sock, address: null}}
+spool: {{path: {folder}/spool/spool.db, reserve: 1MB}}
+dsn: {{to: none}}
+accounts:
+  main: {{{account(profile, port, speed, bare)}}}
+routes: [{{via: main}}]
+"""
+        )
+        with process("serve", "--config", str(file), SINK_PASSWORD="secret") as relay:
+            listening = int(wait_for(relay, r"listening .*port=(\d+)")[1])
+            with contextlib.ExitStack() as after:
+                reader = subprocess.Popen(["cat"], stdin=relay.stdout, stdout=(folder / "relay.log").open("w"))
+                after.callback(reader.wait, 30)
+                began = time.monotonic()
+                submit(listening, count)
+                rows = settled(folder, count, began)
+                relay.send_signal(signal.SIGTERM)
+                relay.wait(60)
+    finally:
+        upstream.send_signal(signal.SIGTERM)
+        upstream.wait(30)
+    summary = [json.loads(line) for line in events.read_text().splitlines()][-1]
+    connections = load_preset(profile).connections if profile in names() and not bare else None
+    return Run(
+        profile,
+        count,
+        len(arrived(folder / "kept")),
+        len(summary["doubled"]),
+        round(summary["seconds"], 1),
+        round(least_of(profile, count, summary, connections or 10, speed), 1),
+        sum(r["count"] for r in summary["replies"]),
+        sum(r["after_minute"] for r in summary["replies"]),
+        sum(r["share_after_minute"] for r in summary["replies"]),
+        sum(row["state"] == "failed" for row in rows),
+        max(row["attempts"] for row in rows),
+    )
+
+
+def _port(events: Path) -> int:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if found := re.search(r'"port": ?(\d+)|127\.0\.0\.1:(\d+)', events.read_text()):
+            return int(found[1] or found[2])
+        time.sleep(0.05)
+    raise SystemExit("the sink did not open")
+
+
+def arrived(kept: Path) -> set[str]:
+    """The Message-IDs of all that arrived."""
+    found = set()
+    for file in kept.glob("*.eml"):
+        if match := re.search(rb"(?im)^Message-ID: *<([^>]+)>", file.read_bytes()):
+            found.add(match[1].decode())
+    return found
+
+
+def submit(port: int, count: int) -> None:
+    """One message to one recipient each, in one session."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
+        for i in range(count):
+            text = f"From: app@example.com\r\nMessage-ID: <run-{i}@example.com>\r\nSubject: {i}\r\n\r\nhello\r\n"
+            smtp.sendmail("app@example.com", [f"r{i}@example.net"], text)
+
+
+def settled(folder: Path, count: int, began: float) -> list[dict[str, Any]]:
+    """Waits until nothing waits; returns a row for each recipient."""
+    while waiting := len(listed(folder)):
+        show(f"\r  {count - waiting}/{count}, {time.monotonic() - began:.0f} s ")
+        time.sleep(min(10.0, max(1.0, waiting / 100)))
+    return listed(folder, "--all")
+
+
+def listed(folder: Path, *filters: str) -> list[dict[str, Any]]:
+    ask = [sys.executable, "-m", "relay", "queue", "list", "--json", *filters]
+    env = os.environ | {"RELAY_ENDPOINT": str(folder / "admin.sock")}
+    rows: list[dict[str, Any]] = json.loads(subprocess.run(ask, capture_output=True, env=env, check=True).stdout)
+    return rows
+
+
+def show(text: str) -> None:
+    if sys.stderr.isatty():
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.providers", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument("profiles", nargs="*", default=list(PROFILES), metavar="PROFILE")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--bare", action="store_true", help="without the preset")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if not options.json:
+        print(f"{'profile':14}" + "".join(f"{name:>{width}}" for name, width in COLUMNS))
+    for profile in options.profiles:
+        with tempfile.TemporaryDirectory(prefix="providers-") as folder:
+            found = run(profile, options.count, options.speed, options.bare, Path(folder))
+        if options.json:
+            print(json.dumps(asdict(found) | {"lost": found.lost, "ratio": round(found.ratio, 3)}), flush=True)
+        else:
+            print(
+                f"\r{found.profile:14}{found.sent:6}{found.lost:6}{found.doubled:9}{found.seconds:9.1f}{found.least:8.1f}"
+                f"{found.ratio:7.2f}{found.complaints:12}{found.complaints_after_minute:13}{found.share_after_minute:8.2%}"
+                f"{found.failed:8}{found.most_attempts:7}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
