@@ -15,9 +15,10 @@ from relay.reply import Reply, Result, Scope, Stage
 
 TABLE = Path(__file__).parent.parent / "corpus" / "replies"
 NOW = 1_790_000_000.0
-PROMISED = (
-    "gmail microsoft365 ses sendgrid mailgun postmark brevo mailjet smtp2go fastmail sparkpost zoho ovh"  # and more
-).split()
+PROMISED = {
+    "gmail", "microsoft365", "ses", "sendgrid", "mailgun", "postmark", "brevo", "mailjet", "smtp2go", "fastmail", "sparkpost",
+    "zoho", "ovh",
+}  # fmt: skip
 
 
 def entries() -> list[Any]:
@@ -33,7 +34,7 @@ ENTRIES = entries()
 
 
 def test_the_promised_ones_are_there() -> None:
-    assert set(PROMISED) <= set(names())
+    assert set(names()) >= PROMISED
     assert GENERIC not in names()
 
 
