@@ -13,7 +13,7 @@ from typing import Literal
 
 from relay.policy.routing import matches_any
 from relay.sink.bucket import Bucket, Places
-from relay.sink.profile import Limit, Profile, Reply, Rule, RuleMatch, Stage
+from relay.sink.profile import Limit, Profile, Reply, Rule, Stage
 
 Kind = Literal["delayed", "refused", "throttled", "greylisted", "dropped", "stalled"]
 
@@ -110,12 +110,12 @@ class Player:
             yield from ((_label(limit), whose, one) for whose, one in found.items() if isinstance(one, Places))
 
     def _fires(self, number: int, rule: Rule, facts: Facts) -> bool:
-        if not _matches(rule.match, facts):
+        if not _matches(rule, facts):
             return False
         self._matched[number] += 1
         if self._matched[number] <= rule.after or (rule.times and self._fired[number] >= rule.times):
             return False
-        if rule.share < 1 and self._lots[number].random() >= rule.share:
+        if rule.share is not None and self._lots[number].random() >= rule.share:
             return False
         self._fired[number] += 1
         return True
@@ -189,12 +189,13 @@ def _refusal(
     return Verdict(kind, "close" if closes else "reply", reply, delay, kept, wait)
 
 
-def _matches(match: RuleMatch, facts: Facts) -> bool:
+def _matches(rule: Rule, facts: Facts) -> bool:
+    match = rule.match
     asked = (
         (match.client, (facts.client,)),
         (match.account, (facts.account,)),
         (match.sender, (facts.sender,)),
-        (match.recipient, facts.recipients),
+        (match.recipient, facts.recipients[-1:] if rule.at == "rcpt" else facts.recipients),
         *((patterns, facts.header.get(name.lower(), ())) for name, patterns in (match.header or {}).items()),
     )
     return all(any(matches_any(patterns, v) for v in values) for patterns, values in asked if patterns is not None)

@@ -97,14 +97,12 @@ def parse_share(value: object) -> float:
 
 
 Text = Annotated[str, PlainValidator(parse_text), WithJsonSchema({"type": "string"}), Written("text with placeholders")]
-AnyReply = Annotated[
-    Reply, PlainValidator(parse_reply), WithJsonSchema({"type": "string"}), Written("reply (`235 2.7.0 Accepted`)")
-]
+AnyReply = Annotated[Reply, PlainValidator(parse_reply), WithJsonSchema({"type": "string"}), Written("reply")]
 Refusal = Annotated[
     Reply,
     PlainValidator(parse_refusal),
     WithJsonSchema({"type": "string"}),
-    Written("reply (`450 4.2.0 Try again later`)"),
+    Written("refusal"),
 ]
 Share = Annotated[float, PlainValidator(parse_share), WithJsonSchema({"type": "string"}), Written("share (`2%`)")]
 Count = Annotated[int, Field(ge=1)]
@@ -191,12 +189,12 @@ class RuleMatch(Section):
 
 
 class Rule(Section):
-    """Something that happens. The first one that fires and does more than to wait ends the search."""
+    """Something that happens. The first one that fires and does more than to wait is the last that is asked."""
 
     name: Given[Name] = Field(None, description="To replace it in a script that extends this one.")
     at: Stage = Field(description="Where. `content`: once its first bytes have come; `dot`: after its end.")
     match: RuleMatch = Field(RuleMatch(), description="For whom; left out: for all.")
-    share: Share = Field(1.0, description="How many of those, drawn by `--seed`.")
+    share: Given[Share] = Field(None, description="How many of those, drawn by `--seed`; default: all.")
     after: int = Field(0, ge=0, description="The first so many that match pass.")
     times: Given[Count] = Field(None, description="It fires so often at most.")
     delay: Duration = Field(0.0, description="Before the reply, or before what `then` says.")

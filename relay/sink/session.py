@@ -111,7 +111,7 @@ class SinkSession(Session):
         self._free = False  # the profile was asked already
         self._hang_up = False  # after the reply to the final dot
         self._content: Verdict | None = None  # what happens once content comes
-        self._mute = False
+        self._mute = False  # cut, or never to be answered again
         self._token_refused = False
         self._said: tuple[str, Reply] | None = None  # (kind, reply) of the script, which is on its way
         self._facts = Facts()  # of the last question
@@ -189,7 +189,8 @@ class SinkSession(Session):
             await self._gone.wait()
 
     def _cut_off(self, verdict: Verdict) -> None:
-        """Told and counted; the connection goes, unless it is to hang."""
+        """Told and counted; the connection goes, or hangs until the client does."""
+        self._mute = True
         self.sink.tally.dropped += 1
         self._tell(verdict.kind, "", verdict.kept)
         if verdict.then == "drop":
@@ -269,7 +270,6 @@ class SinkSession(Session):
         if verdict.then == "go":
             self.run(self._begin(verdict))
             return 0
-        self._mute = True  # of a stalled message all is swallowed, until the client goes
         self._cut_off(verdict)
         return len(data)
 
@@ -296,6 +296,9 @@ class SinkSession(Session):
         await super()._end_of_data(incoming, needs)
         if self._hang_up:
             self.close()
+
+    def eof_received(self) -> bool:
+        return not self._mute and super().eof_received()  # who has gone waits for no answer
 
     def lost(self) -> None:
         super().lost()
