@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from relay import clock
 from relay.cli import show
 from relay.cli.client import Failed
 from relay.cli.mail import address
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PROFILES = ("flaky", "gmail", "greylist", "microsoft365", "ses", "slow")
 TEMPORARY = 75
+PATIENCE = 1.0  # seconds
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -115,7 +117,9 @@ def _profile(name: str | None, script: Path | None) -> Profile:
 
 
 def _tls(mode: str, certificate: Path | None, key: Path | None) -> ServerTls | None:
-    from relay.secrets import Reference
+    from relay.certificate import complaint
+    from relay.listener.tls import made
+    from relay.secrets import Reference, SecretError
     from relay.settings import ServerTls
 
     if mode == "none":
@@ -124,9 +128,13 @@ def _tls(mode: str, certificate: Path | None, key: Path | None) -> ServerTls | N
         return None
     if certificate is None:
         raise click.UsageError(f"--tls {mode} wants a --tls-certificate")
-    return ServerTls(
-        "starttls" if mode == "starttls" else "implicit", certificate, Reference("file", str(key)) if key else None
-    )
+    reference = Reference("file", str(key)) if key else None
+    found = ServerTls("starttls" if mode == "starttls" else "implicit", certificate, reference)
+    try:
+        made(found)
+    except (OSError, SecretError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise Failed(f"{certificate} can't be used: {complaint(error)}", 78) from None
+    return found
 
 
 async def _run(made: Sink, screen: Screen, count: int | None, timeout: float | None) -> bool:
@@ -146,10 +154,11 @@ async def _run(made: Sink, screen: Screen, count: int | None, timeout: float | N
         async with asyncio.timeout(timeout):
             await enough.wait()
     except TimeoutError:
-        return count is None
-    finally:
-        await made.close()
-    return True
+        pass
+    reached = count is not None and made.tally.kept >= count
+    # Whose message was the last one still wants to say QUIT.
+    await made.close(PATIENCE if reached else 0.0)
+    return reached or enough.is_set() or count is None
 
 
 class Screen:
@@ -178,7 +187,7 @@ class Screen:
             self._line(kind, fields)
 
     def _line(self, kind: str, fields: dict[str, Any]) -> None:
-        click.echo(json.dumps({"event": kind} | fields, ensure_ascii=False))
+        click.echo(json.dumps({"event": kind, "time": round(clock.now(), 3)} | fields, ensure_ascii=False))
         sys.stdout.flush()
 
     def summary(self, made: Sink) -> None:

@@ -227,13 +227,17 @@ class Door:
             elif not session.unfinished:
                 session.close_with(421, "4.3.2", "shutting down")
 
-    async def drain(self, timeout: float) -> None:
-        """Wait for the sessions inside DATA; then cut what is left."""
+    async def emptied(self, timeout: float) -> None:
+        """Wait until every session has ended, `timeout` seconds at most."""
         if self.sessions:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._empty.wait()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for the sessions inside DATA; then cut what is left."""
+        await self.emptied(timeout)
         for session in list(self.sessions):
             session.hang_up()
 

@@ -16,7 +16,7 @@ def tables() -> str:
             cells = (f"`{name}`", written(field.annotation, field.metadata), value, field.description or "")
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
         parts.append("\n")
-    return "".join(parts)
+    return "".join(parts[:-1])
 
 
 if __name__ == "__main__":

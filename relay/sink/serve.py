@@ -71,7 +71,9 @@ class Sink:
         await self.door.open()
         return self.door.port
 
-    async def close(self) -> None:
+    async def close(self, patience: float = 0.0) -> None:
+        """`patience`: seconds that clients may take to leave by themselves, before they hear 421."""
+        await self.door.emptied(patience)
         self.door.stop()
         await self.door.drain(1.0)
         await asyncio.to_thread(self._content.close)

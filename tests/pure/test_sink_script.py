@@ -89,7 +89,7 @@ def test_every_profile_is_whole(name: str) -> None:
         ("greylist: {wait: 1m, per: [colour]}", "expected one of client, account, sender, recipient"),
         ("offers: [CHUNKING]", "expected one of PIPELINING, 8BITMIME"),
         ("login: {mechanisms: [CRAM-MD5]}", "expected one of PLAIN, LOGIN, XOAUTH2, OAUTHBEARER"),
-        ("rules: [{at: mail", "not valid YAML here"),
+        ("rules: [{at: mail", "1:9: the map that begins here lacks its }"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, wrong: str) -> None:
