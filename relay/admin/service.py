@@ -358,6 +358,7 @@ class Service:
             "waiting": sum(self.spool.counts[s] for s in State if s not in (*FINAL, State.HELD)),
             "held": self.spool.counts[State.HELD],
             "accounts": len(config.accounts),
+            "tokens": [{"egress": e["egress"], **e["token"]} for e in self.outlook.egress_rows() if "token" in e],
             "resting_until": [
                 {"egress": e["egress"], "until": now + e["wait"], "why": e["why"]}
                 for e in self.outlook.egress_rows()

@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, mail, presets, queue, service, setup, sink
+from relay.cli import dkim, mail, oauth, presets, queue, service, setup, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -38,6 +38,7 @@ for _command in (
     queue.queue,
     dkim.dkim,
     presets.presets,
+    oauth.oauth,
 ):
     cli.add_command(_command)
 

@@ -15,6 +15,7 @@ import click
 from relay import clock
 from relay.cli import client, show
 from relay.cli.client import Failed
+from relay.cli.oauth import told
 
 if TYPE_CHECKING:
     from relay.settings import Config
@@ -135,6 +136,7 @@ def status(json_: bool) -> None:
         ("alive", "yes" if found["alive"] else f"no ({found['why']})"),
         ("accepting", "yes" if found["accepting"] else f"no ({_why_not(found)})"),
         ("leaving", _leaving(found)),
+        *(("token", f"{t['egress']}: {told(t)}") for t in found.get("tokens", ())),
         ("capture", _capture(found.get("capture"))),
         ("waiting", found["waiting"]),
         ("held", found["held"]),

@@ -125,13 +125,13 @@ class Tokens:
         if self._unsaved:
             await self._save()
         mended = await self._look(now)
-        resting = self._rests(now) and not mended
-        if mended or (now >= self._renew_at and not resting):
+        due = min(self._renew_at, self._good_until)
+        if mended or (now >= due and not self._rests(now)):
             self._begin()
         if self._trouble is not None:
             self._tell(now)
-            return min(LOOK, max(0.05, self._trouble.until - now))
-        return min(LOOK, max(0.05, self._renew_at - now))
+            due = self._trouble.until
+        return min(LOOK, max(0.05, due - now))
 
     async def _look(self, now: float) -> bool:
         """Whether the secrets are others than those that were refused, or that the token came of."""

@@ -71,6 +71,7 @@ class Outlook:
                 else "ready",
                 "wait": round(e.breaker.wait(now), 1),
                 "why": e.breaker.why,
+                **({"token": e.tokens.state()} if e.tokens else {}),
             }
             for name, e in self.carriers.egresses.items()
         ]
