@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from aiosmtplib.errors import SMTPAuthenticationError
 
@@ -17,32 +16,47 @@ from relay.settings import Account
 
 if TYPE_CHECKING:
     from relay.deliver.connect import Client
+    from relay.oauth.tokens import Tokens
 
-T = TypeVar("T")
 MECHANISMS = ("xoauth2", "oauthbearer")
 MAX_CHALLENGE = 300  # characters of what is told of it
 
 
-async def token(wanted: Awaitable[T], refused: str = "") -> T:
-    """What `Tokens` gives; that there is none is a login that failed. `refused`: what the upstream said to the one before."""
+class Refused(Failure):
+    """The upstream refused this token: 535 is said of credentials (RFC 4954 §6), 454 of a passing trouble."""
+
+    def __init__(self, reply: Reply, token: str) -> None:
+        super().__init__(Stage.AUTH, reply)
+        self.token = token
+
+
+async def token(tokens: Tokens) -> str:
+    """One that is good; that there is none is a login that failed. Raises Failure."""
     from relay.oauth.tokens import TokenError
 
     try:
-        return await wanted
+        return await tokens.token()
     except TokenError as error:
-        raise Failure(Stage.AUTH, Reply(0, clean(f"{error}; {refused}" if refused else str(error)))) from None
+        raise Failure(Stage.AUTH, Reply(0, clean(str(error)))) from None
 
 
-def stale(failure: Failure) -> bool:
-    """Whether the token was refused: 535 is said of credentials (RFC 4954 §6), 454 of a passing trouble."""
-    return failure.stage is Stage.AUTH and failure.reply.code == 535
+async def renewed(tokens: Tokens, refused: Refused) -> bool:
+    """Whether there is another token now, after one was refused. Raises Failure."""
+    from relay.oauth.tokens import TokenError
+
+    try:
+        return await tokens.after_refusal(refused.token)
+    except TokenError as error:
+        raise Failure(Stage.AUTH, Reply(0, clean(f"{error}; the one before was refused: {refused.reply}"))) from None
 
 
-async def login(client: Client, account: Account, host: str, username: str, token: str) -> None:
-    """One mechanism, once. Raises Failure, SMTPException, OSError; none holds the token."""
-    assert account.oauth2 is not None
+async def login(client: Client, account: Account, host: str, username: str, tokens: Tokens | None) -> None:
+    """One mechanism, once. Raises Failure, SMTPException, OSError; none tells the token."""
+    assert account.oauth2 is not None and tokens is not None
     mechanism = _mechanism(client.server_auth_methods, account.oauth2.mechanism)
-    said = xoauth2(username, token) if mechanism == "xoauth2" else oauthbearer(username, token, host, account.port)
+    # Asked for again: another session's may have been refused and renewed while this one was dialled.
+    shown = await token(tokens)
+    said = xoauth2(username, shown) if mechanism == "xoauth2" else oauthbearer(username, shown, host, account.port)
     timeout = TIMEOUTS[Stage.AUTH]
     response = await client.execute_command(b"AUTH", mechanism.upper().encode(), said, timeout=timeout)
     why = ""
@@ -50,9 +64,12 @@ async def login(client: Client, account: Account, host: str, username: str, toke
         why = _challenge(response.message)
         answer = b"" if mechanism == "xoauth2" else base64.b64encode(b"\x01")  # RFC 7628 §3.2.3
         response = await client.execute_command(answer, timeout=timeout)
-    if response.code != 235:
-        text = f"{response.message} ({why})" if why else response.message
-        raise SMTPAuthenticationError(response.code, hidden(text, said.decode(), token))
+    if response.code == 235:
+        return tokens.worked(shown)
+    text = hidden(f"{response.message} ({why})" if why else response.message, said.decode(), shown)
+    if response.code == 535:
+        raise Refused(Reply.of(535, text), shown)
+    raise SMTPAuthenticationError(response.code, text)
 
 
 def _mechanism(offered: list[str], wanted: str) -> str:

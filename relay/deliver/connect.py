@@ -28,7 +28,7 @@ from aiosmtplib.response import SMTPResponse
 from relay.deliver import bearer
 from relay.deliver.dialogue import LOST, SILENT, TOO_MANY, Dialogue
 from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
-from relay.deliver.tls import PinMismatch, check_pin, context_for
+from relay.deliver.tls import PinMismatch, check_pin, context_for, verifies
 from relay.reply import Reply, Stage, clean
 from relay.secrets import SecretError, hidden
 from relay.settings import Account, Tls
@@ -65,35 +65,28 @@ async def connect(account: Account, hostname: str, tokens: Tokens | None = None)
     session tries the new one, once: after a refusal some servers hang up.
     """
     if tokens is None:
-        return await _reached(account, hostname)
-    token = await bearer.token(tokens.token())
+        return await _reached(account, hostname, None)
+    await bearer.token(tokens)  # without one nobody need be dialled
     try:
-        session = await _reached(account, hostname, token)
-    except Failure as failure:
-        if not bearer.stale(failure):
+        return await _reached(account, hostname, tokens)
+    except bearer.Refused as refused:
+        if not await bearer.renewed(tokens, refused):
             raise
-        newer = await bearer.token(tokens.after_refusal(token), str(failure.reply))
-        if newer is None:
-            raise
-        token = newer
-        try:
-            session = await _reached(account, hostname, token)
-        except Failure as failure:
-            if bearer.stale(failure):
-                await bearer.token(tokens.after_refusal(token), str(failure.reply))
-            raise
-    tokens.worked(token)
-    return session
+    try:
+        return await _reached(account, hostname, tokens)
+    except bearer.Refused as refused:
+        tokens.refused(refused.token)
+        raise
 
 
-async def _reached(account: Account, hostname: str, token: str | None = None) -> Upstream:
+async def _reached(account: Account, hostname: str, tokens: Tokens | None) -> Upstream:
     try:
-        return await _connect(account, hostname, account.tls, token)
+        return await _connect(account, hostname, account.tls, tokens)
     except _NoTls as error:
         # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
         if account.tls.mode != "opportunistic":
             raise Failure(Stage.STARTTLS, error.reply) from None
-        return await _connect(account, hostname, Tls("none"), token)
+        return await _connect(account, hostname, Tls("none"), tokens)
 
 
 class _NoTls(Exception):
@@ -102,7 +95,7 @@ class _NoTls(Exception):
         self.reply = reply
 
 
-async def _connect(account: Account, hostname: str, tls: Tls, token: str | None) -> Upstream:
+async def _connect(account: Account, hostname: str, tls: Tls, tokens: Tokens | None) -> Upstream:
     host = await _resolved(account)
     try:
         context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
@@ -125,7 +118,7 @@ async def _connect(account: Account, hostname: str, tls: Tls, token: str | None)
         if tls.pin and tls.mode != "none":
             _check_pin(client, tls)
         if account.username is not None:
-            await _login(client, account, host, token)
+            await _login(client, account, host, tokens)
     except BaseException:
         client.close()
         # Its transport closes it, unless it came to none; closed beneath a transport, its number could be another
@@ -227,10 +220,13 @@ def _check_pin(client: Client, tls: Tls) -> None:
         raise Failure(Stage.STARTTLS, Reply(0, str(error))) from None
 
 
-async def _login(client: Client, account: Account, host: str, token: str | None) -> None:
+async def _login(client: Client, account: Account, host: str, tokens: Tokens | None) -> None:
     encrypted = client.get_transport_info("sslcontext") is not None
-    if not encrypted and not _is_loopback(client, host):
+    loopback = _is_loopback(client, host)
+    if not encrypted and not loopback:
         raise Failure(Stage.AUTH, Reply(0, "credentials are never sent in clear: set `tls` of this account"))
+    if account.oauth2 is not None and not loopback and not verifies(account.tls):
+        raise Failure(Stage.AUTH, Reply(0, "a token is never sent to a server that nobody vouches for: set `tls`"))
     try:
         # Read anew for each session, so that a rotated secret counts at the next try.
         username = await asyncio.to_thread(account.username.resolve) if account.username else ""
@@ -239,7 +235,7 @@ async def _login(client: Client, account: Account, host: str, token: str | None)
         raise Failure(Stage.AUTH, Reply(0, str(error))) from None
     try:
         if account.oauth2 is not None:
-            await bearer.login(client, account, host, username, token or "")
+            await bearer.login(client, account, host, username, tokens)
         else:
             await _by_password(client, username, password)
     except SMTPResponseException as error:

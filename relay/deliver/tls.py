@@ -37,6 +37,11 @@ def _context(tls: Tls, changed: Stamps) -> ssl.SSLContext:
     return context
 
 
+def verifies(tls: Tls) -> bool:
+    """Whether an encrypted session with these settings is one with the server that was meant."""
+    return tls.mode in ("starttls", "implicit") and (tls.verify or bool(tls.pin))
+
+
 def check_pin(certificate: bytes | None, pins: tuple[str, ...]) -> None:
     """`certificate` is DER. A pin is the SHA-256 of the public key (SPKI, RFC 7469 §2.4) in base64. Raises PinMismatch."""
     from cryptography import x509  # 8 MiB, for those alone who pin

@@ -104,17 +104,25 @@ class Tokens:
         if token == self._token:
             self._worked, self._refused = True, False
 
-    async def after_refusal(self, token: str) -> str | None:
-        """The upstream refused it: another one to try, once. None: a new one would be refused as well. Raises TokenError."""
+    async def after_refusal(self, token: str) -> bool:
+        """The upstream refused it. Whether there is another one to try: not where a new one would be refused as well.
+
+        Raises TokenError.
+        """
         now = clock.monotonic()
-        if token != self._token:  # another session was refused before, and it was renewed for all
-            return await self.token()
-        self._refused = True
-        fresh = now - self._got <= FRESH
-        if self._task is None and ((fresh and not self._worked) or now - self._forced < FORCED):
-            return None
-        self._forced = self._good_until = now
-        return await self.token()
+        self.refused(token)
+        if token == self._token:  # else another session was refused before, and it was renewed for all
+            fresh = now - self._got <= FRESH
+            if self._task is None and ((fresh and not self._worked) or now - self._forced < FORCED):
+                return False
+            self._forced = self._good_until = now
+        await self.token()
+        return True
+
+    def refused(self, token: str) -> None:
+        """The upstream refused it."""
+        if token == self._token:
+            self._refused = True
 
     # -- for the loop
 
