@@ -68,7 +68,7 @@ def run_demo(missing: Path) -> int:
 
 async def _demo(missing: Path) -> int:
     """A sink on a free port, and the relay in front of it."""
-    from relay.sink import Sink  # 1 MiB, for those alone who look at the demonstration
+    from relay.sink import Sink  # for those alone who look at the demonstration
 
     config = default_config(os.environ)
     # Apart from the spool of a real relay, which may come to this machine later.

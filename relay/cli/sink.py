@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROFILES = ("flaky", "gmail", "greylist", "microsoft365", "ses", "slow")
 TEMPORARY = 75
 PATIENCE = 1.0  # seconds
+MAX_SHOWN = 10  # messages that were doubled
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -32,7 +33,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--listen", default="127.0.0.1:2526", show_default=True, help="Address and port; port 0: a free one.")
 @click.option(
-    "--keep", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("sink"), show_default=True
+    "--keep",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("sink"),
+    show_default=True,
+    help="The folder for the .eml files.",
 )
 @click.option("--profile", type=click.Choice(PROFILES), help="Behave as this one does.")
 @click.option("--script", type=_FILE, help="Behave as this file says (docs/sink.md); it may extend a profile.")
@@ -200,8 +206,10 @@ class Screen:
             f"in {found['seconds']} s; {doubled} doubled; {show.plural(found['connections'], 'connection')}, "
             f"{found['most_connections']} at once at most, {found['dropped']} dropped"
         )
-        for one in found["doubled"]:
+        for one in found["doubled"][:MAX_SHOWN]:
             click.echo(f"doubled: {one['message_id']} for {one['recipient']}, {one['count']} times")
+        if doubled > MAX_SHOWN:
+            click.echo(f"and {doubled - MAX_SHOWN} more, which --json names")
         if found["replies"]:
             click.echo()
             replies = [

@@ -14,6 +14,8 @@ from relay.spool import Staging
 from relay.spool.content import Content
 from relay.submission import BadMessage, Head, decoded, read_head
 
+MAX_SUBJECT = 100  # characters that are shown
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -63,33 +65,34 @@ class Keeper:
         first = f"X-Sink-From: <{envelope.sender}>\r\nX-Sink-To: {to}\r\nX-Sink-Client: {envelope.helo}\r\n"
         content = body if isinstance(body, bytes) else await asyncio.to_thread(body.path.read_bytes)
         await asyncio.to_thread(path.write_bytes, first.encode("utf-8", "replace") + head + content)
+        found = read(head)
         return Kept(
             name,
             path,
             envelope.sender,
             tuple(envelope.recipients),
-            subject(head),
+            _first(found, b"subject")[:MAX_SUBJECT],
             len(head) + len(content),
-            _first(head, b"message-id").strip(),
+            _first(found, b"message-id").strip(),
             envelope.user.name if envelope.user else "",
         )
 
 
 def read(head: bytes) -> Head | None:
+    """None where the header block is too large to be looked at."""
     try:
         return read_head(head)
     except BadMessage:
         return None
 
 
-def _first(head: bytes, name: bytes) -> str:
-    found = read(head)
-    return decoded(next((value for field, value in found.fields if field == name), b"")) if found else ""
+def _first(head: Head | None, name: bytes) -> str:
+    return decoded(next((value for field, value in head.fields if field == name), b"")) if head else ""
 
 
 def subject(head: bytes) -> str:
     """The Subject as a person reads it, for showing."""
-    return _first(head, b"subject")[:100]
+    return _first(read(head), b"subject")[:MAX_SUBJECT]
 
 
 def read_kept(path: Path) -> bytes:
