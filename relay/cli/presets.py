@@ -204,5 +204,6 @@ def _sentences(preset: Preset, found: Trouble) -> list[str]:
         wait = print_duration(round(found.wait)) if found.wait is not None else by_itself
         said.append(f"waits     {wait}")
     if found.scope.value in ("egress", "next_hop"):
-        said.append(f"takes over  {'the route’s next account' if found.fail_over else 'nobody'}")
+        takes_over = "the route's next account" if found.fail_over else "nobody: its mail waits for it"
+        said.append(f"instead   {takes_over}")
     return said

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from relay.config.leaving import RewriteSection, SigningEntry
+from relay.config.replies import ReplyEntry
 from relay.config.reword import bare
 from relay.config.shape import File, NotSection, OAuth2Section, TlsSection
 from relay.config.types import NotNull, OrAlone, Section, Written
@@ -71,7 +72,13 @@ Of the entries whose `domain` fits From most closely all sign; of those, the one
 before those that name none. An entry past its `not_after` goes on while another one of its domain and algorithm waits
 for its record. Two in one message, such as RSA and Ed25519, are two entries.
 """
+_REPLIES = """
+The first entry that fits decides; then the preset's dictionary, then that of every upstream, then the code. A time that
+the reply itself names wins over `wait`. What is said before MAIL, such as to a login, concerns an account or nobody.
+`relay presets NAME --reply TEXT` tries a preset's; [flow.md](flow.md) (5) tells what follows from each.
+"""
 _NOTES: dict[type[Section], str] = {
+    ReplyEntry: _REPLIES,
     TlsSection: _TLS,
     OAuth2Section: _OAUTH2,
     RewriteSection: _REWRITE,
