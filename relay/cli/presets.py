@@ -199,10 +199,11 @@ def _sentences(preset: Preset, found: Trouble) -> list[str]:
     if found.remedy.value != "rest":
         helps = "it is asked less often" if found.remedy.value == "slow" else "it gets fewer connections"
         said.append(f"then      {helps}; its mail waits, and no attempt is counted")
-    if found.result.value != "hard":
-        by_itself = "as the backoff says" if found.scope.value not in ("egress", "destination") else "an hour"
-        wait = print_duration(round(found.wait)) if found.wait is not None else by_itself
-        said.append(f"waits     {wait}")
+    if found.wait is not None:
+        said.append(f"waits     {print_duration(round(found.wait))}")
+    elif found.result.value != "hard" and found.remedy.value == "rest":
+        an_hour = found.scope.value == "egress" and found.means
+        said.append("waits     " + ("1h" if an_hour else "as the backoff or the breaker says"))
     if found.scope.value in ("egress", "next_hop"):
         takes_over = "the route's next account" if found.fail_over else "nobody: its mail waits for it"
         said.append(f"instead   {takes_over}")

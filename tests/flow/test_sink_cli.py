@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import free_port
 
-from tests.certificates import Authority, authority
+from certificates import Authority, authority
 
 __all__ = ["authority"]
 ROOT = Path(__file__).parents[2]
