@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
-
 from certificates import Authority, authority
+from conftest import free_port
 
 __all__ = ["authority"]
 ROOT = Path(__file__).parents[2]
