@@ -121,7 +121,7 @@ def _by_address(asking: Client, account: Account, redirect: str) -> str:
 @click.option("--json", "json_", is_flag=True, help="One JSON array.")
 def status(account: str | None, json_: bool) -> None:
     """The tokens of the relay that runs: until when, and what is wrong with them. Exit 0, or 75 where one can't be renewed."""
-    found = [t for t in client.ask("GET", "/v1/status")["tokens"] if account in (None, t["egress"])]
+    found = [t for t in client.ask("GET", "/v1/status").get("tokens", ()) if account in (None, t["egress"])]
     if account is not None and not found:
         raise Failed(f"no account '{account}' that logs in with a token", 65)
     if json_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -15,11 +16,19 @@ from certificates import Authority, authority
 from fakes import DROP, Upstream
 from rig import Rig, free_port, running, until, write_config
 from test_deliver_login import metric
+from test_deliver_tls import _our_address
 from tokens import HANG, Endpoint, refusal
 
+from relay.deliver.connect import connect
+from relay.deliver.smtp import Failure
+from relay.maillog import MailLog
 from relay.oauth import endpoint as endpoint_
 from relay.oauth import tokens as tokens_
+from relay.oauth.store import Store
+from relay.oauth.tokens import Tokens
 from relay.policy import breaker
+from relay.secrets import Reference
+from relay.settings import Account, OAuth2, Tls
 
 assert authority
 USER = "app@corp.example"
@@ -112,11 +121,43 @@ async def test_storm_of_expiries_and_revocations(tmp_path: Path, quick: None, mo
                 await asyncio.sleep(0.3)
             await rig.settled()
             assert sorted(up.delivered()) == sorted(f"r{i}@example.net" for i in range(200))
-            spent = sum(rig.said("oauth_token")[i]["expires_in"] == 1 for i in range(len(rig.said("oauth_token"))))
-            assert spent == len(there.requests) == len(there.given)
+            assert len(rig.said("oauth_token")) == len(there.requests) == len(there.given)
             seconds = there.at[-1] - there.at[0]
             assert len(there.requests) <= seconds / 0.6 + revoked + 2  # renewed when 62 to 75 % of a life are over
             assert there.most_at_once == 1
+
+
+async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expiry, revocation, 5xx, no JSON, slow and hanging answers, sessions that are cut: each message arrives once."""
+    monkeypatch.setattr(tokens_, "FORCED", 0.0)
+    monkeypatch.setattr(endpoint_, "TIMEOUT", 0.5)
+    chance = random.Random(7)
+    wrong: list[Any] = [
+        {"status": 503, "raw": b""},
+        {"status": 500, "body": {}},
+        {"raw": b"<html>"},
+        HANG,
+        0.3,
+        0.1,
+        {},
+    ]
+    async with Endpoint(life=1.0) as there, upstream(there) as up:
+        config = account(tmp_path, up, there) + ", connections: 8, messages_per_connection: 2"
+        async with running(write_config(tmp_path, {"main": config}, classes=FAST)) as rig:
+            there.plan = [chance.choice(wrong) for _ in range(25)]
+            failing = sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
+            for part in range(10):
+                await rig.send_many(mails(20, part * 20))
+                if part % 4 == 1:
+                    there.revoke()
+                await asyncio.sleep(0.2)
+            await rig.settled(60)
+            assert sorted(up.delivered()) == sorted(f"r{i}@example.net" for i in range(200))
+            failed = len(there.requests) - len(there.given)
+            assert failed <= failing - sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
+            assert (
+                len(rig.said("oauth_token")) == len(there.given) and there.most_at_once <= 2
+            )  # one that hangs is left behind
 
 
 async def test_many_sessions_with_one_stale_token_make_one_request(tmp_path: Path) -> None:
@@ -164,6 +205,24 @@ async def test_each_probe_of_a_refused_account_has_a_new_token_and_one_login(
         good.append(True)
         await rig.settled()
         assert len(up.delivered()) == 10
+
+
+async def test_an_upstream_that_refuses_good_tokens_makes_no_storm(tmp_path: Path, quick: None) -> None:
+    """Every third login is refused whatever it shows: one renewal is made for it in ten seconds, and all mail arrives."""
+    logins = iter(range(1_000_000))
+    async with (
+        Endpoint() as there,
+        Upstream(mechanisms="XOAUTH2", bearer=lambda user, token: next(logins) % 3 != 2) as up,
+        sending(tmp_path, up, there, ", scope: mail") as rig,
+    ):
+        config = account(tmp_path, up, there, ", scope: mail") + ", messages_per_connection: 1, connections: 4"
+        write_config(tmp_path, {"main": config}, classes=FAST)
+        assert rig.app.reload()[0]
+        began = time.monotonic()
+        await rig.send_many(mails(40))
+        await rig.settled(60)
+        assert sorted(up.delivered()) == sorted(f"r{i}@example.net" for i in range(40))
+        assert len(there.requests) <= 2 + (time.monotonic() - began) / 10
 
 
 async def test_454_renews_nothing(tmp_path: Path) -> None:
@@ -445,3 +504,33 @@ async def test_no_secret_and_no_token_is_told(tmp_path: Path) -> None:
 async def everything(rig: Rig, number: str) -> str:
     service = rig.app.admin.service
     return repr((rig.events, await rig.message(number), rig.app.scheduler.outlook.egress_rows(), service.status()))
+
+
+@pytest.mark.parametrize(
+    ("tls", "says"),
+    [
+        (Tls("none"), "never sent in clear"),
+        (Tls("opportunistic"), "nobody vouches for"),
+        (Tls("starttls", verify=False), "nobody vouches for"),
+        (Tls("starttls"), "certificate is not accepted"),
+    ],
+)
+async def test_a_token_goes_over_verified_connections_alone(tmp_path: Path, tls: Tls, says: str) -> None:
+    """The configuration refuses it already; the code that logs in does so too, whatever it was given."""
+    host = _our_address()
+    if not host:
+        pytest.skip("this machine has loopback addresses only")
+    own = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
+    (tmp_path / "secret").write_text("x")
+    async with Endpoint() as there, Upstream(mechanisms="XOAUTH2 PLAIN", bearer=lambda *_: True, host=host) as up:
+        up.tls = None if tls.mode == "none" else context
+        oauth2 = OAuth2("client_credentials", there.url, client_secret=Reference("file", str(tmp_path / "secret")))
+        there.secret, user = "x", Reference("plain", USER)
+        made = Account("main", Reference("plain", host), up.port, tls, user, oauth2=oauth2)
+        tokens = Tokens("main", user, oauth2, Store(tmp_path / "kept"), MailLog(None), lambda: None)
+        with pytest.raises(Failure) as caught:
+            await connect(made, "relay.test", tokens)
+        assert says in caught.value.reply.text
+        assert up.logins == [] and up.commands("AUTH") == [] and len(there.requests) == 1
