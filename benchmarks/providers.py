@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.config.presets import load_preset, names
+from relay.policy.rate import PERIODS, Rate
 
 PROFILES = ("ses", "greylist", "slow", "flaky", "gmail", "microsoft365")
 COLUMNS = (("sent", 6), ("lost", 6), ("doubled", 9), ("seconds", 9), ("least", 8), ("ratio", 7), ("complaints", 12),
@@ -72,13 +73,18 @@ def account(profile: str, port: int, speed: float, bare: bool) -> str:
     login = ", username: app, password: {env: SINK_PASSWORD}" if profile in ("ses", "gmail", "microsoft365") else ""
     if bare or profile not in names():
         return f"host: 127.0.0.1, port: {port}, tls: none{login}"
-    limits = []
-    for rate in load_preset(profile).limits:
-        unit = "messages " if rate.unit == "messages" else ""
-        per = next(p for p, s in (("s", 1), ("min", 60), ("h", 3600), ("d", 86400)) if s == rate.period)
-        limits.append(f"{round(rate.count * speed)} {unit}".strip() + f"/{per}" if speed != 1 else rate.text)
+    limits = [faster(rate, speed) for rate in load_preset(profile).limits]
     said = f", limits: [{', '.join(limits)}]" if limits and speed != 1 else ""
     return f"preset: {profile}, host: 127.0.0.1, port: {port}, tls: none{login}{said}"
+
+
+def faster(rate: Rate, speed: float) -> str:
+    """The limit by a clock that runs so much faster: a shorter window where there is one, else more in the same."""
+    units = {seconds: name for name, seconds in PERIODS.items()}
+    unit = " messages" if rate.unit == "messages" else ""
+    if rate.period / speed in units:
+        return f"{rate.count}{unit}/{units[rate.period / speed]}"
+    return f"{round(rate.count * speed)}{unit}/{units[rate.period]}"
 
 
 @contextlib.contextmanager
