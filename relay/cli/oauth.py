@@ -40,17 +40,20 @@ def login(account: str, config_path: Path | None, redirect: str) -> None:
 
     Shows an address, and a code to enter there. What comes of it is written to the file that the account's `refresh_token` names.
     """
+    from relay.config.places import writable
     from relay.oauth.login import LoginError
 
     found, file = _account(account, config_path)
     asking = _client(found)
+    where = "name another file in `refresh_token`, or run it as who may write there"
+    if not writable(file.parent):  # before anybody logs in for nothing
+        raise Failed(f"{file}: we may not write there; {where}", 73)
     try:
         token = _by_device(asking) if found.oauth2 and found.oauth2.device_url else _by_address(asking, found, redirect)
     except LoginError as error:
         raise Failed(str(error), 75 if error.again else 77) from None
     except KeyboardInterrupt:
         raise click.exceptions.Abort from None
-    where = "name another file in `refresh_token`"
     files.folder(file.parent, 0o750, where)
     files.write(file, token + "\n", 0o640, where)
     click.echo(f"wrote {file}")

@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from relay.reply import clean
 from relay.secrets import hidden
@@ -136,10 +136,10 @@ def answered(status: int, body: Mapping[str, Any], said: Mapping[str, str]) -> G
         kind = body.get("token_type")
         if isinstance(kind, str) and kind.lower() != "bearer":
             return Refused("", f"it gave a token of the type {clean(kind)[:40]}, not Bearer", False)
-        if not (token.isascii() and token.isprintable()) or " " in token:  # RFC 6750 §2.1; it stands in an SMTP command
+        if not _plain(token) or " " in token:  # RFC 6750 §2.1; it stands in an SMTP command
             return Refused("", "it gave a token with characters that no token has", False)
         again = body.get("refresh_token")
-        return Granted(token, _life(body.get("expires_in")), again if isinstance(again, str) else "")
+        return Granted(token, _life(body.get("expires_in")), again if _plain(again) else "")
     name = clean(error)[:60] if isinstance(error, str) else ""
     told = body.get("error_description")
     # Microsoft's goes on with numbers for its own support.
@@ -147,6 +147,11 @@ def answered(status: int, body: Mapping[str, Any], said: Mapping[str, str]) -> G
     text = f"{name}: {words}" if name and words else name or f"it answered {status} without a token"
     text = hidden(text, *(value for key, value in said.items() if key not in _PUBLIC))
     return Refused(name, text, status >= 500 or status in (408, 429) or name in PASSING)
+
+
+def _plain(token: object) -> TypeGuard[str]:
+    """RFC 6749 appendix A: printable ASCII."""
+    return isinstance(token, str) and token.isascii() and token.isprintable()
 
 
 _PUBLIC = frozenset({"grant_type", "client_id", "scope", "redirect_uri"})

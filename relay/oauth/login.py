@@ -153,7 +153,7 @@ async def pasted(client: Client, asked: Asked, address: str) -> str:
 
 def _refresh_token(granted: Granted) -> str:
     token = granted.refresh_token
-    if not token or not token.isprintable():
+    if not token:
         raise LoginError("the provider gave no refresh token: `scope` needs its word for one, such as offline_access")
     return token
 

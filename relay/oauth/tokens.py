@@ -28,6 +28,7 @@ FORCED = 10.0  # seconds between two renewals that refused logins asked for
 PASSING, MAX_PASSING = 1.0, 300.0  # seconds until it is asked again: an outage
 LASTING, MAX_LASTING = 300.0, 3600.0  # and a refusal, which a person must mend
 LOOK = 30.0  # seconds until a secret is looked at again that was refused
+BUSY = 0.2  # seconds until it is looked at again what became of a request
 TELL = 3600.0  # seconds until a failure is told again
 SKEW = 30.0  # seconds that two clocks may differ
 WARN_BEFORE, WARN_EVERY = 14 * 86400.0, 86400.0
@@ -139,7 +140,7 @@ class Tokens:
         if self._trouble is not None:
             self._tell(now)
             due = self._trouble.until
-        return min(LOOK, max(0.05, due - now))
+        return BUSY if self._task is not None else min(LOOK, max(0.05, due - now))
 
     async def _look(self, now: float) -> bool:
         """Whether the secrets are others than those that were refused, or that the token came of."""

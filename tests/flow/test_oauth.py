@@ -377,6 +377,32 @@ async def test_a_new_login_is_taken_without_a_reload(tmp_path: Path, quick: None
             assert len(up.delivered()) == 10 and len(there.requests) == 2
 
 
+async def test_a_command_is_run_for_a_request_and_not_to_look_for_news(tmp_path: Path, quick: None) -> None:
+    """It may ask a vault that counts, or a person."""
+    async with Endpoint() as there, upstream(there) as up:
+        script = tmp_path / "secret.sh"
+        script.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs\necho revoked-2Bc\n")
+        script.chmod(0o700)
+        made = account(tmp_path, up, there).replace(f"{{file: {tmp_path}/refresh}}", f"{{command: [{script}]}}")
+        async with running(write_config(tmp_path, {"main": made})) as rig:
+            await until(lambda: rig.said("oauth_failed"))
+            await asyncio.sleep(0.5)
+            assert (tmp_path / "runs").read_text().count("run") == len(there.requests) == 1
+
+
+async def test_mail_comes_back_to_the_first_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has a token again, without a wait for the end of its pause."""
+    monkeypatch.setattr(tokens_, "PASSING", 0.3)
+    async with Endpoint(plan=[{"status": 503, "raw": b""}]) as there, upstream(there) as up, Upstream() as other:
+        accounts = {"main": account(tmp_path, up, there), "two": f"port: {other.port}, tls: none"}
+        async with running(write_config(tmp_path, accounts, classes=SLOW)) as rig:
+            await rig.reaches(await rig.send(), "delivered")
+            assert len(other.delivered()) == 1 and rig.egress().breaker.is_open
+            await until(lambda: rig.said("oauth_recovered"))
+            assert (await rig.reaches(await rig.send(), "delivered"))["egress"] == "main"
+            assert not rig.egress().breaker.is_open
+
+
 async def test_a_missing_file_is_told_with_what_makes_it(tmp_path: Path, quick: None) -> None:
     async with Endpoint() as there, upstream(there) as up:
         config = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST)

@@ -142,12 +142,15 @@ async def test_an_address_that_is_none(tmp_path: Path, change: Any, says: str) -
         ("nobody", "", "", 65, "no account 'nobody'; there is main, plain"),
         ("plain", "", "", 65, "has no `oauth2`"),
         ("main", "", "{env: HOME}", 65, "{env: HOME}, which cannot be written: name a file"),
+        ("main", "", "{file: relay.yaml/refresh}", 73, "we may not write there"),
         ("main", "", "", 78, "neither `device_url` nor `authorize_url`"),
     ],
 )
 async def test_what_cannot_be_logged_in_to(
     tmp_path: Path, account: str, more: str, token: str, code: int, says: str
 ) -> None:
+    if code == 73:
+        more = ", device_url: 'https://127.0.0.1:1/device'"
     file = config(tmp_path, Endpoint(), more, token=token)
     found, _, err = await relay("oauth", "login", account, "--config", str(file))
     assert found == code and says in err
