@@ -88,52 +88,37 @@ def faster(rate: Rate, speed: float) -> str:
 
 
 @contextlib.contextmanager
-def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    made = subprocess.Popen(
-        [sys.executable, "-m", "relay", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-    )
+def process(output: Path, *arguments: str, **environment: str) -> Iterator[None]:
+    """A verb of the relay, ended at the end of the block."""
+    with output.open("wb") as out:
+        command = [sys.executable, "-m", "relay", *arguments]
+        made = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environment)
     try:
-        yield made
+        yield
     finally:
-        if made.poll() is None:
-            made.send_signal(signal.SIGTERM)
-            try:
-                made.wait(30)
-            except subprocess.TimeoutExpired:
-                made.kill()
+        made.send_signal(signal.SIGTERM)
+        try:
+            made.wait(60)
+        except subprocess.TimeoutExpired:
+            made.kill()
+            made.wait()
 
 
-def wait_for(made: subprocess.Popen[str], pattern: str) -> re.Match[str]:
-    assert made.stdout is not None
-    for line in made.stdout:
-        if found := re.search(pattern, line):
-            return found
-    raise SystemExit(f"{made.args} ended without saying {pattern}")
+def said(output: Path, pattern: str) -> int:
+    """The port that a process says it listens on."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if found := re.search(pattern, output.read_text()):
+            return int(found[1])
+        time.sleep(0.05)
+    raise SystemExit(f"not said within 30 s: {pattern}\n{output.read_text()[-2000:]}")
 
 
 def run(profile: str, count: int, speed: float, bare: bool, folder: Path) -> Run:
-    sink = [
-        "sink",
-        "--listen",
-        "127.0.0.1:0",
-        "--keep",
-        str(folder / "kept"),
-        "--profile",
-        profile,
-        "--speed",
-        str(speed),
-        "--json",
-    ]
-    events = folder / "sink.jsonl"
-    with events.open("w") as out:
-        upstream = subprocess.Popen([sys.executable, "-m", "relay", *sink], stdout=out, text=True)
-    try:
-        port = _port(events)
-        file = folder / "relay.yaml"
+    events, log, file = folder / "sink.jsonl", folder / "relay.log", folder / "relay.yaml"
+    sink = ["sink", "--listen", "127.0.0.1:0", "--keep", str(folder / "kept"), "--profile", profile, "--json"]
+    with process(events, *sink, "--speed", str(speed)):
+        port = said(events, r"127\.0\.0\.1:(\d+)")
         file.write_text(
             f"""hostname: relay.test
 listen: [{{name: local, address: "127.0.0.1:0"}}]
@@ -145,20 +130,12 @@ accounts:
 routes: [{{via: main}}]
 """
         )
-        with process("serve", "--config", str(file), SINK_PASSWORD="secret") as relay:
-            listening = int(wait_for(relay, r"listening .*port=(\d+)")[1])
-            with contextlib.ExitStack() as after:
-                reader = subprocess.Popen(["cat"], stdin=relay.stdout, stdout=(folder / "relay.log").open("w"))
-                after.callback(reader.wait, 30)
-                began = time.monotonic()
-                submit(listening, count)
-                rows = settled(folder, count, began)
-                relay.send_signal(signal.SIGTERM)
-                relay.wait(60)
-    finally:
-        upstream.send_signal(signal.SIGTERM)
-        upstream.wait(30)
-    summary = [json.loads(line) for line in events.read_text().splitlines()][-1]
+        with process(log, "serve", "--config", str(file), SINK_PASSWORD="secret"):
+            listening = said(log, r"event=listening .*port=(\d+)")
+            began = time.monotonic()
+            submit(listening, count)
+            rows = settled(folder, count, began)
+    summary = json.loads(events.read_text().splitlines()[-1])
     connections = load_preset(profile).connections if profile in names() and not bare else None
     return Run(
         profile,
@@ -173,15 +150,6 @@ routes: [{{via: main}}]
         sum(row["state"] == "failed" for row in rows),
         max(row["attempts"] for row in rows),
     )
-
-
-def _port(events: Path) -> int:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if found := re.search(r'"port": ?(\d+)|127\.0\.0\.1:(\d+)', events.read_text()):
-            return int(found[1] or found[2])
-        time.sleep(0.05)
-    raise SystemExit("the sink did not open")
 
 
 def arrived(kept: Path) -> set[str]:
