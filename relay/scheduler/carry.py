@@ -157,7 +157,7 @@ class Carriers:
             if plan.apart and len(work.recipients) > 1:
                 return self.put_back(work, "its route has a message for each recipient now")
             self._plan(egress, work, plan)
-        started = clock.monotonic()
+        started, work.began = clock.monotonic(), clock.now()
         egress.breaker.start()
         if (kept := self.at_work[task]) is not None:
             kept.answers = []  # they were about the message before
