@@ -90,11 +90,16 @@ class Blame:
         self, egress: Egress[Work], work: Work, session: Upstream | None, failure: Failure, seconds: float
     ) -> None:
         """It failed as a whole."""
+        asked = len(session.answers) if session is not None and failure.stage is Stage.RCPT else None
+        spoken_of = work.recipients[asked] if asked is not None and asked < len(work.recipients) else None
         self.apart(egress, work, session, seconds)
         if not work.recipients:
             return
         stage, reply = failure.stage, failure.reply
         trouble = self.judge(egress, work, stage, reply)
+        if spoken_of is not None and trouble.scope in (Scope.RECIPIENT, Scope.DESTINATION):
+            egress.breaker.succeeded()
+            return self._one_alone(egress, work, spoken_of, Answer(stage, reply), seconds)
         outcome = _outcome(egress, work, stage, reply, trouble, seconds)
         outcome.prepared = work.prepared
         login = stage is Stage.AUTH and trouble.remedy is Remedy.REST and trouble.wait is None
@@ -115,6 +120,13 @@ class Blame:
         else:
             egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
+    def _one_alone(self, egress: Egress[Work], work: Work, recipient: Claimed, answer: Answer, seconds: float) -> None:
+        """The session ended with a word about one recipient. Nothing is known of the others, taken already or not asked."""
+        others = [r for r in work.recipients if r is not recipient]
+        self._judged(egress, work, [(recipient, answer)], seconds)
+        if others:
+            self.ways.put_back(work.share(others), f"{egress.name} ended the session: {answer.reply}")
 
     def _judged(
         self,
