@@ -10,7 +10,7 @@ from relay import clock, metrics
 from relay.deliver.pool import Egress
 from relay.envelope import queue_id
 from relay.maillog import MailLog
-from relay.policy.gate import Go, admit
+from relay.policy.gate import FOREVER, Go, admit
 from relay.policy.routing import Action
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
@@ -42,6 +42,7 @@ class Scheduler:
         self.outlook = Outlook(self.lanes, self.carriers)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self._granted: dict[int, Egress[Work]] = {}
+        self._look_at = FOREVER  # a way that is not at rest may go then, whether or not anybody ends before
         LANES.source = lambda: [((), float(len(self.lanes.by_id)))]
         self.apply(config)
 
@@ -118,12 +119,13 @@ class Scheduler:
                 timeout: float | None = 0.0
                 await asyncio.sleep(0)
             else:
-                due = self.lanes.next_due()
-                timeout = 5.0 if due is None else min(5.0, max(0.01, due - now))
+                due = min(self.lanes.next_due() or FOREVER, self._look_at)
+                timeout = min(5.0, max(0.01, due - now))
             self.lanes.update(await self.spool.wait(timeout))
 
     async def _pass(self, now: float) -> bool:
         """One round over the lanes that have something due; whether anything was claimed."""
+        self._look_at = FOREVER
         if self.recorder.unrecorded > MAX_UNRECORDED:
             return False
         asks, goes = self._plan(now)
@@ -174,7 +176,9 @@ class Scheduler:
             decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
             if isinstance(decision, Go):
                 open_ways.setdefault(decision.egress, (decision.count, []))[1].append(way)
-            elif not any(self.egresses[name].busy for name in way.egresses):
+            elif any(self.egresses[name].busy for name in way.egresses):
+                self._look_at = min(self._look_at, decision.until)
+            else:
                 self.lanes.rest(way, decision.until, now)
         for egress, (room, ways) in open_ways.items():
             # Fair turns: no lane takes all the room while others have something due.

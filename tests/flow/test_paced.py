@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from fakes import Upstream
-from rig import running
-from test_blame import rules
+from fakes import Later, Upstream
+from rig import running, until
+from test_blame import many, rules
 
 HOURLY = ", limits: [5/h]"
 
@@ -39,3 +39,16 @@ async def test_who_is_refused_for_good_with_the_session_takes_nobody_with_him(tm
                 rows = {r["recipient"][0]: (r["state"], r["attempts"]) for r in await rig.rows(number)}
                 assert rows == {"a": ("delivered", 1), "d": ("failed", 1), "b": ("delivered", 1)}
                 assert sorted(up.delivered()) == ["a@example.net", "b@example.net"]
+
+
+async def test_a_slow_session_does_not_hold_up_what_its_limit_lets_go(tmp_path: Path) -> None:
+    """While one waits for the reply to its final dot, the others leave as soon as the limit turns."""
+    never = asyncio.Event()
+    script = {"DOT": lambda s: Later(0, "250 ok", never) if s.startswith("slow") else "250 ok"}
+    async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, more=", limits: [5/s]")) as rig:
+        await rig.send(sender="slow@example.com")
+        await until(lambda: any(t.ended for t in up.transactions))
+        await rig.send_many(many(15))
+        await until(lambda: len(up.delivered()) == 15, 6.0)
+        never.set()
+        await rig.settled()
