@@ -51,15 +51,24 @@ class Pace:
         return not self.limits and self.rate is None and not self.until
 
     def keep(self, old: Pace) -> None:
-        """What was spent and learnt before a reload; of a limit that changed its numbers the count stays."""
-        for spent, rate in zip(self._spent, self.limits, strict=True):
+        """What was spent and learnt before a reload; of a limit that changed its numbers the count stays.
+
+        Who is still at work by the old one counts here too.
+        """
+        for place, rate in enumerate(self.limits):
             for before, was in zip(old._spent, old.limits, strict=True):
                 if (was.period, was.unit, was.calendar, was.timezone) == (
                     rate.period, rate.unit, rate.calendar, rate.timezone,
                 ):  # fmt: skip
-                    spent.parts.clear()
-                    spent.parts.extend(before.parts)
-        self.until, self.why = old.until, old.why
+                    self._spent[place] = before
+        self.rate, self.until, self.why, self.complaints, self._next = (
+            old.rate, old.until, old.why, old.complaints, old._next,
+        )  # fmt: skip
+        self._ceiling, self._grown, self._complained = old._ceiling, old._grown, old._complained
+
+    def ask_again(self, now: float) -> None:
+        """An operator may have mended what it waits for: one message may leave now."""
+        self.until, self._next = min(self.until, now), min(self._next, now)
 
     # -- before
 
@@ -71,7 +80,7 @@ class Pace:
         if self.rate is not None and self._next - now > longest:
             longest, why = self._next - now, f"it takes about {self.shown}: {self.why}"
         for rate, spent in zip(self.limits, self._spent, strict=True):
-            # More than the whole limit leaves when nothing else was spent: it was cut as small as it can be.
+            # More than the whole limit leaves when nothing else was spent.
             count = min(rate.count, recipients if rate.unit == "recipients" else 1)
             wait = spent.wait(rate, count, now)
             if wait > longest:
@@ -90,17 +99,21 @@ class Pace:
             room = min(room, spent.left(rate, now))
         return max(0, room)
 
+    def recipients(self, now: float) -> int:
+        """To how many one message may leave now."""
+        if self.wait(now)[0] > 0:
+            return 0
+        return min(
+            (s.left(r, now) for r, s in zip(self.limits, self._spent, strict=True) if r.unit == "recipients"),
+            default=1 << 30,
+        )
+
     def take(self, now: float, recipients: int) -> None:
         """A message leaves."""
         for rate, spent in zip(self.limits, self._spent, strict=True):
             spent.add(rate, recipients if rate.unit == "recipients" else 1, now)
         if self.rate is not None:
             self._next = max(now, self._next) + 1 / self.rate
-
-    def give_back(self, when: float, recipients: int) -> None:
-        """What was taken at `when` was not said to the upstream."""
-        for rate, spent in zip(self.limits, self._spent, strict=True):
-            spent.take_back(rate, recipients if rate.unit == "recipients" else 1, when)
 
     def hold(self, now: float, seconds: float, why: str) -> None:
         """Nothing leaves for so long."""

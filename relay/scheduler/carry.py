@@ -69,6 +69,7 @@ class Carriers:
                     self._retire(current)
             else:
                 current.breaker.ask_again(clock.now())
+            self.egresses[name].pace.ask_again(clock.now())
         for name in [n for n in self.egresses if n not in config.accounts]:
             self._retire(self.egresses.pop(name))
 
@@ -244,19 +245,26 @@ class Carriers:
         return await session.deliver(work.parcel(body))
 
     async def _in_turn(self, egress: Egress[Work], work: Work) -> None:
-        """Waits for its turn by the pace of the account. Raises TooSoon where that is later than claimed work waits."""
-        count = len(work.recipients)
+        """Waits for its turn by the pace of the account. Raises TooSoon where that is later than claimed work waits.
+
+        Where some of its recipients need not wait the others go back: a list is no reason to keep the account for itself.
+        """
         end = clock.monotonic() + NOT_LONG
         while True:
+            count = len(work.recipients)
             wait, why = egress.pace.wait(clock.now(), count)
             if wait <= 0:
                 egress.pace.take(clock.now(), count)
                 egress.sending, work.paced = egress.sending + 1, True
                 return
             if clock.monotonic() + wait > end:
-                egress.pace.hold(clock.now(), wait, why)  # nobody smaller overtakes it
-                raise TooSoon(f"{egress.name} waits: {why}")
-            await asyncio.sleep(wait)
+                fit = egress.pace.recipients(clock.now())
+                if not 0 < fit < count:
+                    raise TooSoon(f"{egress.name} waits: {why}")
+                self.put_back(work.share(work.recipients[fit:]), f"{egress.name} waits: {why}")
+                work.recipients = work.recipients[:fit]
+            else:
+                await asyncio.sleep(wait)
 
     async def _seven_bit(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
         """By its EHLO the session takes no other, which the next messages are made ready for."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from fakes import Later, Upstream
 from rig import running, until
-from test_blame import many, rules
+from test_blame import many, quiet, rules
+
+from relay import clock
 
 HOURLY = ", limits: [5/h]"
 
@@ -52,3 +54,42 @@ async def test_a_slow_session_does_not_hold_up_what_its_limit_lets_go(tmp_path: 
         await until(lambda: len(up.delivered()) == 15, 6.0)
         never.set()
         await rig.settled()
+
+
+async def test_a_limit_that_was_raised_lets_go_what_waited_for_it(tmp_path: Path) -> None:
+    async with Upstream() as up:
+        file = rules(tmp_path, {"main": up}, more=HOURLY)
+        async with running(file) as rig:
+            await rig.send(*(f"a{i}@example.net" for i in range(4)))
+            await rig.settled()
+            await rig.send(*(f"b{i}@example.net" for i in range(4)))
+            await quiet(rig)
+            file.write_text(file.read_text().replace("5/h", "50/h"))
+            assert rig.app.reload()[0]
+            await rig.settled(5.0)
+            assert len(up.delivered()) == 8
+
+
+async def test_a_message_to_many_holds_nobody_up(tmp_path: Path) -> None:
+    """What a limit still lets go leaves; one message that wants more does not keep the account for an hour."""
+    async with Upstream() as up, running(rules(tmp_path, {"main": up}, more=HOURLY)) as rig:
+        await rig.send(*(f"a{i}@example.net" for i in range(3)))
+        await rig.settled()
+        await rig.send(*(f"b{i}@example.net" for i in range(4)))
+        await until(lambda: len(up.delivered()) == 5)
+        await quiet(rig)
+        assert len(up.delivered()) == 5
+
+
+async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> None:
+    """As it asks again an account that rests: nobody should have to restart for a stranger's word."""
+    script = {"MAIL": ["421 4.7.0 too fast, try again in 20 hours", "250 ok"]}
+    slow = '{reply: "^421 4.7.0 too fast", scope: account, then: slow, means: it was too fast}'
+    async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, slow)) as rig:
+        number = await rig.send()
+        await until(lambda: rig.said("account_slowed"))
+        await quiet(rig)
+        row = await rig.row(number)
+        assert row["state"] == "queued" and 71_000 < row["next_at"] - clock.now() < 72_100
+        assert rig.app.reload()[0]
+        await rig.settled(5.0)

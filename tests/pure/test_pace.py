@@ -106,20 +106,25 @@ def test_a_limit_of_recipients_waits_for_all_of_a_message() -> None:
     assert Pace((Rate.parse("10/min"),)).wait(0.0, 50)[0] == 0
 
 
-def test_what_was_not_said_is_given_back() -> None:
-    pace = Pace((Rate.parse("1/h"),))
-    pace.take(5.0, 1)
-    assert pace.room(6.0) == 0
-    pace.give_back(5.0, 1)
-    assert pace.room(6.0) == 1
-
-
 def test_a_reload_keeps_what_was_spent() -> None:
     old = Pace((Rate.parse("5/h"), Rate.parse("100/d")))
     old.take(0.0, 4)
     new = Pace((Rate.parse("6/h"), Rate.parse("50 messages/d")))
     new.keep(old)
     assert new.room(1.0) == 2
+    old.take(1.0, 1)  # by a session that was at work when it was reloaded
+    assert new.room(1.0) == 1
+
+
+def test_a_reload_keeps_what_was_learnt_and_asks_again_at_once() -> None:
+    old = Pace()
+    old.complained(0.0, 0.0, 3600.0, "too fast")
+    new = Pace()
+    new.keep(old)
+    assert (new.rate, new.why) == (old.rate, "too fast") and new.wait(1.0)[0] == 3599
+    new.ask_again(1.0)
+    assert new.wait(1.0)[0] == 0
+    assert new.complained(2.0, 1.5, 3600.0, "too fast") and new.wait(2.0)[0] == 3600
 
 
 @settings(max_examples=60)
