@@ -90,7 +90,8 @@ class AccountBuilder:
             self.site.reference(username, (*path, "username")),
             self.site.reference(entry.password, (*path, "password")),
             self.senders(entry, preset),
-            bool(_first(entry.signs, preset.signs, False)),
+            # Where Message-ID is rewritten, no signature of ours survives.
+            bool(_first(entry.signs, preset.signs, preset.rewrites_message_id, False)),
             _first(entry.connections, preset.connections, 10),
             _first(entry.messages_per_connection, preset.messages_per_connection, 100),
             # No transaction is larger than what a limit lets go at once.

@@ -106,6 +106,7 @@ def load_preset(name: str) -> Preset:
         recipients_per_message=known.get("recipients_per_message"),
         limits=tuple(Rate.parse(rate) for rate in known.get("limits", ())),
         signs=known.get("signs"),
+        rewrites_message_id=known.get("rewrites_message_id"),
         null_sender=known.get("null_sender"),
         oauth2=known.get("oauth2", {}),
     )

@@ -50,5 +50,6 @@ class Preset:
     recipients_per_message: int | None = None
     limits: tuple[Rate, ...] = ()
     signs: bool | None = None
+    rewrites_message_id: bool | None = None
     null_sender: bool | None = None
     oauth2: Mapping[str, Any] = field(default_factory=dict)
