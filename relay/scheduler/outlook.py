@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relay import clock
+from relay.deliver.pool import Egress
 from relay.policy.gate import FOREVER, EgressView, Go, admit
 from relay.policy.routing import Action, LaneFacts
 from relay.scheduler.carry import Carriers
 from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.work import Work
 
 
 class Outlook:
@@ -64,14 +66,21 @@ class Outlook:
                 "host": f"{e.account.host}:{e.account.port}",
                 "sessions": e.sessions,
                 "in_flight": e.busy,
-                "state": "paused: login refused"
-                if e.breaker.auth_failed
-                else "resting"
-                if e.breaker.is_open
-                else "ready",
-                "wait": round(e.breaker.wait(now), 1),
-                "why": e.breaker.why,
+                **_health(e, now),
                 **({"token": e.tokens.state()} if e.tokens else {}),
             }
             for name, e in self.carriers.egresses.items()
         ]
+
+
+def _health(egress: Egress[Work], now: float) -> dict[str, object]:
+    """`state`, how long it waits and why. One that is ready may wait for its pace."""
+    breaker, pace = egress.breaker, egress.pace
+    if breaker.is_open:
+        state = "paused: login refused" if breaker.auth_failed else "resting"
+        return {"state": state, "wait": round(breaker.wait(now), 1), "why": breaker.why}
+    wait, why = pace.wait(now)
+    said = [why or (f"it takes about {pace.shown}" if pace.rate else "")]
+    if egress.connections < egress.account.connections:
+        said.append(f"{egress.connections} of {egress.account.connections} connections: more were too many")
+    return {"state": "ready", "wait": round(wait, 1), "why": "; ".join(text for text in said if text)}

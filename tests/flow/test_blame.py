@@ -200,3 +200,14 @@ async def test_a_4xx_that_means_a_dead_address_fails_it(tmp_path: Path) -> None:
             rows["dead@example.net"]["state"] == "failed" and "the address is dead" in rows["dead@example.net"]["why"]
         )
         assert rows["live@example.net"]["state"] == "delivered"
+
+
+async def test_the_state_of_an_account_tells_its_pace(tmp_path: Path) -> None:
+    script = {"MAIL": ["250 Ok"] * 3 + ["421 4.7.0 too fast, closing"] + ["250 Ok"] * 200}
+    async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, RATE, more=", limits: [20/h]")) as rig:
+        await rig.send_many(many(25))
+        await until(lambda: len(up.delivered()) == 20)
+        await quiet(rig)
+        (row,) = rig.app.scheduler.outlook.egress_rows()
+        assert row["state"] == "ready" and 3400 < float(str(row["wait"])) < 3700
+        assert row["why"] == "its limit of 20/h is used up"
