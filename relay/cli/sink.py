@@ -82,9 +82,9 @@ def sink(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """An upstream for tests: it keeps mail, sends nothing on, and can behave as a provider does.
+    """An upstream for tests, which can behave as a provider.
 
-    Each message is one .eml file. At its end (Ctrl-C, SIGTERM, --count, --timeout) it sums up what it saw. The exit code
+    It keeps mail, one .eml file a message, and sends nothing on. At its end (Ctrl-C, SIGTERM, --count, --timeout) it sums up what it saw. The exit code
     is 0, or 75 where --timeout came before --count.
     """
     from relay.settings import Address

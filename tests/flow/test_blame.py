@@ -206,7 +206,9 @@ async def test_the_state_of_an_account_tells_its_pace(tmp_path: Path) -> None:
     script = {"MAIL": ["250 Ok"] * 3 + ["421 4.7.0 too fast, closing"] + ["250 Ok"] * 200}
     async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, RATE, more=", limits: [20/h]")) as rig:
         await rig.send_many(many(25))
-        await until(lambda: len(up.delivered()) == 20)
+        await until(
+            lambda: len(up.delivered()) == 19
+        )  # the one that was refused counts: nobody knows whether it does there
         await quiet(rig)
         (row,) = rig.app.scheduler.outlook.egress_rows()
         assert row["state"] == "ready" and 3400 < float(str(row["wait"])) < 3700
