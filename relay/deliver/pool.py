@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from relay import clock, metrics
 from relay.deliver.connect import connect
 from relay.deliver.smtp import Upstream
 from relay.policy.breaker import Breaker
-from relay.policy.gate import EgressView
+from relay.policy.gate import ANY, EgressView
 from relay.policy.pace import Pace
 from relay.settings import Account
 
 if TYPE_CHECKING:
     from relay.oauth.tokens import Tokens
 
-W = TypeVar("W")
+
+class Sized(Protocol):
+    """Work: a transaction to so many."""
+
+    @property
+    def recipients(self) -> Sequence[object]: ...
+
+
+W = TypeVar("W", bound=Sized)
 CLAIM = 0.02  # seconds that a claim may take
 CROWDED = 10.0  # seconds of rest where a single session is one too many
 REGROW = 900.0  # seconds without a complaint until one session more is tried
@@ -48,6 +57,7 @@ class Egress(Generic[W]):
         self.carriers = 0
         self.duration = CLAIM  # seconds of a transaction, as they have been of late
         self.sending = 0  # transactions that the pace has let go
+        self.asking = 0  # recipients of those that it has not let go yet
         self.granted = 0  # places kept for what is being accepted
         self.seven_bit = False  # by what its last EHLO said, it takes no eight bits
         self.retired = False  # gone from the configuration: sessions are not kept
@@ -121,17 +131,21 @@ class Egress(Generic[W]):
         room = capacity - self.busy
         if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
-        why, passes = self.breaker.why, self.breaker.passes
+        why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
         if not wait and not self.pace.free:
-            room = min(room, self._paced(now))
+            room, recipients = min(room, self._paced(now)), self._recipients(now)
             if room <= 0:
                 wait, why = self.pace.wait(now)
                 passes = False  # it is well: what is in excess waits, and is nobody else's
-        return EgressView(self.name, room, wait, why, probing, self.seven_bit, passes)
+        return EgressView(self.name, room, wait, why, probing, self.seven_bit, passes, recipients)
 
     def _paced(self, now: float) -> int:
         """Messages that its pace allows beyond those that are claimed already."""
         return self.pace.room(now) - (self.busy - self.sending)
+
+    def _recipients(self, now: float) -> int:
+        """How many its limits allow beyond those that are claimed already."""
+        return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
 
     async def take(self, *, fresh: bool = False) -> Upstream:
         """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""

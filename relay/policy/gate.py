@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FOREVER = float("inf")
+ANY = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class EgressView:
     probing: bool = False  # it may be dialled, but for one transaction only
     seven_bit: bool = False  # it takes no content of eight bits
     passes: bool = True  # while it waits, the route's next egress may take over
+    recipients: int = ANY  # that its limits let go now
 
 
 @dataclass(frozen=True, slots=True)
 class Go:
     egress: str
     count: int
+    recipients: int = ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,6 @@ def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
             continue
         if egress.room <= 0:
             return Wait(FOREVER, f"all connections of {egress.name} are busy")
-        return Go(egress.name, 1 if egress.probing else egress.room)
+        return Go(egress.name, 1 if egress.probing else egress.room, egress.recipients)
     first = min(egresses, key=lambda e: e.wait)
     return Wait(now + first.wait, "; ".join(f"{e.name} rests: {e.why}" for e in egresses))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from relay.policy.gate import ANY
 from relay.policy.rate import Rate, Spent
 
 PATIENCE = 64.0  # seconds: the longest rest after a complaint that names no time
@@ -91,7 +92,7 @@ class Pace:
         """Messages to one recipient each that may leave about now."""
         if self.until > now:
             return 0
-        room = 1 << 30
+        room = ANY
         if self.rate is not None:
             late = now - self._next
             room = 0 if late < -AHEAD else 1 + int(self.rate * AHEAD)
@@ -105,7 +106,7 @@ class Pace:
             return 0
         return min(
             (s.left(r, now) for r, s in zip(self.limits, self._spent, strict=True) if r.unit == "recipients"),
-            default=1 << 30,
+            default=ANY,
         )
 
     def take(self, now: float, recipients: int) -> None:

@@ -159,6 +159,8 @@ class Carriers:
                 return self.put_back(work, "its route has a message for each recipient now")
             self._plan(egress, work, plan)
         started, work.began = clock.monotonic(), clock.now()
+        work.asks = len(work.recipients)
+        egress.asking += work.asks
         egress.breaker.start()
         if (kept := self.at_work[task]) is not None:
             kept.answers = []  # they were about the message before
@@ -196,6 +198,7 @@ class Carriers:
         finally:
             if work.ready is not None:
                 work.ready.done()
+            egress.asking, work.asks = egress.asking - work.asks, 0
             if work.paced:
                 egress.sending, work.paced = egress.sending - 1, False
         if egress.backlog:
@@ -256,6 +259,7 @@ class Carriers:
             if wait <= 0:
                 egress.pace.take(clock.now(), count)
                 egress.sending, work.paced = egress.sending + 1, True
+                egress.asking, work.asks = egress.asking - work.asks, 0
                 return
             if clock.monotonic() + wait > end:
                 fit = egress.pace.recipients(clock.now())

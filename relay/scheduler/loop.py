@@ -21,7 +21,7 @@ from relay.scheduler.record import Recorder
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
-from relay.spool import Ask, Claim, Claimed, Spool, SpoolError
+from relay.spool import SIBLINGS, Ask, Claim, Claimed, Spool, SpoolError
 
 MAX_ASKED = 200  # lanes in one claim: others wait for its transaction
 MAX_ENDED = 10  # lanes that a rule ends, in one claim
@@ -168,24 +168,26 @@ class Scheduler:
         """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
         asks: list[Ask] = []
         goes: dict[int, str] = {}
-        open_ways: dict[str, tuple[int, list[Way]]] = {}
+        open_ways: dict[str, tuple[Go, list[Way]]] = {}
         for way in self.lanes.ways(now):
             if not way.egresses:
                 asks += [Ask(lane.id, 50, now) for lane in self.lanes.take([way], MAX_ENDED)]
                 continue
             decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
             if isinstance(decision, Go):
-                open_ways.setdefault(decision.egress, (decision.count, []))[1].append(way)
+                open_ways.setdefault(decision.egress, (decision, []))[1].append(way)
             elif any(self.egresses[name].busy for name in way.egresses):
                 self._look_at = min(self._look_at, decision.until)
             else:
                 self.lanes.rest(way, decision.until, now)
-        for egress, (room, ways) in open_ways.items():
+        for egress, (go, ways) in open_ways.items():
             # Fair turns: no lane takes all the room while others have something due.
-            share = -(-room // sum(len(way.turns) for way in ways))
+            room, turns = go.count, sum(len(way.turns) for way in ways)
+            share, siblings = -(-room // turns), min(SIBLINGS, -(-go.recipients // turns))
             for lane in self.lanes.take(ways, min(room, MAX_ASKED - len(asks))):
                 goes[lane.id] = egress
-                asks.append(Ask(lane.id, min(share, room), now))
+                count = min(share, room)
+                asks.append(Ask(lane.id, count, now, max(0, siblings - count)))
                 room -= share
                 if room <= 0:
                     break

@@ -30,7 +30,8 @@ class Work:
     begun: asyncio.Task[Ready] | None = None  # it is being made ready, for the current egress
     seven_bit: bool = False  # as one that takes no other
     began: float = 0.0  # when the last transaction of it began, or the dial for it
-    paced: bool = False  # it is under way by the pace of its account
+    asks: int = 0  # the pace of its account for so many
+    paced: bool = False  # it is under way by that
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
 
     @property

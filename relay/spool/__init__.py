@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from relay.policy.classes import InDoubt
 from relay.recipient import News, State, Verb
 
+SIBLINGS = 1000  # recipients of one message that are claimed beyond what was asked for
 INLINE_LIMIT = 256 * 1024  # bytes; a larger body is a file: 100 × 10 MB in the table took small commits to seconds
 
 
@@ -167,11 +168,15 @@ class Head:
 
 @dataclass(slots=True)
 class Ask:
-    """A wish to claim up to `limit` recipients of a lane that are due at `now`."""
+    """A wish to claim up to `limit` recipients of a lane that are due at `now`.
+
+    `siblings`: so many more of the last message, which travels once for all its recipients.
+    """
 
     lane: int
     limit: int
     now: float
+    siblings: int = SIBLINGS
 
 
 @dataclass(slots=True)

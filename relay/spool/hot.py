@@ -262,9 +262,6 @@ def _claim(
     return claims, {ask.lane: due(connection, ask.lane) for ask in asks}
 
 
-_SIBLINGS = 1000
-
-
 def _take_siblings(connection: sqlite3.Connection, ask: Ask, priority: int, taken: dict[int, list[Claimed]]) -> None:
     """The rest of the last message: it travels once for all its recipients, not once for each claim's limit."""
     message = next(reversed(taken))
@@ -272,13 +269,13 @@ def _take_siblings(connection: sqlite3.Connection, ask: Ask, priority: int, take
     rows = connection.execute(
         "SELECT n, address, state, attempts, expires_at, in_doubt, crashes, notify, orcpt FROM recipient "
         "WHERE message = ? AND lane = ? AND priority = ? AND state < 2 AND due_at <= ? LIMIT ?",
-        (message, ask.lane, priority, ask.now, _SIBLINGS),
+        (message, ask.lane, priority, ask.now, len(known) + ask.siblings),
     )
     taken[message] += [
         Claimed(n, address, State(state), attempts, expires_at, ask.lane, bool(doubt), *more)
         for n, address, state, attempts, expires_at, doubt, *more in rows
         if n not in known
-    ]
+    ][: ask.siblings]
 
 
 def _activate(connection: sqlite3.Connection, keys: list[tuple[int, int]], run: int) -> None:

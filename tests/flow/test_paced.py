@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from fakes import Later, Upstream
-from rig import running, until
+from rig import Rig, running, until
 from test_blame import many, quiet, rules
 
 from relay import clock
@@ -79,6 +79,29 @@ async def test_a_message_to_many_holds_nobody_up(tmp_path: Path) -> None:
         await until(lambda: len(up.delivered()) == 5)
         await quiet(rig)
         assert len(up.delivered()) == 5
+
+
+async def test_a_list_is_claimed_as_its_limit_lets_it_go(tmp_path: Path) -> None:
+    """Not all of it each time, to put back what may not leave: that would write a thousand rows for each that leaves."""
+    async with Upstream() as up, running(rules(tmp_path, {"main": up}, more=", limits: [100/s]")) as rig:
+        changed = await recorded(rig)
+        await rig.send(*(f"r{i}@example.net" for i in range(600)))
+        await rig.settled()
+        assert len(up.delivered()) == 600
+        assert sum(changed) <= 900, sum(changed)
+
+
+async def recorded(rig: Rig) -> list[int]:
+    """The recipients of each settlement that is written."""
+    sizes: list[int] = []
+    record = rig.app.spool.record
+
+    async def counted(settlements):  # type: ignore[no-untyped-def]
+        sizes.extend(len(s.changes) for s in settlements)
+        return await record(settlements)
+
+    rig.app.spool.record = counted  # type: ignore[method-assign]
+    return sizes
 
 
 async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> None:
