@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble, classify
 
-LONGEST_HINT = 86400.0  # seconds: a stranger's word holds mail up for no longer
+# Seconds: a stranger's word holds mail up for no longer, and makes nobody ask again without a pause.
+LONGEST_HINT, SHORTEST_HINT = 86400.0, 1.0
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNIT = r"(?:(s|sec|secs|seconds?)|(m|min|mins|minutes?)|(h|hrs?|hours?)|(d|days?))\b"
@@ -34,6 +35,13 @@ _DATE = re.compile(
     r"\b(?:after|until|till)\s+((?:\w{3}, )?\d{1,2} \w{3} \d{4} \d{2}:\d{2}(?::\d{2})? (?:[+-]\d{4}|UTC|GMT))",
     re.IGNORECASE,
 )
+# Where an upstream quotes another server, who must not speak for it: Postfix, Exim, Exchange, or any reply in the reply.
+_QUOTES = re.compile(
+    r"\b(?:said|says|replied|responded|answered|returned|response|was): |\bcallout\b|\bLED=|"
+    r"\bremote (?:mail )?(?:server|host)\b|(?<!^)\b[45]\d\d[ -][45]\.\d{1,3}\.\d{1,3}\b",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r'<[^<>]*@[^<>]*(?:>|$)|"[^"]*"@\S*')  # anybody may have made it up
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +93,11 @@ class ReplyRule:
     means: str = ""
     origin: str = ""  # whose rule it is, for operators
 
-    def fits(self, stage: Stage, line: str) -> bool:
-        return (not self.at or stage in self.at) and self.pattern.search(line) is not None
+    def fits(self, stage: Stage, line: str, own: str) -> bool:
+        """`own`: of the line what the upstream says itself. Nobody else's words make an account or a destination suffer."""
+        if self.at and stage not in self.at:
+            return False
+        return self.pattern.search(line if self.scope in (Scope.RECIPIENT, Scope.MESSAGE) else own) is not None
 
     def trouble(self, now: float) -> Trouble:
         wait = self.until.after(now) - now if self.until else self.wait
@@ -103,15 +114,23 @@ def judge(rules: Sequence[ReplyRule], stage: Stage, reply: Reply, now: float, *,
     if reply.code < 400:
         return base
     line = str(reply)
-    told = hint(reply.text, now)
+    own = own_words(line)
     before_mail = stage not in (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT)
     for rule in rules:
-        if rule.fits(stage, line) and not (before_mail and rule.scope is not Scope.EGRESS):
+        if rule.fits(stage, line, own) and not (before_mail and rule.scope is not Scope.EGRESS):
             found = rule.trouble(now)
+            told = hint(line if found.scope in (Scope.RECIPIENT, Scope.MESSAGE) else own, now)
             return found if told is None or found.result is Result.HARD else replace(found, wait=told)
-    if told is not None and base.result is Result.SOFT and base.scope in (Scope.RECIPIENT, Scope.MESSAGE):
-        return replace(base, wait=told)
+    if base.result is Result.SOFT and base.scope in (Scope.RECIPIENT, Scope.MESSAGE):
+        return replace(base, wait=hint(line, now))
     return base
+
+
+def own_words(line: str) -> str:
+    """A reply without the addresses that it names, up to where it begins to quote another server."""
+    plain = _ADDRESS.sub("<@>", line)
+    quote = _QUOTES.search(plain)
+    return plain[: quote.start()] if quote else plain
 
 
 def hint(text: str, now: float) -> float | None:
@@ -145,4 +164,4 @@ def _until(date: str, now: float) -> float | None:
 
 
 def _bounded(seconds: float) -> float | None:
-    return min(seconds, LONGEST_HINT) if seconds > 0 else None
+    return min(max(seconds, SHORTEST_HINT), LONGEST_HINT) if seconds > 0 else None

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.config.presets import generic, load_preset
 from relay.policy.replies import LONGEST_HINT, ReplyRule, Turn, hint, judge
 from relay.reply import Remedy, Reply, Result, Scope, Stage, classify
 
@@ -134,3 +135,33 @@ def test_the_replys_own_time_wins_but_not_over_never() -> None:
 def test_what_helps_comes_with_it() -> None:
     found = judge([rule("^421", remedy=Remedy.SLOW, fail_over=False)], Stage.MAIL, Reply(421, "too fast"), NOW)
     assert (found.remedy, found.fail_over) == (Remedy.SLOW, False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        (
+            Stage.RCPT,
+            "450 4.1.1 <a@evil.example>: Recipient address rejected: unverified address: host mx.evil.example[192.0.2.1] "
+            "said: 421 too many connections (in reply to RCPT TO command)",
+        ),
+        (Stage.RCPT, "550 Callout verification failed: 550 you have exceeded your sending limit"),
+        (Stage.DOT, 'response to "RCPT TO:<a@evil.example>" from mx.evil.example was: 550 too many connections'),
+        (Stage.DOT, "554 5.0.0 rejected by next hop (550 5.4.5 Daily user sending limit exceeded)"),
+        (Stage.DOT, "451 4.4.0 [{LED=450 too many sessions};{MSG=}] Primary target IP address"),
+        (Stage.RCPT, '550 5.1.1 <"you have reached your sending limit"@evil.example>: user unknown'),
+        (Stage.RCPT, "550 5.1.1 <too many connections@evil.example"),
+        (Stage.RCPT, '550 5.1.1 "too many connections"@evil.example: user unknown'),
+    ],
+)
+@pytest.mark.parametrize("name", ["generic", "gmail", "microsoft365", "ses", "sendgrid", "mailgun"])
+def test_an_account_does_not_suffer_from_words_that_are_only_quoted(name: str, stage: Stage, line: str) -> None:
+    """Whoever has a mail server of his own, or makes up an address, could else stop everybody's mail."""
+    code = int(line[:3]) if line[:3].isdigit() else 451
+    found = judge((*load_preset(name).replies, *generic()), stage, Reply.of(code, line.removeprefix(f"{code} ")), NOW)
+    assert found.scope in (Scope.RECIPIENT, Scope.MESSAGE) and not found.means, found
+
+
+@pytest.mark.parametrize("line", ["try again in 0.0001 seconds", "retry after 0.5 s"])
+def test_a_hint_is_a_second_at_least(line: str) -> None:
+    assert hint(line, NOW) == 1.0
