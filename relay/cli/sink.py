@@ -84,8 +84,8 @@ def sink(
 ) -> None:
     """An upstream for tests, which can behave as a provider.
 
-    It keeps mail, one .eml file a message, and sends nothing on. At its end (Ctrl-C, SIGTERM, --count, --timeout) it sums up what it saw. The exit code
-    is 0, or 75 where --timeout came before --count.
+    It keeps mail, one .eml file a message, and sends nothing on. At its end (Ctrl-C, SIGTERM, --count, --timeout) it sums
+    up what it saw. The exit code is 0, or 75 where --timeout came before --count.
     """
     from relay.settings import Address
     from relay.sink import Logins, Sink

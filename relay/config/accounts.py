@@ -14,8 +14,8 @@ from relay.config import presets, replies
 from relay.config.oauth2 import OAuth2Builder
 from relay.config.problems import Keys
 from relay.config.replies import ReplyEntry
-from relay.config.shape import AccountEntry, AccountLimitEntry, TlsSection
 from relay.config.site import Site, no_such
+from relay.config.upstream import AccountEntry, AccountLimitEntry, TlsSection
 from relay.policy.preset import Preset
 from relay.policy.rate import Rate, known_timezone
 from relay.policy.replies import ReplyRule

@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 from relay.config.leaving import RewriteSection, SigningEntry
 from relay.config.replies import ReplyEntry
 from relay.config.reword import bare
-from relay.config.shape import File, NotSection, OAuth2Section, TlsSection
+from relay.config.shape import File, NotSection
 from relay.config.types import NotNull, OrAlone, Section, Written
+from relay.config.upstream import OAuth2Section, TlsSection
 from relay.config.values import print_duration, print_size
 from relay.settings import Address
 

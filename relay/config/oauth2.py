@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from relay.config.problems import Keys
-from relay.config.shape import AccountEntry, OAuth2Section
 from relay.config.site import Site
+from relay.config.upstream import AccountEntry, OAuth2Section
 from relay.oauth.grants import GrantError, ServiceKey
 from relay.oauth.providers import PROVIDERS, Provider
 from relay.secrets import Reference, SecretError
