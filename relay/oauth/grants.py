@@ -161,7 +161,7 @@ def _life(value: object) -> float:
     """`expires_in`; some servers write the number as a string."""
     try:
         life = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else USUAL_LIFE
-    except ValueError:
+    except (ValueError, OverflowError):
         return USUAL_LIFE
     return min(life, 30 * 86400.0) if life > 0 else USUAL_LIFE  # NaN too
 

@@ -171,4 +171,4 @@ def _refused(found: Refused) -> LoginError:
 
 def _number(value: object, otherwise: float, most: float) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return min(most, float(value)) if good and isinstance(value, int | float) else otherwise
+    return float(min(most, value)) if good and isinstance(value, int | float) else otherwise

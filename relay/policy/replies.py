@@ -70,12 +70,12 @@ class Turn:
 
     def after(self, now: float) -> float:
         """Epoch seconds of the next one."""
-        zone = ZoneInfo(self.zone)
-        local = datetime.fromtimestamp(now, zone)
-        turn = local.replace(hour=self.hour, minute=self.minute, second=0, microsecond=0, fold=0)
-        if turn <= local:
-            turn = (turn + timedelta(days=1)).replace(hour=self.hour, minute=self.minute)
-        return turn.timestamp()
+        today = datetime.fromtimestamp(now, ZoneInfo(self.zone)).replace(
+            hour=self.hour, minute=self.minute, second=0, microsecond=0
+        )
+        # Where the clocks go back it may come twice (`fold`), and both have the same time of the day.
+        turns = [(today + timedelta(days=d)).replace(fold=fold).timestamp() for d in (0, 1) for fold in (0, 1)]
+        return min(turn for turn in turns if turn > now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ def test_a_key_that_is_none_is_not_quoted(key: str) -> None:
     [
         ({"access_token": "t", "expires_in": 60}, 60.0),
         ({"access_token": "t", "expires_in": "60"}, 60.0),
+        ({"access_token": "t", "expires_in": 10**400}, 3600.0),
         ({"access_token": "t"}, 3600.0),
         ({"access_token": "t", "expires_in": 0}, 3600.0),
         ({"access_token": "t", "expires_in": -5}, 3600.0),

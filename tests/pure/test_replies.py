@@ -165,3 +165,11 @@ def test_an_account_does_not_suffer_from_words_that_are_only_quoted(name: str, s
 @pytest.mark.parametrize("line", ["try again in 0.0001 seconds", "retry after 0.5 s"])
 def test_a_hint_is_a_second_at_least(line: str) -> None:
     assert hint(line, NOW) == 1.0
+
+
+def test_a_turn_in_the_hour_that_comes_twice_is_never_past() -> None:
+    turn, first = Turn.parse("01:30 America/New_York"), datetime(2025, 11, 2, 5, 0, tzinfo=UTC).timestamp()
+    for minute in range(0, 180, 5):
+        now = first + minute * 60
+        assert 0 < turn.after(now) - now <= 25.5 * 3600, minute
+    assert turn.after(first + 31 * 60) == first + 90 * 60  # its second coming
