@@ -73,6 +73,8 @@ class AccountBuilder:
         else:
             given = defaults(entry.tls.mode, entry.port, login=login, loopback=is_loopback(host))
         mode, port = given
+        if mode == "opportunistic" and entry.tls.mode is None and preset.tls:
+            mode = "starttls"  # another port of a provider that is known to have TLS
         if login and mode in IN_CLEAR and not is_loopback(host):
             text = f"credentials are never sent in clear, as TLS mode `{mode}` could; use starttls or implicit"
             self.site.wrong((*path, "tls"), text)

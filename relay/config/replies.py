@@ -61,7 +61,7 @@ class ReplyEntry(Section):
     )
     until: Given[ClockTurn] = Field(None, description="Or until the next such time, when a quota begins anew.")
     fail_over: Given[bool] = Field(
-        None, description="The route's next account takes over; default true for `rest`, else false."
+        None, description="The route's next account takes over from one that rests; default true."
     )
     means: Given[str] = Field(None, description="In short, for operators.")
 
@@ -74,6 +74,11 @@ def problem(entry: ReplyEntry) -> tuple[str, str]:
         return "then", f"`{entry.then}` helps an account; {entry.scope} has no pace and no connections"
     if entry.scope != "account" and entry.fail_over is not None:
         return "fail_over", "only an account's mail goes to the route's next account"
+    if entry.then != "rest" and entry.fail_over:
+        return (
+            "fail_over",
+            f"an account that is well (`then: {entry.then}`) keeps its mail; only one that rests passes it on",
+        )
     if entry.wait is not None and entry.until is not None:
         return "until", "say either `wait` or `until`"
     if entry.verdict == "permanent" and (entry.wait is not None or entry.until is not None):

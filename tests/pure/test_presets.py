@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from relay.config.load import load
 from relay.config.presets import FOLDER, GENERIC, generic, load_preset, names
 from relay.policy.replies import judge
 from relay.reply import Reply, Result, Scope, Stage
@@ -79,3 +80,11 @@ def test_every_rule_of_a_dictionary_is_reached_by_something(name: str) -> None:
     rules = load_preset(name).replies
     patterns = [rule.pattern.pattern for rule in rules]
     assert len({(p, rule.at) for p, rule in zip(patterns, rules, strict=True)}) == len(patterns)
+
+
+@pytest.mark.parametrize("port", [25, 2525, 465])
+def test_another_port_of_a_provider_is_not_spoken_to_in_clear(tmp_path: Path, port: int) -> None:
+    """A relay that knows us by our address needs no login: then nothing else would ask for TLS."""
+    file = tmp_path / "relay.yaml"
+    file.write_text(f"accounts: {{main: {{preset: gmail-relay, port: {port}}}}}\nroutes: [{{via: main}}]\n")
+    assert load(file).accounts["main"].tls.mode == ("implicit" if port == 465 else "starttls")
