@@ -31,7 +31,7 @@ class Sized(Protocol):
 
 W = TypeVar("W", bound=Sized)
 CLAIM = 0.02  # seconds that a claim may take
-CROWDED = 10.0  # seconds of rest where a single session is one too many
+CROWDED = 10.0  # seconds of rest where a single session is one too many; doubled each time, up to REGROW
 REGROW = 900.0  # seconds without a complaint until one session more is tried
 AHEAD = 3  # transactions for each connection that are claimed ahead at most: a crash leaves little in doubt
 
@@ -65,6 +65,7 @@ class Egress(Generic[W]):
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._open = 0
         self._crowded = 0.0  # when it last had too many sessions
+        self._alone = 0  # times in a row that a single one was too many
         self._trusted = account.username is None  # a login has worked since the last one that did not
 
     @property
@@ -83,6 +84,7 @@ class Egress(Generic[W]):
     def took(self, seconds: float) -> None:
         """A transaction ended well."""
         self._may_grow(clock.now())
+        self._alone = 0
         self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
 
     @property
@@ -106,13 +108,18 @@ class Egress(Generic[W]):
         first = not self._trusted and not self.breaker.failures
         return 1 if first or self.breaker.is_open else self.connections
 
-    def crowded(self, now: float, wait: float | None, why: str) -> bool:
-        """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said."""
-        news = self.connections == self.account.connections
-        if self.connections > 1:
+    def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
+        """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said.
+
+        `dialled`: that was said to a new session, which is closed again.
+        """
+        news = self.connections == self.account.connections and not self._alone
+        if self.connections > 1 and self._open > (not dialled):
             self.connections -= 1  # each session that is refused is one too many
         else:
-            self.pace.hold(now, wait or CROWDED, why)  # others use the same account
+            # Others use the same account, or it was dialled too often: each time it waits for longer.
+            self.pace.hold(now, wait or min(REGROW, CROWDED * 2.0 ** min(self._alone, 10)), why)
+            self._alone += 1
         self._crowded = now
         return news
 

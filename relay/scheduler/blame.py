@@ -106,7 +106,7 @@ class Blame:
         if trouble.scope is Scope.EGRESS and trouble.means and not login:
             if stage is Stage.AUTH:
                 egress.refused()
-            self._account(egress, trouble, reply, work.began)
+            self._account(egress, trouble, reply, work.began, dialled=session is None)
             if self._gone(egress, work, trouble, reply):
                 return
         elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
@@ -173,8 +173,13 @@ class Blame:
 
     # -- the account
 
-    def _account(self, egress: Egress[Work], trouble: Trouble, reply: Reply, began: float) -> None:
-        """It is over a quota, too fast, or has too many sessions open. `began`: of the transaction that heard of it."""
+    def _account(
+        self, egress: Egress[Work], trouble: Trouble, reply: Reply, began: float, *, dialled: bool = False
+    ) -> None:
+        """It is over a quota, too fast, or has too many sessions open. `began`: of the transaction that heard of it.
+
+        `dialled`: there is no session, for that is how it was greeted.
+        """
         now = clock.now()
         why = f"{reply} ({trouble.means})"
         COMPLAINTS.inc(1, egress.name, trouble.remedy.value)
@@ -194,7 +199,7 @@ class Blame:
         egress.breaker.returned()  # it is well enough to complain
         if trouble.remedy is Remedy.SLOW and egress.pace.complained(now, began, trouble.wait, why):
             self.log.warning("account_slowed", egress=egress.name, rate=egress.pace.shown, reply=why)
-        if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why):
+        if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why, dialled=dialled):
             self.log.warning("account_crowded", egress=egress.name, connections=egress.connections, reply=why)
 
     def _gone(self, egress: Egress[Work], work: Work, trouble: Trouble, reply: Reply) -> bool:

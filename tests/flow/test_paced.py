@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from fakes import Later, Upstream
 from rig import Rig, running, until
 from test_blame import many, quiet, rules
 
 from relay import clock
+from relay.deliver import pool
 
 HOURLY = ", limits: [5/h]"
 
@@ -116,3 +118,22 @@ async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> N
         assert row["state"] == "queued" and 71_000 < row["next_at"] - clock.now() < 72_100
         assert rig.app.reload()[0]
         await rig.settled(5.0)
+
+
+async def test_who_has_no_session_open_has_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others use the account, or it was dialled too often: then fewer sessions help nobody, and each dial makes it worse."""
+    monkeypatch.setattr(pool, "CROWDED", 0.2)
+    crowd = '{reply: "^454 4.7.0 Too many login", scope: account, then: fewer, means: too many logins}'
+    script = {"BANNER": ["454 4.7.0 Too many login attempts"] * 3 + [None]}
+    login = ", username: u, password: {env: SECRET}"
+    monkeypatch.setenv("SECRET", "p")
+    async with (
+        Upstream(script, login=("u", "p")) as up,
+        running(rules(tmp_path, {"main": up}, crowd, more=login)) as rig,
+    ):
+        began = clock.now()
+        await rig.send_many(many(10))
+        await rig.settled()
+        assert 1.35 < clock.now() - began < 4.0  # 0.2, 0.4 and 0.8 s
+        assert len(up.delivered()) == 10 and rig.egress().connections == 3
+        assert rig.said("deferred") == []
