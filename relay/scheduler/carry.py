@@ -225,6 +225,10 @@ class Carriers:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
         session = self.at_work[task]
         if session is None:
+            if (
+                egress.pace.until > clock.now()
+            ):  # what was claimed before is no reason to dial one that asked for a pause
+                raise TooSoon(f"{egress.name} waits: {egress.pace.why}")
             session = self.at_work[task] = await egress.take()
             if egress.backlog:
                 self._hire(egress, len(egress.backlog))
