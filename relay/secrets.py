@@ -62,10 +62,9 @@ class Reference:
         if self.kind == "command":
             return "" if shutil.which(self.target) else f"command {self.target} is not found or not executable"
         try:
-            self.resolve()
+            return "" if self.resolve() else f"{self.kind} {self.target} is empty"
         except SecretError as error:
             return str(error)
-        return ""
 
     def path(self) -> Path | None:
         """The file that it is read from; None: there is none, or none can be named."""

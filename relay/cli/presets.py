@@ -29,16 +29,12 @@ def presets(name: str | None, reply: str | None, at: str, json_: bool) -> None:
     An account with `preset: NAME` takes from it what it does not say itself. `generic` is the dictionary of every upstream.
     """
     from relay.config import presets as known
-    from relay.config.reword import nearest
 
     if name is None and reply is None:
         return _all([known.load_preset(one) for one in known.names()], json_)
     name = (name or known.GENERIC).lower()
     if name not in (*known.names(), known.GENERIC):
-        near = nearest(name, known.names())
-        raise Failed(
-            f"no preset '{name}'; " + (f"did you mean '{near}'?" if near else "`relay presets` lists them"), 64
-        )
+        raise Failed(known.no_such_preset(name), 64)
     preset = known.load_preset(name)
     if reply is not None:
         rules = preset.replies if name == known.GENERIC else preset.replies + known.generic()

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _REGION = re.compile("[a-z]{2}(-[a-z]+)+-[0-9]")
 NOTHING = Preset("", "", "", {})
 NOWHERE = Reference("plain", "localhost")  # in the place of a host that is missing, which is told
+BY_ADDRESS = ("gmail-relay",)  # presets of who may know a client by its address, without a login
 NOT_EMPTY = ("?*",)  # any sender but the null one
 
 
@@ -68,6 +69,7 @@ class AccountBuilder:
             self.site.wrong((*path, "password"), "a password without a username; say both or neither")
         if entry.username is not None and entry.password is None and entry.oauth2 is None:
             self.site.wrong((*path, "username"), "a username without a password; say both or neither")
+        self.login_wanted(entry, preset, host, path)
         if entry.port is None and entry.tls.mode is None and preset.port and preset.tls:
             given: tuple[TlsMode, int] = preset.tls, preset.port
         else:
@@ -113,7 +115,7 @@ class AccountBuilder:
                 self.site.wrong((*path, "region"), "a region without a `preset` that has several")
             return NOTHING
         if entry.preset.lower() not in presets.names():
-            self.site.wrong((*path, "preset"), no_such("preset", entry.preset, presets.names()))
+            self.site.wrong((*path, "preset"), presets.no_such_preset(entry.preset))
             return NOTHING
         return presets.load_preset(entry.preset.lower())
 
@@ -145,6 +147,17 @@ class AccountBuilder:
             self.site.wrong(path, text, on_key=True)
             return NOWHERE
         return Reference("plain", regions.get(region, preset.host))
+
+    def login_wanted(self, entry: AccountEntry, preset: Preset, host: Reference, path: Keys) -> None:
+        """Warns of an account that its provider would refuse at the first message: without a login, or by another name."""
+        if "login" not in preset.facts or is_loopback(host):
+            return
+        wanted = f"{preset.title} wants {preset.facts['login'].value}"
+        if (entry.username, entry.password, entry.oauth2) == (None, None, None):
+            if preset.name not in BY_ADDRESS:
+                self.site.warn(path, f"no login: {wanted}", on_key=True)
+        elif preset.username and (name := entry.username) and name.kind == "plain" and name.target != preset.username:
+            self.site.warn((*path, "username"), wanted)
 
     def senders(self, entry: AccountEntry, preset: Preset) -> tuple[str, ...]:
         """A provider that takes nothing from the null sender is not asked to."""

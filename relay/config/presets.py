@@ -11,7 +11,9 @@ import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from relay import policy
+from relay.config.problems import shorten
 from relay.config.replies import ReplyEntry, problem, rule
+from relay.config.reword import nearest
 from relay.config.types import AnyRate, ListOf, Section
 from relay.config.values import parse_size
 from relay.policy.preset import Fact, Preset, Source
@@ -22,6 +24,17 @@ FOLDER = Path(policy.__file__).parent / "presets"
 GENERIC = "generic"  # of every upstream, after its own preset's
 
 _Day = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
+
+
+def no_such_preset(text: str) -> str:
+    """What to say of a name that is none: whose it nearly is, or whose title or host holds it (office365, amazon)."""
+    word = text.lower().replace(" ", "")
+    near = nearest(word, names())
+    known = [load_preset(name) for name in names()]
+    held = [p.name for p in known if len(word) > 2 and word in f"{p.name} {p.title} {p.host}".lower().replace(" ", "")]
+    meant = [near] if near else held if len(held) <= 3 else []
+    what = f"did you mean {' or '.join(repr(name) for name in meant)}?" if meant else "`relay presets` lists them"
+    return f"no preset '{shorten(text)}'; {what}"
 
 
 class _Source(Section):

@@ -118,4 +118,7 @@ def no_such(what: str, name: str, known: Iterable[str]) -> str:
     known = sorted(name for name in known if name)
     if near := nearest(name, known):
         return f"no {what} '{name}'; did you mean '{near}'?"
-    return f"no {what} '{name}'; there is {', '.join(known[:10])}" if known else f"no {what} '{name}'; there is none"
+    more = f", … ({len(known)} of them)" if len(known) > 10 else ""
+    return (
+        f"no {what} '{name}'; there is {', '.join(known[:10])}{more}" if known else f"no {what} '{name}'; there is none"
+    )

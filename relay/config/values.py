@@ -193,6 +193,8 @@ def parse_secret(value: object) -> Reference:
 def _plain_or_reference(value: object, check: Callable[[str], str]) -> Reference:
     if isinstance(value, str):
         return Reference("plain", check(value))
+    if isinstance(value, int | float):  # `isinstance(True, int)`: that wants quotes too
+        raise ValueError(f"expected a string, found {describe(value)}; write it in quotes")
     wrong = "expected a string or a reference: {file: …}, {env: …}, {credential: …} or {command: […]}"
     return _parse_reference(value, wrong)
 

@@ -490,3 +490,27 @@ def test_any_bytes_load_or_are_refused(tmp_path: Path, raw: bytes) -> None:
     file = tmp_path / "relay.yaml"
     file.write_bytes(raw)
     only_config_error(file)
+
+
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [
+        ("preset: sendgrid", "no login: Twilio SendGrid wants the word apikey"),
+        ("preset: sendgrid, username: shop, password: {env: PATH}", "Twilio SendGrid wants the word apikey"),
+        ("preset: sendgrid, password: {env: PATH}", ""),
+        ("preset: gmail", "no login: Gmail and Google Workspace wants an OAuth2 token"),
+        ("preset: gmail, host: 127.0.0.1", ""),
+        ("preset: gmail-relay", ""),  # it may know us by our address
+    ],
+)
+def test_a_provider_that_would_refuse_us_is_told(config: Loader, account: str, said: str) -> None:
+    made = config(f"accounts:\n  main: {{{account}}}\nroutes:\n  - {{via: main}}\ndsn: {{to: none}}\n")
+    assert [said in warning for warning in made.warnings] == [True] * bool(said)
+
+
+def test_an_empty_secret_is_none(config: Loader, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("\n")
+    with pytest.raises(ConfigError, match="secret is empty"):
+        config(
+            "accounts:\n  main: {host: a.example, username: u, password: {file: secret}}\nroutes:\n  - {via: main}\n"
+        )
