@@ -49,8 +49,9 @@ class Breaker:
         self.auth_failed, self.told, self.passes, self.probing = False, False, True, False
 
     def ask_again(self, now: float) -> None:
-        """An operator may have mended what made it rest: the next probe may start now."""
-        self.until = min(self.until, now)
+        """An operator may have mended what made it rest: the next probe may start now. If it fails, the pause is a short
+        one again: four reloads in a row while somebody mends it must not end in a quarter of an hour of rest."""
+        self.until, self.opened = min(self.until, now), min(self.opened, 1)
 
     def returned(self) -> None:
         """The probe ended without a word about the next hop (we stopped it): as before it."""

@@ -60,6 +60,16 @@ def test_the_pause_doubles_up_to_its_maximum() -> None:
     assert max(pauses) == MAX_COOL_DOWN
 
 
+def test_who_asks_again_and_again_is_not_punished() -> None:
+    breaker = failing(Breaker(), FAILURES)
+    for now in (1.0, 2.0, 3.0, 4.0):
+        breaker.ask_again(now)
+        assert (breaker.is_open, breaker.wait(now)) == (True, 0)
+        breaker.start()
+        breaker.failed(now, "still", 1.0)
+        assert breaker.wait(now) == 2 * COOL_DOWN
+
+
 def test_sessions_that_were_under_way_do_not_make_the_pause_longer() -> None:
     breaker = failing(Breaker(), FAILURES)
     until = breaker.until
