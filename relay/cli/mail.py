@@ -56,6 +56,7 @@ def send(
     ca: Path | None,
 ) -> None:
     """Hand the relay a message over SMTP, as an application would."""
+    elsewhere = server is not None  # such as a sink
     server = server or _running()
     host, port = address(server if _has_port(server) else f"{server}:2525")
     if user and tls == "none" and not is_loopback(host):
@@ -91,7 +92,8 @@ def send(
     answer = text.decode(errors="replace")
     click.echo(answer.removeprefix("2.0.0 "))
     number = answer.rpartition(" ")[2]
-    click.echo(f"relay queue show {number}    tells where it is")
+    if not elsewhere:
+        click.echo(f"relay queue show {number}    tells where it is")
     if refused:
         sys.exit(_code(min(refused)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from relay.policy.replies import ReplyRule
     from relay.reply import Trouble
 
+WIDE = 140  # columns; on a narrower terminal a provider takes two lines
 STAGES = ("banner", "ehlo", "auth", "mail", "rcpt", "data", "dot")
 
 
@@ -45,21 +48,23 @@ def presets(name: str | None, reply: str | None, at: str, json_: bool) -> None:
 def _all(presets: list[Preset], json_: bool) -> None:
     if json_:
         return show.as_json([_row(preset) for preset in presets])
-    show.table(
-        ("PRESET", "PROVIDER", "HOST", "PORT", "LIMITS", "SIGNS", "REPLIES"),
-        [
-            (
-                p.name,
-                p.title,
-                _host(p),
-                f"{p.port} {p.tls}",
-                ", ".join(str(rate) for rate in p.limits) or "by account",
-                _yes(p.signs),
-                len(p.replies),
-            )
-            for p in presets
-        ],
-    )
+    columns = ("PRESET", "PROVIDER", "HOST", "PORT", "LIMITS", "SIGNS", "REPLIES")
+    rows = [
+        (p.name, p.title, _host(p), f"{p.port} {p.tls}", _limits(p) or "by account", _yes(p.signs), len(p.replies))
+        for p in presets
+    ]
+    if not sys.stdout.isatty() or shutil.get_terminal_size().columns >= WIDE:
+        show.table(columns, rows)
+    else:
+        more = ("; ".join(filter(None, (p.title, _limits(p), "signs" if p.signs else ""))) for p in presets)
+        lines = ((row[0], row[2], row[3]) for row in rows)
+        show.pairs(("PRESET", "HOST", "PORT"), zip(lines, more, strict=True), 0)
+    if sys.stdout.isatty():
+        click.echo("\n`relay presets NAME` tells more, with sources, and what its replies mean")
+
+
+def _limits(preset: Preset) -> str:
+    return ", ".join(str(rate) for rate in preset.limits)
 
 
 def _host(preset: Preset) -> str:
@@ -99,28 +104,39 @@ def _rule(rule: ReplyRule) -> dict[str, Any]:
 def _one(preset: Preset, json_: bool) -> None:
     if json_:
         return show.as_json([_row(preset)])
-    click.secho(preset.title, bold=True)
-    click.echo(f"{preset.about}\n")
-    show.table(
-        ("FACT", "VALUE", "SOURCE"),
-        [
-            (
-                key,
-                _written(fact.value) + (f"  ({fact.note})" if fact.note else ""),
-                f"{fact.source.url}, {fact.source.seen}",
-            )
-            for key, fact in preset.facts.items()
-        ],
-    )
-    if preset.replies:
-        click.secho("\nWhat it means by its replies", bold=True)
-        show.table(
-            ("REPLY", "SUFFERS", "FOR", "MEANS", "SOURCE"),
-            [
-                (rule.pattern.pattern, _suffers(rule), _time(rule), rule.means, source.url)
-                for rule, source in zip(preset.replies, preset.sources, strict=True)
-            ],
+    facts = [
+        (
+            key,
+            _written(fact.value) + (f"  ({fact.note})" if fact.note else ""),
+            f"{fact.source.url}, {fact.source.seen}",
         )
+        for key, fact in preset.facts.items()
+    ]
+    replies = [
+        (rule.pattern.pattern, _suffers(rule), _time(rule), rule.means, source.url)
+        for rule, source in zip(preset.replies, preset.sources, strict=True)
+    ]
+    click.secho(preset.title, bold=True)
+    if not sys.stdout.isatty():
+        click.echo(f"{preset.about}\n")
+        show.table((), facts)
+    else:
+        show.paragraph(preset.about, 0)
+        click.echo()
+        for key, value, source in facts:
+            click.secho(key, bold=True)
+            show.paragraph(value, 2)
+            click.secho(f"  {source}", dim=True)
+    if replies:
+        click.echo()
+        click.secho("What it means by its replies", bold=True)
+    if not sys.stdout.isatty():
+        show.table((), replies)
+    else:
+        for pattern, suffers, time, means, source in replies:
+            click.secho(f"  {pattern}", fg="cyan")
+            show.paragraph(f"{suffers}{f', {time}' if time else ''}: {means}", 4)
+            click.secho(f"    {source}", dim=True)
     if preset.host or preset.regions:
         click.echo(f"\nAccounts take it with `preset: {preset.name}`; what they say themselves wins.")
 
@@ -164,6 +180,8 @@ def _meaning(preset: Preset, rules: tuple[ReplyRule, ...], reply: str, at: str, 
     parsed = Reply.parse(reply)
     if not parsed.code:
         raise Failed('a reply begins with its code, such as "550 5.4.5 Daily sending quota exceeded"', 64)
+    if parsed.code < 400:
+        raise Failed(f"{parsed.code} is no refusal, so nothing follows from it; one begins with 4 or 5", 64)
     found = judge(rules, Stage(at), parsed, clock.now())
     if json_:
         return show.as_json(
@@ -198,8 +216,14 @@ def _sentences(preset: Preset, found: Trouble) -> list[str]:
     if found.wait is not None:
         said.append(f"waits     {print_duration(round(found.wait))}")
     elif found.result.value != "hard" and found.remedy.value == "rest":
+        rests = {
+            "next_hop": "; the account rests after five in a row",
+            "egress": "; the account rests for a minute, then longer, half an hour at most",
+        }
         an_hour = found.scope.value == "egress" and found.means
-        said.append("waits     " + ("1h" if an_hour else "as the backoff or the breaker says"))
+        said.append(
+            "waits     " + ("1h" if an_hour else "as `retry` of its class says" + rests.get(found.scope.value, ""))
+        )
     if found.scope.value in ("egress", "next_hop"):
         takes_over = "the route's next account" if found.fail_over else "nobody: its mail waits for it"
         said.append(f"instead   {takes_over}")

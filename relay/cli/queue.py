@@ -125,7 +125,8 @@ def show_(queue_id: str, json_: bool) -> None:
     click.secho("\nRecipients", bold=True)
     for r in found["recipients"]:
         click.echo(f"  {r['recipient']}  ", nl=False)
-        click.secho(r["state"], fg=show.COLOURS.get(r["state"]) or None, nl=False)
+        fg = show.COLOURS.get(r["state"])
+        click.echo(click.style(r["state"], fg=fg) if fg else r["state"], nl=False)
         doubt = "  in doubt: it may arrive twice" if r["in_doubt"] else ""
         click.echo(
             f"  {r['attempts']} {'try' if r['attempts'] == 1 else 'tries'}  via {r['egress'] or '-'}  lane {r['lane']}{doubt}"
@@ -160,30 +161,30 @@ def stats(json_: bool) -> None:
     click.echo("  ".join(f"{name} {count}" for name, count in found["states"].items()))
     now = clock.now()
     click.echo()
-    show.table(
+    show.reasons(
         ["LANE", "QUEUED", "DEFERRED", "ACTIVE", "HELD", "OLDEST", "NEXT", "WHY"],
         [
             [lane["lane"], *(lane[s] for s in _WAITING), show.age(lane["oldest_age"]),
              show.clock_time(lane["next_at"], now), lane["why"]]
             for lane in _merged(found["lanes"])
         ],
+        0,
     )  # fmt: skip
     click.echo()
-    show.table(
+    show.reasons(
         ["ACCOUNT", "HOST", "STATE", "SESSIONS", "IN FLIGHT", "WAIT", "WHY"],
         [
-            [
-                e["egress"],
-                e["host"],
-                e["state"],
-                e["sessions"],
-                e["in_flight"],
-                f"{e['wait']:.0f}s" if e["wait"] else "-",
-                e["why"],
-            ]
+            [e["egress"], e["host"], _state(e), e["sessions"], e["in_flight"],
+             show.span(e["wait"]) if e["wait"] else "-", e["why"]]
             for e in found["egresses"]
         ],
-    )
+        2,
+    )  # fmt: skip
+
+
+def _state(egress: dict[str, Any]) -> str:
+    """One that is well may have to wait all the same: for its limit, or for what it was learnt to take."""
+    return "waits" if egress["state"] == "ready" and egress["wait"] else str(egress["state"])
 
 
 def _merged(lanes: list[dict[str, Any]]) -> list[dict[str, Any]]:

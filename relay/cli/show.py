@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,6 +23,10 @@ COLOURS = {
     "pass": "green",
     "unknown": "yellow",
     "temperror": "yellow",
+    "ready": "green",
+    "waits": "yellow",
+    "resting": "red",
+    "paused: login refused": "red",
 }
 
 
@@ -60,6 +66,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], colour: int | N
     return made.row_count
 
 
+def reasons(columns: Sequence[str], rows: Iterable[Sequence[Any]], colour: int) -> int:
+    """A table whose last column is text of any length: on a terminal it stands below its line, whatever the width."""
+    if not sys.stdout.isatty():
+        return table(columns, rows)
+    return pairs(columns[:-1], ((row[:-1], row[-1]) for row in rows), colour)
+
+
 def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], colour: int) -> int:
     """For a narrow terminal: a line of columns, never broken, and below it, dim, the rest of what there is to say."""
     made = [([_clean(value) for value in first], _clean(second)) for first, second in rows]
@@ -69,11 +82,19 @@ def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], col
     click.secho("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), bold=True)
     for first, second in made:
         cells = [text.ljust(width) for text, width in zip(first, widths, strict=True)]
-        cells[colour] = click.style(cells[colour], fg=COLOURS.get(first[colour]) or None)
+        if fg := COLOURS.get(first[colour]):
+            cells[colour] = click.style(cells[colour], fg=fg)
         click.echo("  ".join(cells).rstrip())
         if second:
             click.secho(f"    {second}", dim=True)
     return len(made)
+
+
+def paragraph(text: str, indent: int) -> None:
+    """Text on a terminal, broken between words."""
+    margin = " " * indent
+    width = max(40, shutil.get_terminal_size().columns)
+    click.echo(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
 
 
 def _clean(value: Any) -> str:

@@ -154,7 +154,9 @@ async def _run(made: Sink, screen: Screen, count: int | None, timeout: float | N
     try:
         await made.open()
     except ListenError as error:
-        raise Failed(str(error), 69) from None
+        raise Failed(
+            f"{str(error).partition(';')[0]}; --listen names another place, port 0 takes a free one", 69
+        ) from None
     screen.listens(made)
     try:
         async with asyncio.timeout(timeout):

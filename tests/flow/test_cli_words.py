@@ -20,6 +20,7 @@ from relay import clock
 from relay.admin.words import joined
 from relay.cli import client, show
 from relay.cli.mail import _has_port
+from relay.cli.queue import _state
 from relay.cli.service import _capture, _leaving
 
 TEXT = b"From: app@example.com\r\nSubject: t\r\n\r\nhello\r\n"
@@ -206,6 +207,19 @@ async def test_stats_hide_what_is_empty(relay: Process) -> None:
     assert set(lanes) == {"default/parked", "default/dead"}
     assert lanes["default/parked"][6] == "-" and "(in" in lanes["default/dead"][6]
     assert len((await asyncio.to_thread(relay.json, "queue", "stats"))["lanes"]) == 3
+
+
+async def test_why_an_account_waits_stands_whole_below_its_line(relay: Process) -> None:
+    await reaches(relay, await send(relay, "c@dead.example"), "deferred")
+    lines = await asyncio.to_thread(on_terminal, relay, 80, "queue", "stats")
+    (row,) = [i for i, line in enumerate(lines) if line.startswith("dead ")]
+    assert lines[row].split()[1].startswith("127.0.0.1:")
+    assert lines[row + 1].startswith("    connect: 127.0.0.1:") and lines[row + 1].endswith("Connection refused")
+
+
+def test_an_account_that_is_well_may_have_to_wait() -> None:
+    table = {("ready", 0.0): "ready", ("ready", 3.5): "waits", ("resting", 3.5): "resting"}
+    assert {key: _state({"state": key[0], "wait": key[1]}) for key in table} == table
 
 
 def test_a_server_may_be_said_without_a_port() -> None:
