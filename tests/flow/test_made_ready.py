@@ -14,7 +14,7 @@ from fakes import Later, Upstream
 from rig import Rig, running, until, write_config
 
 from relay.deliver.smtp import Failure
-from relay.reply import Reply, Stage
+from relay.reply import Reply, Stage, classify
 from relay.signing.keys import generate
 
 OLD, NEW = generate("rsa", 1024), generate("rsa", 1024)
@@ -82,7 +82,8 @@ async def test_what_is_ready_for_one_account_does_not_leave_by_another(tmp_path:
         file = config(tmp_path, up, other=f"port: {second.port}, tls: none, signs: true")
         async with one_waits(file, up, gate) as (rig, work):
             refused = Failure(Stage.AUTH, Reply(535, "no"))
-            rig.app.scheduler.carriers._trip(rig.egress(), refused, auth=True)
+            trouble = classify(refused.stage, refused.reply.code)
+            rig.app.scheduler.carriers.blame._next_hop(rig.egress(), refused, trouble, auth=True)
             assert work.begun is None
             await until(lambda: second.done)
         assert b"DKIM-Signature" not in second.done[0].message
