@@ -73,7 +73,7 @@ def leaving(
     try:
         ready = make(out, plan, config, account, route, seven_bit, seen or _nobody_knows, None)
     except CannotLeave as error:
-        return {"error": str(error.reply)}
+        return _account(account) | {"error": str(error.reply)}
     found = ready.verdict or verdict(
         _from_domain(ready.head), (), domain_of(ready.sender) or config.hostname, account.signs
     )
@@ -81,7 +81,7 @@ def leaving(
         found = found.mended_by(
             why_not(config.signing, ready.from_domain, facts.user, route, now, seen or _nobody_knows)
         )
-    return {
+    return _account(account) | {
         "error": None,
         "reverse_path": ready.sender,
         "changes": list(ready.changes),
@@ -93,6 +93,10 @@ def leaving(
         "alignment": found.alignment.value,
         "why": found.why,
     }
+
+
+def _account(account: Account) -> dict[str, Any]:
+    return {"preset": account.preset, "limits": [str(rate) for rate in account.limits]}
 
 
 def _nobody_knows(rule: Rule, domain: str) -> None:

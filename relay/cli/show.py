@@ -143,6 +143,8 @@ def leaving(row: dict[str, Any], sender: str) -> Iterator[tuple[str, str | None]
     """(line, colour) of what `explain` says of a message that leaves by an account."""
     if "error" not in row:
         return
+    if known := "; ".join([f"preset {row['preset']}"] * bool(row["preset"]) + row["limits"]):
+        yield known, None
     if row["error"]:
         yield f"it can't leave: {row['error']}", "red"
         return
@@ -164,7 +166,8 @@ def leaving(row: dict[str, Any], sender: str) -> Iterator[tuple[str, str | None]
         else:
             yield f"signed by {name}", "green"
     if row["upstream_signs"]:
-        yield "not signed here: the account signs itself (`signs: true`)", None
+        by = f"preset {row['preset']}" if row["preset"] else "`signs: true`"
+        yield f"not signed here: the account signs itself ({by})", None
     if row["sealed"]:
         yield "sealed (ARC)", None
     if row["why"]:
