@@ -251,8 +251,9 @@ def _egresses(
             when, wait = "no relay is running to ask", None
         elif seen_egress.wait > 0:
             now = clock.now()
+            word = "rests" if seen_egress.probing else "waits"  # for its end, or for a limit
             when, wait = (
-                f"rests until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}",
+                f"{word} until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}",
                 round(seen_egress.wait, 1),
             )
         else:

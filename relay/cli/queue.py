@@ -175,7 +175,7 @@ def stats(json_: bool) -> None:
         ["ACCOUNT", "HOST", "STATE", "SESSIONS", "IN FLIGHT", "WAIT", "WHY"],
         [
             [e["egress"], e["host"], _state(e), e["sessions"], e["in_flight"],
-             show.span(e["wait"]) if e["wait"] else "-", e["why"]]
+             show.span(max(1, e["wait"])) if e["wait"] else "-", e["why"]]
             for e in found["egresses"]
         ],
         2,

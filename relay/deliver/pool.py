@@ -66,6 +66,7 @@ class Egress(Generic[W]):
         self._open = 0
         self._crowded = 0.0  # when it last had too many sessions
         self._alone = 0  # times in a row that a single one was too many
+        self._crowd = ""  # what the upstream said then
         self._trusted = account.username is None  # a login has worked since the last one that did not
 
     @property
@@ -120,8 +121,14 @@ class Egress(Generic[W]):
             # Others use the same account, or it was dialled too often: each time it waits for longer.
             self.pace.hold(now, wait or min(REGROW, CROWDED * 2.0 ** min(self._alone, 10)), why)
             self._alone += 1
-        self._crowded = now
+        self._crowded, self._crowd = now, why
         return news
+
+    @property
+    def fewer(self) -> str:
+        """Why it has fewer connections than the account says, for people; empty: it has all."""
+        most = self.account.connections
+        return f"{self.connections} of {most} connections: {self._crowd}" if self.connections < most else ""
 
     def _may_grow(self, now: float) -> None:
         if self.connections < self.account.connections and now - self._crowded > REGROW:

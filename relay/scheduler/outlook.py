@@ -80,7 +80,5 @@ def _health(egress: Egress[Work], now: float) -> dict[str, object]:
         state = "paused: login refused" if breaker.auth_failed else "resting"
         return {"state": state, "wait": round(breaker.wait(now), 1), "why": breaker.why}
     wait, why = pace.wait(now)
-    said = [why or breaker.why or (f"it takes about {pace.shown}" if pace.rate else "")]
-    if egress.connections < egress.account.connections:
-        said.append(f"{egress.connections} of {egress.account.connections} connections: more were too many")
+    said = [why or breaker.why or (f"it takes about {pace.shown}" if pace.rate else ""), egress.fewer]
     return {"state": "ready", "wait": round(wait, 1), "why": "; ".join(text for text in said if text)}

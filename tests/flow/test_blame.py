@@ -118,6 +118,8 @@ async def test_too_many_connections_become_fewer(tmp_path: Path) -> None:
         assert rig.egress().connections == 1 and rig.said("deferred") == []
         await until(lambda: up.held <= 1)
         assert len(rig.said("account_crowded")) == 1
+        (row,) = rig.app.scheduler.outlook.egress_rows()
+        assert (row["state"], row["wait"]) == ("ready", 0) and " connections: 432 4.3.2 " in str(row["why"])
 
 
 async def test_a_destination_rests_and_nobody_else(tmp_path: Path) -> None:
