@@ -137,7 +137,7 @@ class MailLog:
 
 def _quoted(value: Any) -> str:
     if isinstance(value, int):
-        return str(value)
+        return str(value).lower()  # of a bool too: true, as in JSON
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)[:MAX_VALUE]

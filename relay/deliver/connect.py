@@ -293,4 +293,5 @@ def of_error(error: BaseException) -> Reply:
     if isinstance(error, SMTPTimeoutError | TimeoutError):
         return SILENT
     text = str(error.__cause__ or error)
-    return Reply.of(0, text) if text else LOST
+    # The library's words for one thing; ours are those of every other stage.
+    return LOST if text in ("", "Unexpected EOF received", "Connection lost") else Reply.of(0, text)

@@ -313,8 +313,8 @@ class Tokens:
         if trouble is None:
             return f"oauth2: there is no token of account {self.name} now"
         at = datetime.fromtimestamp(clock.now() + trouble.until - clock.monotonic()).strftime("%H:%M:%S")
-        what = f"; {trouble.hint}" if trouble.hint else ""
-        return f"oauth2: {trouble.text}{what} (it is asked again at {at})"
+        what = f"{trouble.text.removesuffix('.')}; {trouble.hint}" if trouble.hint else trouble.text
+        return f"oauth2: {what} (it is asked again at {at})"
 
     def _tell(self, now: float) -> None:
         """Each change once, and once an hour while it lasts."""

@@ -21,6 +21,11 @@ def lines(format_: str = "logfmt", redact: bool = False, **fields: object) -> li
     return stream.getvalue().split("\n")
 
 
+@pytest.mark.parametrize("format_", ["logfmt", "json"])
+def test_yes_and_no_are_spelt_as_json_does(format_: str) -> None:
+    assert re.search('takes_over"?[=:] ?true', lines(format_, takes_over=True)[0])
+
+
 def test_logfmt() -> None:
     (line, end) = lines(id="1PGWBZ00001", sender="a@b.c", why='said "no"', size=12, seconds=1.23456, tag="", class_="x")
     assert end == ""
