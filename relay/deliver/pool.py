@@ -115,7 +115,7 @@ class Egress(Generic[W]):
         `dialled`: that was said to a new session, which is closed again.
         """
         news = self.connections == self.account.connections and not self._alone
-        if self.connections > 1 and self._open > (not dialled):
+        if self.connections > 1 and (self._open or not dialled):
             self.connections -= 1  # each session that is refused is one too many
         else:
             # Others use the same account, or it was dialled too often: each time it waits for longer.
@@ -147,7 +147,8 @@ class Egress(Generic[W]):
             room = 0  # a claim costs a transaction, so it is made for several
         why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
         if not wait and not self.pace.free:
-            room, recipients = min(room, self._paced(now)), self._recipients(now)
+            recipients = self._recipients(now)
+            room = min(room, self._paced(now), recipients)
             if room <= 0:
                 wait, why = self.pace.wait(now)
                 passes = False  # it is well: what is in excess waits, and is nobody else's

@@ -9,6 +9,7 @@ from fakes import Upstream
 from rig import Rig, running, until, write_config
 
 from relay import clock
+from relay.recipient import State
 
 SLOW = "  default: {retry: {schedule: [1h], give_up: 2d}}"
 QUOTA = '{reply: "^550 5.4.5", scope: account, wait: 30m, means: the daily quota is used up}'
@@ -27,7 +28,8 @@ def many(count: int, domain: str = "example.net") -> list[tuple[str, tuple[str, 
 
 
 async def quiet(rig: Rig) -> None:
-    await until(lambda: rig.egress().busy == 0 and rig.app.scheduler.recorder.unrecorded == 0)
+    """Nothing is claimed, nor being written."""
+    await until(lambda: rig.egress().busy == 0 and rig.app.spool.counts[State.ACTIVE] == 0)
 
 
 @pytest.mark.parametrize("at", ["MAIL", "RCPT", "DATA", "BODY"])
