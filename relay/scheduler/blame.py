@@ -111,7 +111,7 @@ class Blame:
                 return
         elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
             self._next_hop(egress, failure, trouble, auth=trouble.scope is Scope.EGRESS)
-            if stage is not Stage.DOT and self._fail_over(egress, work, str(failure)):
+            if stage is not Stage.DOT and egress.breaker.passes and self._fail_over(egress, work, str(failure)):
                 return  # never after the dot: it may have been kept
         elif stage is Stage.PREPARE:
             egress.breaker.returned()  # nothing was said to the next hop

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from fakes import Later, Upstream
+from fakes import DROP, Later, Upstream
 from rig import Rig, running, until
-from test_blame import many, quiet, rules
+from test_blame import QUOTA, many, quiet, rules
 
 from relay import clock
 from relay.deliver import pool
@@ -137,3 +137,25 @@ async def test_who_has_no_session_open_has_not_too_many(tmp_path: Path, monkeypa
         assert 1.35 < clock.now() - began < 4.0  # 0.2, 0.4 and 0.8 s
         assert len(up.delivered()) == 10 and rig.egress().connections == 3
         assert rig.said("deferred") == []
+
+
+async def test_a_session_that_breaks_while_the_account_rests_takes_its_mail_nowhere_else(tmp_path: Path) -> None:
+    """The rule says that the next account stays out; that a connection is lost meanwhile does not change it."""
+    alone = QUOTA.replace("means:", "fail_over: false, means:")
+    go = asyncio.Event()
+    script = {
+        "MAIL": lambda a: Later(0, DROP, go) if "slow" in a else None,
+        "DOT": "550 5.4.5 Daily sending limit exceeded",
+    }
+    async with (
+        Upstream(script) as up,
+        Upstream() as second,
+        running(rules(tmp_path, {"main": up, "second": second}, alone)) as rig,
+    ):
+        number = await rig.send(sender="slow@example.com")
+        await until(lambda: up.commands("MAIL"))
+        await rig.send()
+        await until(lambda: rig.egress().breaker.is_open)
+        go.set()
+        row = await rig.tried(number)
+        assert row["state"] == "deferred" and second.transactions == []
