@@ -104,9 +104,10 @@ class Blame:
         outcome.prepared = work.prepared
         login = stage is Stage.AUTH and trouble.remedy is Remedy.REST and trouble.wait is None
         if trouble.scope is Scope.EGRESS and trouble.means and not login:
+            self._account(egress, trouble, reply, work.began, dialled=session is None)
             if stage is Stage.AUTH:
                 egress.refused()
-            self._account(egress, trouble, reply, work.began, dialled=session is None)
+                egress.breaker.auth_failed |= trouble.remedy is Remedy.REST
             if self._gone(egress, work, trouble, reply):
                 return
         elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):

@@ -159,3 +159,18 @@ async def test_a_session_that_breaks_while_the_account_rests_takes_its_mail_nowh
         go.set()
         row = await rig.tried(number)
         assert row["state"] == "deferred" and second.transactions == []
+
+
+async def test_a_login_that_the_dictionary_knows_is_a_login_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the metric, for who reads the status, and for a token that is there again: it need not rest any longer then."""
+    monkeypatch.setenv("SECRET", "p")
+    refused = '{reply: "^535 5.7.139", scope: account, wait: 1h, means: the tenant forbids it}'
+    login = ", username: u, password: {env: SECRET}"
+    async with (
+        Upstream({"AUTH": "535 5.7.139 unsuccessful"}, login=("u", "p")) as up,
+        running(rules(tmp_path, {"main": up}, refused, more=login)) as rig,
+    ):
+        await rig.tried(await rig.send())
+        assert rig.egress().breaker.is_open and rig.egress().breaker.auth_failed
