@@ -46,7 +46,7 @@ ClockTurn = Annotated[
 
 class ReplyEntry(Section):
     reply: ReplyPattern = Field(description="Searched in the reply as one line (code, enhanced code, text).")
-    at: ListOf[Literal["connect", "banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot"]] = Field(
+    at: ListOf[Literal["banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot"]] = Field(
         (), description="The stages at which it counts; without: all."
     )
     scope: Literal["recipient", "message", "account", "destination"] = Field(description="Who suffers.")

@@ -25,6 +25,7 @@ from relay.spool import Claimed
 
 REST = 3600.0  # seconds an account rests where nobody says for how long
 DESTINATION_REST = 900.0
+AGAIN = 60.0  # seconds after which the message that heard of the rest may ask whether it is over
 MOST_DESTINATIONS = 10_000  # that rest at once; of more the one that began first is forgotten
 
 COMPLAINTS = metrics.Counter(
@@ -292,5 +293,8 @@ class Blame:
 
 
 def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, trouble: Trouble, seconds: float) -> Outcome:
-    wait = REST if trouble.scope is Scope.EGRESS and trouble.means and trouble.wait is None else trouble.wait
+    wait = trouble.wait
+    if trouble.scope is Scope.EGRESS and trouble.means:
+        # It is the account that is waited for: once that is well this message is as good as any, and must not sleep on.
+        wait = min(AGAIN, REST if wait is None else wait)
     return Outcome(trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait)

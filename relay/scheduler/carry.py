@@ -60,6 +60,7 @@ class Carriers:
     def apply(self, config: Config) -> None:
         """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""
         self.keeper.apply(config)
+        self.blame.resting.clear()
         for name, account in config.accounts.items():
             current = self.egresses.get(name)
             if current is None or current.account != account or current.hostname != config.hostname:

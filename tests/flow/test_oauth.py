@@ -153,11 +153,15 @@ async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monke
                 await asyncio.sleep(0.2)
             await rig.settled(60)
             assert sorted(up.delivered()) == sorted(f"r{i}@example.net" for i in range(200))
-            failed = len(there.requests) - len(there.given)
-            assert failed <= failing - sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
-            assert (
-                len(rig.said("oauth_token")) == len(there.given) and there.most_at_once <= 2
-            )  # one that hangs is left behind
+
+            def adds_up() -> bool:
+                """Between two renewals; one may be under way at any moment."""
+                left = sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
+                failed = len(there.requests) - len(there.given)
+                return failed <= failing - left and len(rig.said("oauth_token")) == len(there.given)
+
+            await until(adds_up)
+            assert there.most_at_once <= 2  # one that hangs is left behind
 
 
 async def test_many_sessions_with_one_stale_token_make_one_request(tmp_path: Path) -> None:
