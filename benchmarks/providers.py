@@ -58,11 +58,13 @@ class Run:
         return self.seconds / self.least if self.least else 0.0
 
 
-def least_of(profile: str, count: int, summary: dict[str, Any], connections: int, speed: float) -> float:
-    """Seconds: the slowest bucket's minimum; the wait of a greylist; the delays of a slow final dot."""
+def least_of(profile: str, count: int, told: list[dict[str, Any]], connections: int, speed: float) -> float:
+    """Seconds: the slowest bucket's minimum; a greylist's wait after the last was offered; the delays of a slow final dot."""
+    summary = told[-1]
     buckets = max((b["minimum"] for b in summary["buckets"]), default=0.0)
     if profile == "greylist":
-        return 60.0 / speed
+        offered = [event["time"] for event in told if event["event"] == "greylisted"]
+        return 60.0 / speed + max(offered) - min(offered)
     if profile == "slow":
         return count * 2.0 / connections / speed
     return float(buckets)
@@ -145,7 +147,7 @@ routes: [{{via: main}}]
         len(arrived(folder / "kept")),
         len(summary["doubled"]),
         round(max(times) - min(times), 1),
-        round(least_of(profile, count, summary, connections or 10, speed), 1),
+        round(least_of(profile, count, told, connections or 10, speed), 1),
         sum(r["count"] for r in summary["replies"]),
         sum(r["after_minute"] for r in summary["replies"]),
         sum(r["share_after_minute"] for r in summary["replies"]),

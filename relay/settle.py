@@ -18,9 +18,8 @@ NULL_SENDER_REFUSED = (
     "or switch reports off with dsn: {to: none}"
 )
 
-HINT_SPREAD = (
-    0.02  # of the time that an upstream asks to wait: so that what was refused together does not come back together
-)
+# Of the time that an upstream asks to wait: what was refused together does not come back together.
+HINT_SPREAD = 0.01
 TRUSTED = 5  # attempts
 
 

@@ -113,6 +113,11 @@ class AccountBuilder:
         if entry.preset is None:
             if entry.region is not None:
                 self.site.wrong((*path, "region"), "a region without a `preset` that has several")
+            elif (
+                entry.host is not None and entry.host.kind == "plain" and (known := presets.of_host(entry.host.target))
+            ):
+                text = f"this is {known.title}: `preset: {known.name}` knows its limits and what its replies mean"
+                self.site.warn((*path, "host"), text)
             return NOTHING
         if entry.preset.lower() not in presets.names():
             self.site.wrong((*path, "preset"), presets.no_such_preset(entry.preset))

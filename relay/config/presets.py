@@ -125,6 +125,15 @@ def load_preset(name: str) -> Preset:
     )
 
 
+def of_host(host: str) -> Preset | None:
+    """Whose host it is; None: nobody's that we know."""
+    host = host.rstrip(".").lower()
+    for preset in map(load_preset, names()):
+        if host == preset.host or host in preset.regions.values():
+            return preset
+    return None
+
+
 def generic() -> tuple[ReplyRule, ...]:
     """The dictionary of every upstream."""
     return load_preset(GENERIC).replies

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from relay.config.load import load
-from relay.config.presets import FOLDER, GENERIC, generic, load_preset, names
+from relay.config.presets import FOLDER, GENERIC, generic, load_preset, names, of_host
 from relay.policy.replies import judge
 from relay.reply import Reply, Result, Scope, Stage
 
@@ -88,3 +88,20 @@ def test_another_port_of_a_provider_is_not_spoken_to_in_clear(tmp_path: Path, po
     file = tmp_path / "relay.yaml"
     file.write_text(f"accounts: {{main: {{preset: gmail-relay, port: {port}}}}}\nroutes: [{{via: main}}]\n")
     assert load(file).accounts["main"].tls.mode == ("implicit" if port == 465 else "starttls")
+
+
+def test_the_host_of_a_provider_is_known() -> None:
+    for host, name in {
+        "SMTP.gmail.com.": "gmail",
+        "email-smtp.eu-west-1.amazonaws.com": "ses",
+        "mail.example.com": None,
+    }.items():
+        found = of_host(host)
+        assert (found.name if found else None) == name
+
+
+def test_a_providers_host_without_its_preset_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "relay.yaml"
+    file.write_text("accounts: {main: {host: smtp.office365.com}}\nroutes: [{via: main}]\n")
+    (warning,) = load(file).warnings
+    assert "accounts.main.host: this is Microsoft 365 (Exchange Online): `preset: microsoft365` knows" in warning
