@@ -13,7 +13,7 @@ from relay.outgoing.rewrite import Rewrite
 from relay.policy.classes import TrafficClass
 from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
-from relay.policy.routing import Question, Table
+from relay.policy.routing import Match, Question, Table
 from relay.secrets import Reference
 from relay.signing.key import SigningKey
 from relay.signing.rules import Rules
@@ -132,8 +132,18 @@ class OAuth2:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where mail leaves from that is delivered by MX. With one address of the two only that family is used; with none the
+    kernel chooses."""
+
+    v4: str = ""
+    v6: str = ""
+    hostname: str = ""  # EHLO; empty: the relay's
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """An upstream that we log in to."""
+    """A way out: an upstream that we log in to, or with a `source` the recipients' own servers, by MX."""
 
     name: str
     host: Reference
@@ -151,6 +161,40 @@ class Account:
     preset: str = ""  # where what is not said above came from
     idle: float = 30.0  # seconds a session is kept without work
     oauth2: OAuth2 | None = None  # instead of `password`
+    source: Source | None = None  # by MX from here: `connections` is over all destinations, `host` means nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Egresses that share mail by weight; a message keeps to the one that it drew, and goes by another where that rests."""
+
+    name: str
+    members: tuple[tuple[str, int], ...]  # (egress, weight)
+
+
+Per = Literal["egress", "relay", "mx", "domain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """How mail to some domains is delivered by MX; the first whose `match` holds. The defaults are everybody else's."""
+
+    name: str = ""
+    match: Match = Match()  # over `mx` and `recipient`
+    # What is one lane, with connections and limits of its own: all of it at each egress, all of it at all of them, or at each
+    # egress the domains of the same MX hosts, or each domain.
+    per: Per = "egress"
+    connections: int = 20  # at once, in a lane
+    messages_per_connection: int = 100
+    recipients_per_message: int = 100
+    limits: tuple[Rate, ...] = ()
+    tls: Tls | None = None  # None: DANE, else MTA-STS, else opportunistic
+    port: int = 25
+    allow_private: bool = False  # addresses that are not of the public network
+    origin: str = ""  # file:line
+
+
+ANYWHERE = Destination(per="mx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +239,9 @@ class Feedback:
 class Dns:
     servers: tuple[str, ...] = ()  # IP address, or with a port; none: the system's
     timeout: float = 5.0  # seconds for one question
+    trust_ad: bool = (
+        False  # `servers` validate (DNSSEC), and nobody is between them and us: DANE may rely on their AD bit
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +266,9 @@ class Config:
     spool: Spool
     admin: Admin
     routes: Table
-    accounts: Mapping[str, Account] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)  # all ways out but pools, which are made of them
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    destinations: tuple[Destination, ...] = ()
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
     users: Mapping[str, User] = field(default_factory=dict)
     dsn: Dsn = Dsn()

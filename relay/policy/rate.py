@@ -6,15 +6,15 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-UNITS = ("messages", "recipients")
+UNITS = ("messages", "recipients", "connections")
 _STEPS = 60  # parts of a period that are forgotten one by one
 _WRITTEN = re.compile(r"([0-9]{1,12})(?: ([a-z]+))?/([a-z]+)")
 
-Unit = Literal["messages", "recipients"]
+Unit = Literal["messages", "recipients", "connections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Rate:
                 f"expected a rate such as 100/min, 14/s or 5000/d; a period is one of {', '.join(PERIODS)}"
             )
         if found[2] not in (None, *UNITS):
-            raise ValueError(f"a rate counts {' or '.join(UNITS)}, such as 30 messages/min")
-        counted: Unit = "messages" if found[2] == "messages" else "recipients" if found[2] else unit
+            raise ValueError(f"a rate counts {', '.join(UNITS[:-1])} or {UNITS[-1]}, such as 30 messages/min")
+        counted = next((name for name in get_args(Unit) if name == found[2]), unit)
         return cls(int(found[1]), PERIODS[found[3]], counted, found[0])
 
     def __str__(self) -> str:
