@@ -142,7 +142,7 @@ class Intake:
             needs |= LONG_LINES  # by what was put right: a name that is longer now, a comma
         if envelope.smtputf8 and self._needs_utf8(envelope, kept):
             needs |= UTF8
-        recipients = await self._recipients(config, envelope, facts, class_, options.route, start)
+        recipients = await self._recipients(config, envelope, facts, class_, options.route, start, incoming.id)
         size = len(body) if isinstance(body, bytes) else body.size
         if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):
             body = b""
@@ -222,7 +222,14 @@ class Intake:
         )
 
     async def _recipients(
-        self, config: Config, envelope: Envelope, facts: Facts, class_: TrafficClass, asked_route: str, start: float
+        self,
+        config: Config,
+        envelope: Envelope,
+        facts: Facts,
+        class_: TrafficClass,
+        asked_route: str,
+        start: float,
+        number: int,
     ) -> list[NewRecipient]:
         """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass."""
         named = config.table.by_name.get(asked_route)
@@ -248,7 +255,7 @@ class Intake:
                 continue  # a copy that no route takes is not the sender's fault
             if route and not refused and original:
                 todo.extend((copy, False) for copy in route.copy)
-            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, overrides)
+            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, overrides, number)
             # Who sent the message knows nothing of a copy: no report may tell of it.
             found.notify, found.orcpt = envelope.asked.get(address, (0, "")) if original else (int(Notify.NEVER), "")
         if all(r.state is State.FAILED for r in made.values()):
@@ -271,7 +278,7 @@ class Intake:
         self._put_right(config, envelope, number, head, faults(head, row["head"], False))
         facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
         class_ = choose_class(config.classes, row["class"], facts)
-        routed = await self._recipients(config, envelope, facts, class_, "", now)
+        routed = await self._recipients(config, envelope, facts, class_, "", now, number)
         body = await self.spool.read(row["id"], Place(row["place"]))
         if isinstance(body, Path):
             try:

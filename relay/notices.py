@@ -159,16 +159,16 @@ def _route(config: Config, message: NewMessage, to: str, now: float) -> BadMessa
     class_ = choose_class(config.classes, "", facts)
     facts = Facts("", to, from_=facts.from_, class_=class_.name, tag="", size=facts.size, headers=facts.headers)
     ask = Answers(facts)
-    if dsn.via in config.accounts:
+    if dsn.via in table.ways:
         route: Route | Undecided | None = table.unless_captured(Route(OVERRIDE, Action.VIA, via=(dsn.via,)), ask)
     else:
         route = table.pick(ask)
     assert not isinstance(route, Undecided)
     refused = refusal(table, route, facts)
     if not refused:
-        via = dsn.via if dsn.via in config.accounts else ""
+        via = dsn.via if dsn.via in table.ways else ""
         message.class_, message.priority = class_.name, int(class_.priority)
-        message.recipients = [begin(table, route, None, facts, ask, class_, now, {"via": via})]
+        message.recipients = [begin(table, route, None, facts, ask, class_, now, {"via": via}, message.id)]
     return refused
 
 

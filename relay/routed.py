@@ -34,12 +34,13 @@ def begin(
     class_: TrafficClass,
     start: float,
     overrides: Mapping[str, str | bool],
+    number: int,
 ) -> NewRecipient:
-    """The recipient as it is stored first. `ask` answers for `facts`; `overrides` are those of `lane_facts`."""
+    """The recipient of message `number` as it is stored first. `ask` answers for `facts`; `overrides`: see `lane_facts`."""
     state, why = _first_state(route, refused)
     return NewRecipient(
         address=facts.recipient,
-        facts=lane_facts(table, facts, ask, **overrides),
+        facts=lane_facts(table, facts, ask, overrides, number, route),
         state=state,
         due_at=start,
         expires_at=start + class_.retry.give_up,

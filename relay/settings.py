@@ -285,9 +285,18 @@ class Config:
 
     @cached_property
     def table(self) -> Table:
-        """`routes`, with whom each account may send as."""
+        """`routes`, with the egresses that they name."""
         limited = {a.name: Question("sender", a.senders) for a in self.accounts.values() if "*" not in a.senders}
-        return replace(self.routes, senders=limited)
+        direct = frozenset(a.name for a in self.accounts.values() if a.source is not None)
+        asked = [q for d in self.destinations for q in (*d.match.all_of, *d.match.none_of) if q.fact != "mx"]
+        return replace(
+            self.routes,
+            senders=limited,
+            ways=frozenset((*self.accounts, *self.pools)),
+            direct=direct,
+            pools={pool.name: pool.members for pool in self.pools.values()},
+            destinations=tuple(asked) if direct else (),
+        )
 
     @cached_property
     def asks_headers(self) -> bool:

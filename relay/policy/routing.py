@@ -9,12 +9,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Any
 
+from relay.envelope import ascii_domain, domain_of
+from relay.policy.draw import draw, order
 from relay.policy.networks import in_networks
 
 # What the lane stores as a value, because every recipient has it and limits are named by it.
@@ -159,6 +162,9 @@ class Route:
     origin: str = ""  # file:line
 
 
+Members = tuple[tuple[str, int], ...]  # (egress, weight)
+NOTHING_DRAWN: Mapping[str, str] = MappingProxyType({})
+NO_OVERRIDES: Mapping[str, str | bool] = MappingProxyType({})
 CAPTURED = Route("capture", Action.CAPTURE, text="kept for staging by `capture`, not dialled")
 # For recipients that a `reroute` sent to an egress by name.
 OVERRIDE = "override"
@@ -171,6 +177,10 @@ class Table:
     routes: tuple[Route, ...]
     capture: Question | None = None  # the recipients that are let through; None: no capture at all
     senders: Mapping[str, Question] = field(default_factory=dict)  # egress -> whom it may send as, where not anybody
+    ways: frozenset[str] = frozenset()  # the egresses that there are, pools among them
+    direct: frozenset[str] = frozenset()  # the egresses that deliver by MX
+    pools: Mapping[str, Members] = field(default_factory=dict)
+    destinations: tuple[Question, ...] = ()  # what tells the lanes of direct delivery apart, of those that lanes answer
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -178,7 +188,7 @@ class Table:
         seen = {q.key: q for r in self.routes for q in (*r.match.all_of, *r.match.none_of) if q.fact not in VALUE_FACTS}
         if self.capture:
             seen[self.capture.key] = self.capture
-        seen |= {q.key: q for q in self.senders.values()}
+        seen |= {q.key: q for q in (*self.senders.values(), *self.destinations)}
         return tuple(seen.values())
 
     @cached_property
@@ -221,11 +231,29 @@ class Table:
     def asks_headers(self) -> bool:
         return any(q.fact == "header" for q in self.questions)
 
-    def egresses(self, route: Route, ask: Callable[[Question], bool | None]) -> tuple[str, ...]:
-        """Those of a route that may send as this sender, in order."""
-        if not self.senders:
+    def egresses(
+        self, route: Route, ask: Callable[[Question], bool | None], drawn: Mapping[str, str] = NOTHING_DRAWN
+    ) -> tuple[str, ...]:
+        """Those of a route that may send as this sender, in order; a pool's members from the one that was drawn."""
+        if not self.senders and not self.pools:
             return route.via
-        return tuple(e for e in route.via if e not in self.senders or ask(self.senders[e]) is not False)
+        names: dict[str, None] = {}
+        for name in route.via:
+            members = self.pools.get(name)
+            names |= dict.fromkeys((name,) if members is None else order(members, drawn.get(name, members[0][0])))
+        return tuple(e for e in names if e not in self.senders or ask(self.senders[e]) is not False)
+
+    def pools_of(self, route: Route) -> tuple[str, ...]:
+        return tuple(name for name in route.via if name in self.pools) if self.pools else ()
+
+    def by_mx(self, route: Route) -> bool:
+        """Whether something of it may leave by MX: then each destination is a lane of its own."""
+        if not self.direct or route.action is not Action.VIA:
+            return False
+        return any(
+            name in self.direct or any(member in self.direct for member, _ in self.pools.get(name, ()))
+            for name in route.via
+        )
 
     def pick_for(self, facts: Facts) -> Route | Undecided | None:
         return self.pick(lambda q: q.ask(facts))
@@ -256,25 +284,61 @@ class Answers:
         return self._known[key]
 
 
-def lane_facts(table: Table, facts: Facts, ask: Callable[[Question], bool | None], **overrides: str | bool) -> str:
+def lane_facts(
+    table: Table,
+    facts: Facts,
+    ask: Callable[[Question], bool | None],
+    overrides: Mapping[str, str | bool] = NO_OVERRIDES,
+    number: int = 0,
+    by: Route | None = None,
+) -> str:
     """The lane's facts as canonical JSON: values, answers, and what an operator or `X-Relay-Route` overrode.
 
-    Overrides: `route` (a route's name), `via` (an egress' name), `released` (True).
+    `by`: its route, if it has one; `number`: the message's, by which it draws the members of that route's pools. Overrides: `route` (a route's name),
+    `via` (an egress' name), `released` (True).
     """
     asked = {q.key: bool(ask(q)) for q in table.questions}
-    known = (facts.class_, facts.user, tuple(asked.values()), tuple(overrides.items()))
+    destination, drawn = "", NOTHING_DRAWN
+    if by is not None and (table.direct or table.pools):
+        destination = ascii_domain(domain_of(facts.recipient)) if table.by_mx(by) else ""
+        drawn = {pool: draw(table.pools[pool], b"%d" % number) for pool in table.pools_of(by)}
+    known = (facts.class_, facts.user, destination, *drawn.values(), tuple(asked.values()), tuple(overrides.items()))
     text = table.lanes.get(known)
     if text is None:
         if len(table.lanes) >= MAX_LANES:
             table.lanes.clear()
-        text = table.lanes[known] = _canonical(facts.class_ or "default", facts.user, asked, overrides)
+        text = table.lanes[known] = _canonical(
+            facts.class_ or "default", facts.user, asked, overrides, destination, drawn
+        )
     return text
 
 
-def _canonical(class_: str, user: str, asked: Mapping[str, bool], overrides: Mapping[str, str | bool]) -> str:
+def facts_anew(
+    table: Table, facts: Facts, ask: Callable[[Question], bool | None], number: int, before: LaneFacts
+) -> str:
+    """The lane's facts of a stored recipient under another configuration; `before` has what was overridden."""
+    text = lane_facts(table, facts, ask, before.overrides)
+    if not table.direct and not table.pools:
+        return text
+    route = LaneFacts.parse(text).route_in(table)
+    return lane_facts(table, facts, ask, before.overrides, number, None if isinstance(route, Undecided) else route)
+
+
+def _canonical(
+    class_: str,
+    user: str,
+    asked: Mapping[str, bool],
+    overrides: Mapping[str, str | bool],
+    destination: str,
+    drawn: Mapping[str, str],
+) -> str:
     record: dict[str, Any] = {"class": class_, "user": user, **{k: v for k, v in overrides.items() if v}}
     if asked:
         record["asked"] = dict(asked)
+    if destination:
+        record["destination"] = destination
+    if drawn:
+        record["drawn"] = dict(drawn)
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -288,6 +352,8 @@ class LaneFacts:
     route: str = ""
     via: str = ""
     released: bool = False
+    destination: str = ""  # the recipients' domain, as the DNS has it, where something of it leaves by MX
+    drawn: Mapping[str, str] = NOTHING_DRAWN  # pool -> member
 
     @classmethod
     def parse(cls, text: str) -> LaneFacts:
@@ -299,6 +365,8 @@ class LaneFacts:
             record.get("route", ""),
             record.get("via", ""),
             bool(record.get("released", False)),
+            record.get("destination", ""),
+            record.get("drawn", NOTHING_DRAWN),
         )
 
     @property
@@ -308,7 +376,9 @@ class LaneFacts:
 
     def with_overrides(self, overrides: Mapping[str, str | bool]) -> str:
         """These facts as JSON with other overrides; an empty one is taken away."""
-        return _canonical(self.class_, self.user, self.asked, {**self.overrides, **overrides})
+        return _canonical(
+            self.class_, self.user, self.asked, {**self.overrides, **overrides}, self.destination, self.drawn
+        )
 
     def ask(self, question: Question) -> bool | None:
         if question.fact == "class":
@@ -321,12 +391,20 @@ class LaneFacts:
         """Whether every question has been asked; if not, the lane's rows must be looked at again."""
         return all(q.key in self.asked for q in questions)
 
-    def route_in(self, table: Table, accounts: Container[str]) -> Route | Undecided | None:
+    def fits(self, table: Table, route: Route) -> bool:
+        """Whether they hold what this route is delivered by; if not, the lane's rows must be looked at again."""
+        if not self.destination and table.by_mx(route):
+            return False
+        return all(
+            any(self.drawn.get(pool) == member for member, _ in table.pools[pool]) for pool in table.pools_of(route)
+        )
+
+    def route_in(self, table: Table) -> Route | Undecided | None:
         """The route under `table`. An override that names what is gone is ignored: the rules decide again.
 
         None overrides `capture`: what it keeps back is never dialled.
         """
-        if self.via and self.via in accounts:
+        if self.via and self.via in table.ways:
             return table.unless_captured(Route(OVERRIDE, Action.VIA, via=(self.via,)), self.ask)
         if self.route and self.route in table.by_name:
             return table.unless_captured(table.by_name[self.route], self.ask)

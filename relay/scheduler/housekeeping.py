@@ -8,7 +8,7 @@ from typing import Any
 
 from relay import clock, metrics
 from relay.maillog import MailLog
-from relay.policy.routing import Answers, Facts, LaneFacts, lane_facts
+from relay.policy.routing import Answers, Facts, LaneFacts, facts_anew
 from relay.recipient import State, Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler
@@ -184,7 +184,7 @@ class Housekeeper:
                 await asyncio.sleep(0)  # a header block of thousands of fields takes 6 ms to read
             facts = facts_of(row, lane.facts, config.asks_headers and known is None)
             answers[number, lane.id] = ask = Answers(facts, known)
-            text = lane_facts(config.table, facts, ask, **lane.facts.overrides)
+            text = facts_anew(config.table, facts, ask, number, lane.facts)
             moves.append((number, row["n"], lane.id, text))
         await self.spool.relane(moves)
         return len(moves)

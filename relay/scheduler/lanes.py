@@ -108,7 +108,7 @@ class Lanes:
         table = self.config.table
         lane.why, lane.egresses, lane.way = "", (), None
         lane.stale = not lane.facts.covers(table.questions)
-        route = None if lane.stale else lane.facts.route_in(table, self.config.accounts)
+        route = None if lane.stale else lane.facts.route_in(table)
         lane.route = None if isinstance(route, Undecided) else route
         if lane.stale:
             lane.why = _STALE

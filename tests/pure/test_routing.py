@@ -151,7 +151,7 @@ def test_a_lane_is_routed_as_its_recipients_were(table: Table, from_: str, tag: 
     text = lane_facts(table, known, lambda x: x.ask(known))
     lane = LaneFacts.parse(text)
     assert lane.covers(table.questions)
-    assert lane.route_in(table, {"up"}) == table.pick_for(known)
+    assert lane.route_in(table) == table.pick_for(known)
     assert lane.with_overrides({}) == text
 
 
@@ -160,17 +160,18 @@ def test_a_question_that_was_never_asked_leaves_it_undecided() -> None:
     lane = LaneFacts.parse(lane_facts(Table((via("a"),)), known, lambda x: x.ask(known)))
     new = Table((via("n", Match((q("header", "X: *"),))), via("a")))
     assert not lane.covers(new.questions)
-    assert lane.route_in(new, ()) is UNDECIDED
-    assert lane.route_in(Table((via("b", Match((q("class", "default"),))),)), ()).name == "b"  # type: ignore[union-attr]
+    assert lane.route_in(new) is UNDECIDED
+    assert lane.route_in(Table((via("b", Match((q("class", "default"),))),))).name == "b"  # type: ignore[union-attr]
 
 
 def test_overrides() -> None:
     known = facts()
-    table = Table((Route("held", Action.HOLD, Match((q("sender", "a@*"),))), via("rest"), via("other")))
+    held = Route("held", Action.HOLD, Match((q("sender", "a@*"),)))
+    table = Table((held, via("rest"), via("other")), ways=frozenset({"up"}))
     lane = LaneFacts.parse(lane_facts(table, known, lambda x: x.ask(known)))
 
-    def routed(accounts: tuple[str, ...] = ("up",), **override: str | bool) -> object:
-        return LaneFacts.parse(lane.with_overrides(override)).route_in(table, accounts)
+    def routed(**override: str | bool) -> object:
+        return LaneFacts.parse(lane.with_overrides(override)).route_in(table)
 
     assert routed() is table.by_name["held"]
     assert routed(released=True) is table.by_name["rest"]
@@ -188,9 +189,9 @@ def test_capture_is_overridden_by_nothing() -> None:
     assert table.pick_for(facts(recipient="x@example.com")) is table.by_name["a"]
     known = facts(recipient="x@real.example")
     assert table.pick_for(known) is CAPTURED
-    lane = LaneFacts.parse(lane_facts(table, known, lambda x: x.ask(known), route="a"))
+    lane = LaneFacts.parse(lane_facts(table, known, lambda x: x.ask(known), {"route": "a"}))
     for override in ({"via": "up"}, {"route": "a"}, {"released": True}):
-        assert LaneFacts.parse(lane.with_overrides(override)).route_in(table, {"up"}) is CAPTURED
+        assert LaneFacts.parse(lane.with_overrides(override)).route_in(table) is CAPTURED
 
 
 def test_whom_an_account_may_send_as() -> None:
