@@ -25,7 +25,8 @@ from pathlib import Path
 from benchmarks.loads import Load, Sink, drive
 from benchmarks.process import Metrics, cpu_seconds, memory_mib
 from relay.config.load import load as load_config
-from relay.policy.routing import Facts, Table, lane_facts
+from relay.policy.lanefacts import lane_facts
+from relay.policy.routing import Facts, Table
 from relay.recipient import State
 from relay.spool import NewMessage, NewRecipient, hot, opening, usual
 from tests.service.support import Relay, free_port, until

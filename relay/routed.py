@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from relay.policy.classes import TrafficClass
-from relay.policy.routing import Action, Facts, Question, Route, Table, lane_facts
+from relay.policy.lanefacts import lane_facts
+from relay.policy.routing import Action, Facts, Question, Route, Table
 from relay.recipient import State
 from relay.spool import NewRecipient
 from relay.submission import BadMessage

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from relay.policy.gate import EgressView
-from relay.policy.routing import LaneFacts
+from relay.policy.lanefacts import LaneFacts
 from relay.settings import Config
 from relay.signing.rules import Rule
 

@@ -17,7 +17,7 @@ from relay.admin.words import joined, plural, rests
 from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
 from relay.maillog import MailLog
-from relay.policy.routing import LaneFacts
+from relay.policy.lanefacts import LaneFacts
 from relay.recipient import FINAL, State, Verb, states_before
 from relay.spool import Filter, Place, Spool
 

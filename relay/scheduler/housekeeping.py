@@ -8,7 +8,8 @@ from typing import Any
 
 from relay import clock, metrics
 from relay.maillog import MailLog
-from relay.policy.routing import Answers, Facts, LaneFacts, facts_anew
+from relay.policy.lanefacts import LaneFacts, facts_anew
+from relay.policy.routing import Answers, Facts
 from relay.recipient import State, Verb
 from relay.scheduler.lanes import Lane
 from relay.scheduler.loop import Scheduler

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from relay.policy.routing import Action, LaneFacts, Route, Undecided
+from relay.policy.lanefacts import LaneFacts
+from relay.policy.routing import Action, Route, Undecided
 from relay.settings import Config
 from relay.spool import Head
 

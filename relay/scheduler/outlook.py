@@ -7,7 +7,8 @@ from collections.abc import Callable
 from relay import clock
 from relay.deliver.pool import Egress
 from relay.policy.gate import FOREVER, EgressView, Go, admit
-from relay.policy.routing import Action, LaneFacts
+from relay.policy.lanefacts import LaneFacts
+from relay.policy.routing import Action
 from relay.scheduler.carry import Carriers
 from relay.scheduler.lanes import Lane, Lanes
 from relay.scheduler.work import Work

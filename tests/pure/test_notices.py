@@ -15,7 +15,8 @@ from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.notices import Reports
 from relay.policy.classes import Priority, TrafficClass
-from relay.policy.routing import Action, LaneFacts, Match, Question, Route
+from relay.policy.lanefacts import LaneFacts
+from relay.policy.routing import Action, Match, Question, Route
 from relay.recipient import News, State
 from relay.settings import Config, Dsn
 from relay.spool import End, NewMessage, Notify, Original, Report, Tell

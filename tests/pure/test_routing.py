@@ -10,20 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.policy.classes import DEFAULT_CLASS, TrafficClass, choose_class
-from relay.policy.routing import (
-    CAPTURED,
-    OVERRIDE,
-    UNDECIDED,
-    Action,
-    Facts,
-    LaneFacts,
-    Match,
-    Question,
-    Route,
-    Table,
-    glob,
-    lane_facts,
-)
+from relay.policy.lanefacts import LaneFacts, lane_facts
+from relay.policy.routing import CAPTURED, OVERRIDE, UNDECIDED, Action, Facts, Match, Question, Route, Table, glob
 
 
 def q(fact: str, *patterns: str, sizes: tuple[tuple[str, int], ...] = ()) -> Question:
