@@ -14,6 +14,7 @@ from typing import Any
 from relay import __version__, clock
 from relay.admin.api import Admin
 from relay.admin.service import Service
+from relay.deliver.network import Network
 from relay.envelope import queue_id
 from relay.intake import Intake
 from relay.listener.activation import inherited
@@ -83,7 +84,8 @@ class App:
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
-        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.preparer, self.log)
+        network = Network(config, self.log)
+        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.preparer, network, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
         await self._open_admin(config)
@@ -97,6 +99,7 @@ class App:
         self.supervisor.start("retention", self.housekeeper.forget)
         self.supervisor.start("published", watch.run)
         self.supervisor.start("tokens", self.scheduler.carriers.keeper.run)
+        self.supervisor.start("sts", network.sts.run)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")

@@ -180,7 +180,7 @@ class Destination:
     """How mail to some domains is delivered by MX; the first whose `match` holds. The defaults are everybody else's."""
 
     name: str = ""
-    match: Match = Match()  # over `mx` and `recipient`
+    match: Match = field(default_factory=Match)  # over `mx` and `recipient`
     # What is one lane, with connections and limits of its own: all of it at each egress, all of it at all of them, or at each
     # egress the domains of the same MX hosts, or each domain.
     per: Per = "egress"

@@ -38,6 +38,8 @@ class Outcome:
     crashed: bool = False  # our own code failed over it
     prepared: tuple[str, ...] = ()  # what was done to the message before it left
     wait: float | None = None  # seconds that the reply, or what it means, asks for
+    remote: str = ""  # by MX: the host, with its address and port
+    security: str = ""  # and the TLS that the session had
 
 
 def settle(
@@ -128,6 +130,8 @@ def _one(
     data: dict[str, Any] = {"last_reply": str(outcome.reply)}
     if why:
         data["why"] = why
+    if outcome.remote:
+        data["remote"] = outcome.remote
     note: dict[str, Any] = dict(data)
     if state is State.FAILED:
         note["settled_at"] = now
@@ -145,6 +149,8 @@ def _delivered(
     data: dict[str, Any] = {"last_reply": str(outcome.reply)}
     if found := remote_id(outcome.reply.text):
         data["remote_id"] = found
+    if outcome.remote:
+        data["remote"], data["tls"] = outcome.remote, outcome.security
     note = data | {"settled_at": now}
     data["stage"], data["seconds"], data["attempt"] = outcome.stage.value, round(outcome.seconds, 3), attempts
     if outcome.prepared:

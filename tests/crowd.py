@@ -39,7 +39,7 @@ def user_of(number: int) -> str:
 
 
 def facts_of(number: int) -> str:
-    """The facts of the lane of that number, as `policy.routing.lane_facts` writes them where no rule asks a question."""
+    """The facts of the lane of that number, as `policy.lanefacts.lane_facts` writes them where no rule asks a question."""
     return f'{{"class":"default","user":"{user_of(number)}"}}'
 
 

@@ -15,7 +15,7 @@ HEAD = b"Subject: hello\r\n\r\n"
 
 
 def lane(name: str = "default") -> str:
-    """The facts of a lane of that class, as `policy.routing.lane_facts` writes them."""
+    """The facts of a lane of that class, as `policy.lanefacts.lane_facts` writes them."""
     return f'{{"class":"{name}","user":""}}'
 
 

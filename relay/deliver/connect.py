@@ -13,6 +13,7 @@ import ipaddress
 import os
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import aiosmtplib
@@ -35,6 +36,9 @@ from relay.settings import Account, Tls
 
 if TYPE_CHECKING:
     from relay.oauth.tokens import Tokens
+
+
+_BIND_ADDRESS_NO_PORT = 24  # ip(7); Python has no name for it before 3.12
 
 
 class Client(aiosmtplib.SMTP):
@@ -82,14 +86,16 @@ async def connect(account: Account, hostname: str, tokens: Tokens | None = None)
 async def _reached(account: Account, hostname: str, tokens: Tokens | None) -> Upstream:
     try:
         return await _connect(account, hostname, account.tls, tokens)
-    except _NoTls as error:
+    except NoTls as error:
         # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
         if account.tls.mode != "opportunistic":
             raise Failure(Stage.STARTTLS, error.reply) from None
         return await _connect(account, hostname, Tls("none"), tokens)
 
 
-class _NoTls(Exception):
+class NoTls(Exception):
+    """TLS could not be had on this session."""
+
     def __init__(self, reply: Reply) -> None:
         super().__init__(str(reply))
         self.reply = reply
@@ -102,6 +108,27 @@ async def _connect(account: Account, hostname: str, tls: Tls, tokens: Tokens | N
     except (OSError, ssl.SSLError, SecretError) as error:
         raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up of account {account.name}: {error}")) from None
     sock = await _dial(host, account.port)
+
+    async def log_in(client: Client) -> None:
+        if account.username is not None:
+            await _login(client, account, host, tokens)
+
+    return await converse(account, hostname, sock, host, tls, context, log_in)
+
+
+async def converse(
+    account: Account,
+    hostname: str,
+    sock: socket.socket,
+    host: str,
+    tls: Tls,
+    context: ssl.SSLContext | None,
+    then: Callable[[Client], Awaitable[None]],
+) -> Upstream:
+    """A session on a connected socket: greeted, encrypted as `tls` says, and `then` what else is due before mail.
+
+    `host`: whom the certificate must name. Raises Failure, NoTls. The socket is its own from here on.
+    """
     client = Client(
         hostname=host,
         port=None,
@@ -117,8 +144,7 @@ async def _connect(account: Account, hostname: str, tls: Tls, tokens: Tokens | N
             await _start_tls(client, tls)
         if tls.pin and tls.mode != "none":
             _check_pin(client, tls)
-        if account.username is not None:
-            await _login(client, account, host, tokens)
+        await then(client)
     except BaseException:
         client.close()
         # Its transport closes it, unless it came to none; closed beneath a transport, its number could be another
@@ -160,24 +186,38 @@ async def _dial(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise Failure(Stage.RESOLVE, Reply(0, f"{host}: {error}")) from None
     last = "no address"
-    for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
+    for family, *_, address in found:
         try:
-            async with asyncio.timeout(TIMEOUTS[Stage.CONNECT]):
-                await loop.sock_connect(sock, address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except TimeoutError:
-            last = "connection timed out"
+            return await dialled(family, address)
         except OSError as error:
-            # asyncio's own text names the address a second time.
-            last = os.strerror(error.errno) if error.errno else str(error)
-        except asyncio.CancelledError:
-            sock.close()
-            raise
-        sock.close()
+            last = words(error)
     raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
+
+
+async def dialled(
+    family: socket.AddressFamily, address: tuple[Any, ...], source: str = "", timeout: float = TIMEOUTS[Stage.CONNECT]
+) -> socket.socket:
+    """A connected socket. `source`: the address it leaves from. Raises OSError; `words` tells it."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if source:
+            sock.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)  # else ports run out at 28,000 connections in all
+            sock.bind((source, 0))
+        async with asyncio.timeout(timeout):
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def words(error: OSError) -> str:
+    """Of a dial that failed. asyncio's own text names the address a second time."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return "connection timed out"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _greet(client: Client, tls: Tls) -> None:
@@ -207,9 +247,9 @@ async def _start_tls(client: Client, tls: Tls) -> None:
         await client.starttls(timeout=TIMEOUTS[Stage.STARTTLS])
         await client.ehlo(timeout=TIMEOUTS[Stage.EHLO])
     except ssl.SSLError as error:
-        raise _NoTls(Reply(0, _tls_words(error))) from None
+        raise NoTls(Reply(0, _tls_words(error))) from None
     except (SMTPException, OSError) as error:
-        raise _NoTls(of_error(error)) from None
+        raise NoTls(of_error(error)) from None
 
 
 def _check_pin(client: Client, tls: Tls) -> None:

@@ -1,6 +1,7 @@
 """An egress: one account, its sessions kept open, its breaker, and the work that waits for a session.
 
-The pool decides and then does: `take` hands out an idle session that is still good, or dials.
+Of what is delivered by MX each lane of destinations is one: a direct entry's way to one site. The pool decides and then does:
+`take` hands out an idle session that is still good, or dials.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from relay import clock, metrics
 from relay.deliver.connect import connect
+from relay.deliver.direct import Direct
 from relay.deliver.smtp import Upstream
+from relay.deliver.trunk import Trunk
 from relay.policy.breaker import Breaker
 from relay.policy.gate import ANY, EgressView
 from relay.policy.pace import Pace
+from relay.policy.window import Window
 from relay.settings import Account
 
 if TYPE_CHECKING:
@@ -43,16 +47,35 @@ PAUSED = metrics.Gauge(
 )
 
 
+def key_of(name: str, site: str) -> str:
+    """What lanes and the gate call an egress: no name of one holds a blank."""
+    return f"{name} to {site}" if site else name
+
+
 class Egress(Generic[W]):
     """A way out. `backlog` is claimed work; carriers take it off."""
 
-    def __init__(self, account: Account, hostname: str, tokens: Tokens | None = None) -> None:
-        """`tokens`: where it logs in with those."""
+    def __init__(
+        self,
+        account: Account,
+        hostname: str,
+        tokens: Tokens | None = None,
+        *,
+        direct: Direct | None = None,
+        trunk: Trunk | None = None,
+        site: str = "",
+        also: Sequence[Pace] = (),
+    ) -> None:
+        """`tokens`: where it logs in with those. By MX: `direct` finds the hosts of what goes to `site`, `trunk` is the entry's
+        own, and `also` are limits that bind beside the lane's."""
         self.account, self.hostname, self.tokens = account, hostname, tokens
+        self.direct, self.trunk, self.site = direct, trunk, site
         self.name = account.name
+        self.key = key_of(self.name, site)
         self.breaker = Breaker()
-        self.pace = Pace(account.limits)
-        self.connections = account.connections  # at once; fewer while the upstream says that they are too many
+        self.pace = Pace(account.limits, also)
+        self.window = Window(account.connections) if direct else None
+        self._most = account.connections  # at once; fewer while the upstream says that they are too many
         self.backlog: deque[W] = deque()
         self.carriers = 0
         self.duration = CLAIM  # seconds of a transaction, as they have been of late
@@ -68,6 +91,12 @@ class Egress(Generic[W]):
         self._alone = 0  # times in a row that a single one was too many
         self._crowd = ""  # what the upstream said then
         self._trusted = account.username is None  # a login has worked since the last one that did not
+        self.used = clock.monotonic()  # when it last had work
+
+    @property
+    def connections(self) -> int:
+        """How many sessions it may have at once, as it is heard to bear them."""
+        return self._most if self.window is None else min(self._most, self.window.limit)
 
     @property
     def busy(self) -> int:
@@ -83,10 +112,20 @@ class Egress(Generic[W]):
         return connections + max(1, min(AHEAD * connections, round(connections * CLAIM / self.duration)))
 
     def took(self, seconds: float) -> None:
-        """A transaction ended well."""
+        """A transaction came to its end."""
         self._may_grow(clock.now())
         self._alone = 0
         self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
+
+    def well(self, now: float) -> None:
+        """It took mail: it may bear more at once."""
+        if self.window is not None:
+            self.window.good(now)
+
+    def strained(self, now: float, began: float) -> None:
+        """It has more at once than it bears. `began`: of the transaction, or of the dial, that showed it."""
+        if self.window is not None:
+            self.window.bad(now, began)
 
     @property
     def open(self) -> bool:
@@ -107,16 +146,17 @@ class Egress(Generic[W]):
         host that could not be reached at the first try is dialled in parallel all the same, so that its mail fails over.
         """
         first = not self._trusted and not self.breaker.failures
-        return 1 if first or self.breaker.is_open else self.connections
+        most = 1 if first or self.breaker.is_open else self.connections
+        return most if self.pace.dial_wait(clock.now())[0] <= 0 else min(most, max(1, self._open))
 
     def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
         """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said.
 
         `dialled`: that was said to a new session, which is closed again.
         """
-        news = self.connections == self.account.connections and not self._alone
+        news = self._most == self.account.connections and not self._alone
         if self.connections > 1 and (self._open or not dialled):
-            self.connections -= 1  # each session that is refused is one too many
+            self._most = self.connections - 1  # each session that is refused is one too many
         else:
             # Others use the same account, or it was dialled too often: each time it waits for longer.
             self.pace.hold(now, wait or min(REGROW, CROWDED * 2.0 ** min(self._alone, 10)), why)
@@ -128,11 +168,11 @@ class Egress(Generic[W]):
     def fewer(self) -> str:
         """Why it has fewer connections than the account says, for people; empty: it has all."""
         most = self.account.connections
-        return f"{self.connections} of {most} connections: {self._crowd}" if self.connections < most else ""
+        return f"{self._most} of {most} connections: {self._crowd}" if self._most < most else ""
 
     def _may_grow(self, now: float) -> None:
-        if self.connections < self.account.connections and now - self._crowded > REGROW:
-            self.connections, self._crowded = self.connections + 1, now
+        if self._most < self.account.connections and now - self._crowded > REGROW:
+            self._most, self._crowded = self._most + 1, now
 
     def refused(self) -> None:
         """The login failed."""
@@ -146,13 +186,17 @@ class Egress(Generic[W]):
         if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
         why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
+        if not wait and not self._open and room > 0:
+            wait, why = self.pace.dial_wait(now)
+            if self.trunk is not None and self.trunk.full and not self.trunk.make_room():
+                room = 0
         if not wait and not self.pace.free:
             recipients = self._recipients(now)
             room = min(room, self._paced(now), recipients)
             if room <= 0:
                 wait, why = self.pace.wait(now)
                 passes = False  # it is well: what is in excess waits, and is nobody else's
-        return EgressView(self.name, room, wait, why, probing, self.seven_bit, passes, recipients)
+        return EgressView(self.key, room, wait, why, probing, self.seven_bit, passes, recipients)
 
     def _paced(self, now: float) -> int:
         """Messages that its pace allows beyond those that are claimed already."""
@@ -162,27 +206,58 @@ class Egress(Generic[W]):
         """How many its limits allow beyond those that are claimed already."""
         return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
 
-    async def take(self, *, fresh: bool = False) -> Upstream:
+    async def serves(self, session: Upstream, domain: str) -> bool:
+        """Whether the session that a carrier has may take mail to this domain. Raises Failure."""
+        return self.direct is None or await self.direct.serves(session, domain)
+
+    async def take(self, domain: str, *, fresh: bool = False) -> Upstream:
         """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""
-        while self._idle:
-            session = self._idle.pop()
-            if session.usable and not fresh:
-                return session
-            self.drop(session)
-        await self._room()
-        self._open += 1
+        others: list[Upstream] = []
         try:
-            session = await connect(self.account, self.hostname, self.tokens)
+            while self._idle:
+                session = self._idle.pop()
+                if not session.usable or fresh:
+                    self.drop(session)
+                elif await self.serves(session, domain):
+                    return session
+                else:
+                    others.append(session)
+        finally:
+            self._idle += reversed(others)
+        await self._room()
+        if self.trunk is not None:
+            await self.trunk.enter()
+        self._open += 1
+        self.pace.dialled(clock.now())
+        try:
+            session = await (
+                self.direct.reach(domain) if self.direct else connect(self.account, self.hostname, self.tokens)
+            )
         except BaseException:
-            self._open -= 1
+            self._gone()
             raise
         DIALLED.inc(1, self.name)
         self._trusted = True
         self.seven_bit = not session.eight_bit
         return session
 
+    def _gone(self) -> None:
+        """One session less."""
+        self._open -= 1
+        if self.trunk is not None:
+            self.trunk.leave()
+
+    def spare(self) -> bool:
+        """Closes a session that nobody uses, for another lane; whether there was one."""
+        if self._idle:
+            self._goodbye(self._idle.pop(0), 1.0)
+            return True
+        return False
+
     async def _room(self) -> None:
         """One that is saying goodbye counts until it is gone, for the upstream counts it; but mail does not wait for it long."""
+        while self._idle and self._open - len(self._goodbyes) >= self.connections:
+            self._goodbye(self._idle.pop(0), 1.0)  # to hosts that do not serve what is next
         while self._goodbyes and self._open >= self.connections:
             done, late = await asyncio.wait(self._goodbyes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             for task in late if not done else ():
@@ -190,7 +265,8 @@ class Egress(Generic[W]):
 
     def give(self, session: Upstream) -> None:
         """Back after work. One that is used up says QUIT, and nobody waits for the reply but who wants its place."""
-        if session.usable and not self.retired and self._open <= self.connections:
+        wanted = self.trunk is not None and self.trunk.wanted
+        if session.usable and not self.retired and not wanted and self._open <= self.connections:
             session.idle_since = clock.monotonic()
             session.answers = []  # what is said next is said of another message
             self._idle.append(session)
@@ -207,7 +283,7 @@ class Egress(Generic[W]):
 
     def drop(self, session: Upstream) -> None:
         session.close()
-        self._open -= 1
+        self._gone()
 
     async def sweep(self, patience: float = 5.0) -> None:
         """QUIT those that were idle for too long, or that the upstream has closed."""

@@ -11,13 +11,16 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from relay.deliver.content import END, Content, slices, stuffed
 from relay.deliver.dialogue import LOST, TOO_MANY, Dialogue, Said
 from relay.envelope import EIGHT_BIT, UTF8, xtext
 from relay.reply import Reply, Stage
 from relay.settings import Account
+
+if TYPE_CHECKING:
+    from relay.nexthop.policy import Requirement
 
 # Seconds; RFC 5321 §4.5.3.2. Connecting has no figure there: Postfix waits 30.
 TIMEOUTS = {
@@ -87,6 +90,15 @@ class Upstream:
         self._ended = False  # the final dot was handed to the transport
         # Of the transaction under way: what was refused at RCPT keeps its own answer whatever becomes of the rest.
         self.answers: list[Answer | None] = []
+        # By MX: the host, its address with it, what was required of the session, and what its TLS is, for operators.
+        self.host = self.remote = self.security = ""
+        self.requirement: Requirement | None = None
+
+    @property
+    def tls_version(self) -> str:
+        """`TLSv1.3`; empty: clear text."""
+        found = self._talk.transport.get_extra_info("ssl_object")
+        return str(found.version() or "") if found is not None else ""
 
     @property
     def eight_bit(self) -> bool:

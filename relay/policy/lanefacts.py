@@ -35,8 +35,8 @@ def lane_facts(
 ) -> str:
     """The lane's facts as canonical JSON: values, answers, and what an operator or `X-Relay-Route` overrode.
 
-    `by`: its route, if it has one; `number`: the message's, by which it draws the members of that route's pools. Overrides: `route` (a route's name),
-    `via` (an egress' name), `released` (True).
+    `by`: its route, if it has one; `number`: the message's, by which it draws the members of that route's pools. Overrides:
+    `route` (a route's name), `via` (an egress' name), `released` (True).
     """
     asked = {q.key: bool(ask(q)) for q in table.questions}
     destination, drawn = "", NOTHING_DRAWN

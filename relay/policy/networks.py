@@ -31,6 +31,26 @@ def is_loopback(client: str) -> bool:
     return not client or (address is not None and address.is_loopback)
 
 
+def is_public(text: str) -> bool:
+    """Whether an address is one of the public network: not private, of this machine or link, reserved, or a group's.
+
+    What carries an IPv4 address inside (NAT64, 6to4, Teredo, mapped) is as public as that.
+    """
+    address = parse(text)
+    if address is None:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 §2.1
+
+
 def parse(client: str) -> Address | None:
     """An IPv4 address that comes in IPv6 clothes is an IPv4 address; None where it is no address at all."""
     try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relay.policy.gate import ANY
-from relay.policy.rate import Rate, Spent
+from relay.policy.rate import Rate, Spent, Unit
 
 PATIENCE = 64.0  # seconds: the longest rest after a complaint that names no time
 BELOW = 0.97  # of what it was heard to take
@@ -27,9 +27,10 @@ AHEAD = 0.25  # seconds of a learnt rate that may be claimed ahead
 
 @dataclass(slots=True)
 class Pace:
-    """Of one account. `began` of a transaction is the time that `take` was told."""
+    """Of one account, or of one lane of direct delivery. `began` of a transaction is the time that `take` was told."""
 
     limits: Sequence[Rate] = ()
+    also: Sequence[Pace] = ()  # others' limits that bind as well: the direct entry's, over all its lanes
     rate: float | None = None  # messages a second, learnt; None: nobody complained
     until: float = 0.0  # it was told to wait so long
     why: str = ""  # of `until`, and of `rate`
@@ -49,7 +50,7 @@ class Pace:
     @property
     def free(self) -> bool:
         """Nothing binds."""
-        return not self.limits and self.rate is None and not self.until
+        return not self.limits and self.rate is None and not self.until and all(other.free for other in self.also)
 
     def keep(self, old: Pace) -> None:
         """What was spent and learnt before a reload; of a limit that changed its numbers the count stays.
@@ -71,6 +72,10 @@ class Pace:
         """An operator may have mended what it waits for: one message may leave now."""
         self.until, self._next = min(self.until, now), min(self._next, now)
 
+    def unspent(self, now: float) -> bool:
+        """There is nothing to remember of it."""
+        return self.until <= now and all(spent.empty(now) for spent in self._spent)
+
     # -- before
 
     def wait(self, now: float, recipients: int = 1) -> tuple[float, str]:
@@ -80,7 +85,11 @@ class Pace:
             longest, why = self.until - now, self.why
         if self.rate is not None and self._next - now > longest:
             longest, why = self._next - now, f"it takes about {self.shown}: {self.why}"
-        for rate, spent in zip(self.limits, self._spent, strict=True):
+        for other in self.also:
+            theirs = other.wait(now, recipients)
+            if theirs[0] > longest:
+                longest, why = theirs
+        for rate, spent in self._of("messages", "recipients"):
             # More than the whole limit leaves when nothing else was spent.
             count = min(rate.count, recipients if rate.unit == "recipients" else 1)
             wait = spent.wait(rate, count, now)
@@ -96,25 +105,42 @@ class Pace:
         if self.rate is not None:
             late = now - self._next
             room = 0 if late < -AHEAD else 1 + int(self.rate * AHEAD)
-        for rate, spent in zip(self.limits, self._spent, strict=True):
+        for rate, spent in self._of("messages", "recipients"):
             room = min(room, spent.left(rate, now))
-        return max(0, room)
+        return max(0, min([room, *(other.room(now) for other in self.also)]))
 
     def recipients(self, now: float) -> int:
         """To how many one message may leave now."""
         if self.wait(now)[0] > 0:
             return 0
-        return min(
-            (s.left(r, now) for r, s in zip(self.limits, self._spent, strict=True) if r.unit == "recipients"),
-            default=ANY,
-        )
+        left = [spent.left(rate, now) for rate, spent in self._of("recipients")]
+        return min([*left, *(other.recipients(now) for other in self.also)], default=ANY)
 
     def take(self, now: float, recipients: int) -> None:
         """A message leaves."""
-        for rate, spent in zip(self.limits, self._spent, strict=True):
+        for other in self.also:
+            other.take(now, recipients)
+        for rate, spent in self._of("messages", "recipients"):
             spent.add(rate, recipients if rate.unit == "recipients" else 1, now)
         if self.rate is not None:
             self._next = max(now, self._next) + 1 / self.rate
+
+    def dial_wait(self, now: float) -> tuple[float, str]:
+        """As `wait`, for one session more."""
+        waits = [
+            (spent.wait(rate, 1, now), f"its limit of {rate} is used up") for rate, spent in self._of("connections")
+        ]
+        return max([(0.0, ""), *waits, *(other.dial_wait(now) for other in self.also)])
+
+    def dialled(self, now: float) -> None:
+        """A session is opened."""
+        for other in self.also:
+            other.dialled(now)
+        for rate, spent in self._of("connections"):
+            spent.add(rate, 1, now)
+
+    def _of(self, *units: Unit) -> list[tuple[Rate, Spent]]:
+        return [(r, s) for r, s in zip(self.limits, self._spent, strict=True) if r.unit in units]
 
     def hold(self, now: float, seconds: float, why: str) -> None:
         """Nothing leaves for so long."""

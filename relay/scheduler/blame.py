@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import clock, metrics
+from relay.deliver.direct import OfDomain
 from relay.deliver.pool import Egress
 from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import domain_of, queue_id
@@ -25,6 +26,7 @@ from relay.spool import Claimed
 
 REST = 3600.0  # seconds an account rests where nobody says for how long
 DESTINATION_REST = 900.0
+UNSAFE = 300.0  # of a destination whose TLS policy none of its hosts meets
 AGAIN = 60.0  # seconds after which the message that heard of the rest may ask whether it is over
 MOST_DESTINATIONS = 10_000  # that rest at once; of more the one that began first is forgotten
 
@@ -65,7 +67,11 @@ class Blame:
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
         logged_in = egress.account.username is not None
-        return judge(egress.account.replies, stage, reply, clock.now(), null_sender=logged_in and not work.claim.sender)
+        null_sender = logged_in and not work.claim.sender
+        found = judge(egress.account.replies, stage, reply, clock.now(), null_sender=null_sender)
+        if egress.direct is not None and found.scope is Scope.EGRESS and not found.means:
+            return replace(found, scope=Scope.NEXT_HOP)  # 530: a host of the domain's wants a login, which is no account's fault
+        return found
 
     # -- a transaction's end
 
@@ -73,8 +79,9 @@ class Blame:
         self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
     ) -> None:
         """It came to its end, with an answer for each recipient."""
-        if egress.pace.rate is not None and any(answer.accepted for answer in answers):
+        if (egress.pace.rate is not None or egress.window) and any(answer.accepted for answer in answers):
             egress.pace.accepted(clock.now())
+            egress.well(clock.now())
         if self._judged(egress, work, zip(work.recipients, answers, strict=True), seconds, passed_on):
             self._well(egress)
 
@@ -97,7 +104,11 @@ class Blame:
         if not work.recipients:
             return
         stage, reply = failure.stage, failure.reply
+        if isinstance(failure, OfDomain):
+            return self._of_domain(egress, work, failure, seconds)
         trouble = self.judge(egress, work, stage, reply)
+        if _strains(trouble, reply) and stage is not Stage.PREPARE:
+            egress.strained(clock.now(), work.began)
         if spoken_of is not None and trouble.scope in (Scope.RECIPIENT, Scope.DESTINATION):
             egress.breaker.succeeded()
             return self._one_alone(egress, work, spoken_of, Answer(stage, reply), seconds)
@@ -123,12 +134,28 @@ class Blame:
             egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
+    def _of_domain(self, egress: Egress[Work], work: Work, failure: OfDomain, seconds: float) -> None:
+        """Its DNS or its TLS policy: the hosts that it shares with others are none the worse."""
+        egress.breaker.returned()
+        hard = failure.reply.code >= 500
+        wait = None
+        if failure.stage is Stage.STARTTLS:
+            # Each try would dial all its hosts again, for each of its messages.
+            wait = UNSAFE
+            means = "no host of it offers the TLS that its policy wants"
+            rest = Trouble(Scope.DESTINATION, Result.SOFT, UNSAFE, means)
+            self._destination(egress, domain_of(work.recipients[0].address), rest, failure.reply)
+        result = Result.HARD if hard else Result.SOFT
+        outcome = Outcome(result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried), wait=wait)
+        outcome.prepared = work.prepared
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
     def _one_alone(self, egress: Egress[Work], work: Work, recipient: Claimed, answer: Answer, seconds: float) -> None:
         """The session ended with a word about one recipient. Nothing is known of the others, taken already or not asked."""
         others = [r for r in work.recipients if r is not recipient]
         self._judged(egress, work, [(recipient, answer)], seconds)
         if others:
-            self.ways.put_back(work.share(others), f"{egress.name} ended the session: {answer.reply}")
+            self.ways.put_back(work.share(others), f"{egress.key} ended the session: {answer.reply}")
 
     def _judged(
         self,
@@ -147,8 +174,11 @@ class Blame:
         for recipient, answer in answers:
             if answer.accepted:
                 outcome = Outcome(Result.DELIVERED, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried))
+                outcome.remote, outcome.security = work.remote, work.security
             else:
                 trouble = self.judge(egress, work, answer.stage, answer.reply)
+                if _strains(trouble, answer.reply):
+                    egress.strained(clock.now(), work.began)
                 if trouble.scope is Scope.EGRESS:
                     against.append((recipient, answer, trouble))
                     continue
@@ -171,7 +201,7 @@ class Blame:
         rested = egress.breaker.why if egress.breaker.is_open else ""
         egress.breaker.succeeded()
         if rested and not egress.breaker.is_open:
-            self.log.event("egress_back", egress=egress.name, after=rested)
+            self.log.event("egress_back", egress=egress.key, after=rested)
 
     # -- the account
 
@@ -190,7 +220,7 @@ class Blame:
             if egress.breaker.rest(now, seconds, why, passes=trouble.fail_over):
                 self.log.error(
                     "account_rests",
-                    egress=egress.name,
+                    egress=egress.key,
                     reply=str(reply),
                     means=trouble.means,
                     seconds=round(seconds, 1),
@@ -200,13 +230,13 @@ class Blame:
             return
         egress.breaker.returned()  # it is well enough to complain
         if trouble.remedy is Remedy.SLOW and egress.pace.complained(now, began, trouble.wait, why):
-            self.log.warning("account_slowed", egress=egress.name, rate=egress.pace.shown, reply=why)
+            self.log.warning("account_slowed", egress=egress.key, rate=egress.pace.shown, reply=why)
         if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why, dialled=dialled):
-            self.log.warning("account_crowded", egress=egress.name, connections=egress.connections, reply=why)
+            self.log.warning("account_crowded", egress=egress.key, connections=egress.connections, reply=why)
 
     def _gone(self, egress: Egress[Work], work: Work, trouble: Trouble, reply: Reply) -> bool:
         """Whether the mail that heard it has gone its way: by another account, or back to be claimed again."""
-        why = f"{egress.name}: {reply} ({trouble.means})"
+        why = f"{egress.key}: {reply} ({trouble.means})"
         if trouble.remedy is Remedy.REST:
             return trouble.fail_over and self._fail_over(egress, work, why)
         self.ways.put_back(work, why)
@@ -217,7 +247,7 @@ class Blame:
         while egress.backlog:
             work = egress.backlog.popleft()
             if not (passes and self._fail_over(egress, work, why)):
-                self.ways.put_back(work, f"{egress.name} rests: {why}")
+                self.ways.put_back(work, f"{egress.key} rests: {why}")
 
     def _fail_over(self, egress: Egress[Work], work: Work, why: str) -> bool:
         """To the route's next egress, if there is one that may be dialled."""
@@ -227,7 +257,7 @@ class Blame:
             other = self.ways.egresses.get(name)
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]
-                self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.name, to=name, why=why)
+                self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.key, to=name, why=why)
                 self.ways.push(work)
                 return True
         work.tried.pop()
@@ -242,7 +272,7 @@ class Blame:
         if breaker.opened > before:
             self.log.error(
                 "account_paused" if auth else "egress_resting",
-                egress=egress.name,
+                egress=egress.key,
                 stage=failure.stage.value,
                 reply=str(failure.reply),
                 means=trouble.means or None,
@@ -292,9 +322,22 @@ class Blame:
         return bool(work.recipients)
 
 
+def _strains(trouble: Trouble, reply: Reply) -> bool:
+    """Whether it says that a lane bears less than it gets. A full mailbox does not, nor does greylisting."""
+    if trouble.result is not Result.SOFT:
+        return False
+    if trouble.scope is not Scope.RECIPIENT or reply.code == 421:
+        return True
+    if trouble.means:
+        return False
+    return reply.enhanced.startswith(("4.3.", "4.4.", "4.7.")) or (not reply.enhanced and reply.code in (451, 452))
+
+
 def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, trouble: Trouble, seconds: float) -> Outcome:
     wait = trouble.wait
     if trouble.scope is Scope.EGRESS and trouble.means:
         # It is the account that is waited for: once that is well this message is as good as any, and must not sleep on.
         wait = min(AGAIN, REST if wait is None else wait)
-    return Outcome(trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait)
+    outcome = Outcome(trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait)
+    outcome.remote = work.remote
+    return outcome

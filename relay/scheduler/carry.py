@@ -12,6 +12,7 @@ from pathlib import Path
 
 from relay import clock, metrics
 from relay.deliver.content import ContentError
+from relay.deliver.network import Network
 from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
 from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
@@ -22,7 +23,9 @@ from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Scope, Stage
 from relay.scheduler.blame import Blame
+from relay.scheduler.egresses import Egresses
 from relay.scheduler.record import Recorder
+from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
@@ -42,37 +45,42 @@ class Carriers:
     """All egresses and those who work for them."""
 
     def __init__(
-        self, spool: Spool, recorder: Recorder, preparer: Preparer, log: MailLog, nudge: Callable[[], None]
+        self,
+        spool: Spool,
+        config: Config,
+        network: Network,
+        sites: Sites,
+        recorder: Recorder,
+        preparer: Preparer,
+        log: MailLog,
+        nudge: Callable[[], None],
     ) -> None:
         """`nudge`: there is room for more."""
         self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
-        self.egresses: dict[str, Egress[Work]] = {}
+        self.keeper = Keeper(log, self._token_back)
+        self.egresses = Egresses(config, network, sites, self.keeper)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
         self.blame = Blame(self, recorder, log)
         self.stopping = False
-        self.keeper = Keeper(log, self._token_back)
-        SESSIONS.source = lambda: [((n,), float(e.sessions)) for n, e in self.egresses.items()]
-        BREAKER.source = lambda: [((n,), float(e.breaker.is_open)) for n, e in self.egresses.items()]
-        PAUSED.source = lambda: [((n,), float(e.breaker.auth_failed)) for n, e in self.egresses.items()]
-        IN_FLIGHT.source = lambda: [((n,), float(e.busy)) for n, e in self.egresses.items()]
+        SESSIONS.source = lambda: self._of_each(lambda egress: egress.sessions)
+        BREAKER.source = lambda: self._of_each(lambda egress: egress.breaker.is_open)
+        PAUSED.source = lambda: self._of_each(lambda egress: egress.breaker.auth_failed)
+        IN_FLIGHT.source = lambda: self._of_each(lambda egress: egress.busy)
+
+    def _of_each(self, figure: Callable[[Egress[Work]], float]) -> list[tuple[tuple[str, ...], float]]:
+        """By name: of a direct entry the sum over its sites, which strangers can make many of."""
+        sums: dict[str, float] = {}
+        for egress in self.egresses.values():
+            sums[egress.name] = sums.get(egress.name, 0.0) + figure(egress)
+        return [((name,), value) for name, value in sums.items()]
 
     def apply(self, config: Config) -> None:
         """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""
         self.keeper.apply(config)
         self.blame.resting.clear()
-        for name, account in config.accounts.items():
-            current = self.egresses.get(name)
-            if current is None or current.account != account or current.hostname != config.hostname:
-                self.egresses[name] = Egress(account, config.hostname, self.keeper.of(account))
-                if current is not None:
-                    self.egresses[name].pace.keep(current.pace)
-                    self._retire(current)
-            else:
-                current.breaker.ask_again(clock.now())
-            self.egresses[name].pace.ask_again(clock.now())
-        for name in [n for n in self.egresses if n not in config.accounts]:
-            self._retire(self.egresses.pop(name))
+        for egress in self.egresses.apply(config):
+            self._retire(egress)
 
     def _token_back(self, name: str) -> None:
         """An account that rests for want of a token need not wait for its cool-down."""
@@ -91,9 +99,10 @@ class Carriers:
         egress = self.egresses.get(work.egresses[0]) if work.egresses else None
         if egress is None or self.stopping:
             return self.put_back(work, "its egress is gone" if egress is None else STOPPED)
+        egress.used = clock.monotonic()
         if egress.breaker.wait(clock.now()) > 0:
             # It began to rest while this was being claimed.
-            return self.put_back(work, f"{egress.name} rests: {egress.breaker.why}")
+            return self.put_back(work, f"{egress.key} rests: {egress.breaker.why}")
         if self.blame.resting and not self.blame.awake(egress, work):
             return
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
@@ -224,16 +233,20 @@ class Carriers:
         self, egress: Egress[Work], work: Work, body: bytes | Path, task: asyncio.Task[None]
     ) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
-        session = self.at_work[task]
+        session, domain = self.at_work[task], work.domain
+        if session is not None and not await egress.serves(session, domain):
+            egress.give(session)
+            self.at_work[task] = session = None
         if session is None:
             if (
                 egress.pace.until > clock.now()
             ):  # what was claimed before is no reason to dial one that asked for a pause
-                raise TooSoon(f"{egress.name} waits: {egress.pace.why}")
-            session = self.at_work[task] = await egress.take()
+                raise TooSoon(f"{egress.key} waits: {egress.pace.why}")
+            session = self.at_work[task] = await egress.take(domain)
             if egress.backlog:
                 self._hire(egress, len(egress.backlog))
         kept = session.transactions > 0
+        work.remote, work.security = session.remote, session.security
         if not egress.pace.free:
             await self._in_turn(egress, work)
         try:
@@ -247,7 +260,8 @@ class Carriers:
                 raise
         self.at_work[task] = None
         egress.drop(session)
-        session = self.at_work[task] = await egress.take(fresh=True)
+        session = self.at_work[task] = await egress.take(domain, fresh=True)
+        work.remote, work.security = session.remote, session.security
         if work.needs & EIGHT_BIT and not session.eight_bit:
             await self._seven_bit(egress, work, body)
         return await session.deliver(work.parcel(body))
@@ -269,8 +283,8 @@ class Carriers:
             if clock.monotonic() + wait > end:
                 fit = egress.pace.recipients(clock.now())
                 if not 0 < fit < count:
-                    raise TooSoon(f"{egress.name} waits: {why}")
-                self.put_back(work.share(work.recipients[fit:]), f"{egress.name} waits: {why}")
+                    raise TooSoon(f"{egress.key} waits: {why}")
+                self.put_back(work.share(work.recipients[fit:]), f"{egress.key} waits: {why}")
                 work.recipients = work.recipients[:fit]
             else:
                 await asyncio.sleep(wait)

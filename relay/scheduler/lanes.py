@@ -3,7 +3,7 @@
 A pass costs by what can move, not by what waits. A lane lies in one of three places: among the timers until it is due,
 then in the turns of its way, or nowhere while nothing waits in it or nothing of it may move. A way is all lanes that leave
 by the same accounts: one question to the gate answers for all of them, and one whose accounts rest is not asked again
-before they may be dialled.
+before they may be dialled. Where mail leaves by MX these are the lanes of one site, whatever their domains.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
+from relay.deliver.pool import key_of
 from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Action, Route, Undecided
+from relay.scheduler.sites import Sites
 from relay.settings import Config
 from relay.spool import Head
 
@@ -23,6 +25,7 @@ _SLACK = 64
 
 _NO_ROUTE = "no route of the configuration in force matches it; it waits for one that does, see `relay explain`"
 _STALE = "it is being routed anew after a reload"
+_UNSITED = "its domain's mail servers are being looked up"
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class Lane:
     route: Route | None = None
     egresses: tuple[str, ...] = ()
     stale: bool = False  # the configuration asks a question that its facts don't answer
+    unsited: bool = False  # it leaves by MX, and that is not known yet
+    site: str = ""  # which of those it leaves to
     why: str = ""  # it does not move
     way: Way | None = None  # None: it does not move
     turn: int = 0  # its place in the turns of its way; 0: it is not in them
@@ -63,7 +68,9 @@ class Lanes:
     """All lanes, in fair turns."""
 
     config: Config
+    sites: Sites
     by_id: dict[int, Lane] = field(default_factory=dict)
+    _of_domain: dict[str, list[Lane]] = field(default_factory=dict)  # those that leave by MX
     _ways: dict[tuple[str, ...], Way] = field(default_factory=dict)
     _timers: list[tuple[float, int]] = field(
         default_factory=list
@@ -78,6 +85,8 @@ class Lanes:
             lane = self.by_id.get(head.lane)
             if lane is None:
                 lane = self.by_id[head.lane] = Lane(head.lane, LaneFacts.parse(head.facts))
+                if lane.facts.destination:
+                    self._of_domain.setdefault(lane.facts.destination, []).append(lane)
                 self._route(lane)
             if head.due_at is not None and (lane.due_at is None or head.due_at < lane.due_at):
                 lane.due_at = head.due_at
@@ -107,30 +116,65 @@ class Lanes:
     def _route(self, lane: Lane) -> None:
         """Derive the route from the lane's facts; no row is read."""
         table = self.config.table
-        lane.why, lane.egresses, lane.way = "", (), None
+        lane.why, lane.egresses, lane.way, lane.site, lane.unsited = "", (), None, "", False
         lane.stale = not lane.facts.covers(table.questions)
         route = None if lane.stale else lane.facts.route_in(table)
         lane.route = None if isinstance(route, Undecided) else route
+        if lane.route is not None and not lane.facts.fits(table, lane.route):
+            lane.stale = True
         if lane.stale:
             lane.why = _STALE
         elif lane.route is None:
             lane.why = _NO_ROUTE
         elif lane.route.action is Action.VIA:
-            known = [e for e in table.egresses(lane.route, lane.facts.ask) if e in self.config.accounts]
-            lane.egresses = tuple(known)
+            known = table.egresses(lane.route, lane.facts.ask, lane.facts.drawn)
+            lane.egresses = self._to_site(lane, tuple(e for e in known if e in self.config.accounts))
+        if lane.stale or lane.unsited:
+            return
         if lane.route is not None and (lane.egresses or lane.route.action is not Action.VIA):
             lane.way = self._ways.get(lane.egresses)
             if lane.way is None:
                 lane.way = self._ways[lane.egresses] = Way(lane.egresses)
 
+    def _to_site(self, lane: Lane, egresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Of those that deliver by MX the one that is for its destination's site."""
+        direct = self.config.table.direct
+        if not direct or direct.isdisjoint(egresses):
+            return egresses
+        site = self.sites.of(lane.facts)
+        if site is None:
+            lane.unsited, lane.why = True, _UNSITED
+            return ()
+        lane.site = site.name
+        return tuple(key_of(name, site.name) if name in direct else name for name in egresses)
+
+    def sited(self, domain: str) -> None:
+        """Its MX is known, or known anew."""
+        for lane in self._of_domain.get(domain, ()):
+            before, way = lane.egresses, lane.way
+            if not (lane.unsited or lane.site):
+                continue
+            self._route(lane)
+            if lane.egresses == before and way is not None:
+                lane.way = way
+                continue
+            if lane.turn and way is not None:
+                way.turns.remove(lane)
+                lane.turn = 0
+                if not way.turns:
+                    self._open.pop(way, None)
+            self._place(lane)
+
     def _place(self, lane: Lane) -> None:
         """Among the timers, where it can move at all and is not in its turns already."""
-        if lane.due_at is None or lane.way is None or lane.turn:
+        if lane.due_at is None or not (lane.way or lane.unsited) or lane.turn:
             return
         heappush(self._timers, (lane.due_at, lane.id))
         if len(self._timers) > 2 * len(self.by_id) + _SLACK:  # a busy lane leaves one behind for each time it was due
             self._timers = [
-                (x.due_at, x.id) for x in self.by_id.values() if x.due_at is not None and x.way and not x.turn
+                (x.due_at, x.id)
+                for x in self.by_id.values()
+                if x.due_at is not None and (x.way or x.unsited) and not x.turn
             ]
             heapify(self._timers)
 
@@ -141,6 +185,8 @@ class Lanes:
         while self._timers and self._timers[0][0] <= now:
             due_at, number = heappop(self._timers)
             lane = self.by_id[number]
+            if lane.due_at == due_at and (lane.site or lane.unsited):
+                self.sites.look(lane.facts.destination)
             if lane.due_at == due_at and lane.way is not None and not lane.turn:
                 self._turn += 1
                 lane.turn = self._turn

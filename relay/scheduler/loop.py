@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from relay import clock, metrics
+from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.envelope import queue_id
 from relay.maillog import MailLog
@@ -18,6 +19,7 @@ from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.outlook import Outlook
 from relay.scheduler.record import Recorder
+from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
@@ -33,12 +35,14 @@ LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
 class Scheduler:
     """Lanes, carriers, recorder and the loop between them; they share one event loop, so no lock is needed between awaits."""
 
-    def __init__(self, spool: Spool, config: Config, preparer: Preparer, log: MailLog) -> None:
-        self.spool, self.config, self.log = spool, config, log
-        self.lanes = Lanes(config)
+    def __init__(self, spool: Spool, config: Config, preparer: Preparer, network: Network, log: MailLog) -> None:
+        self.spool, self.config, self.network, self.log = spool, config, network, log
+        self.sites = Sites(network.mx, config, log)
+        self.sites.found = self._sited
+        self.lanes = Lanes(config, self.sites)
         self.recorder = Recorder(spool, config, log, self._nudge)
         self.preparer = preparer
-        self.carriers = Carriers(spool, self.recorder, preparer, log, self._nudge)
+        self.carriers = Carriers(spool, config, network, self.sites, self.recorder, preparer, log, self._nudge)
         self.outlook = Outlook(self.lanes, self.carriers)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self._granted: dict[int, Egress[Work]] = {}
@@ -54,6 +58,8 @@ class Scheduler:
         """A new configuration: queued mail is routed anew."""
         self.config = self.recorder.config = config
         self.preparer.apply(config)
+        self.network.apply(config)
+        self.sites.apply(config, self.network.mx)
         self.carriers.apply(config)
         self.lanes.reload(config)
         self.spool.wake()
@@ -71,7 +77,7 @@ class Scheduler:
             return False
         if recipients > 1 and found.route is not None and self.preparer.plan(found.route.name, account).apart:
             return False
-        if not found.idle(clock.now()) or self.lanes.waits_for(egress.name):
+        if not found.idle(clock.now()) or self.lanes.waits_for(egress.key):
             return False
         egress.granted += 1
         self._granted[message] = egress
@@ -79,7 +85,7 @@ class Scheduler:
 
     def take(self, claim: Claim) -> None:
         egress = self._free(claim.message)
-        self._assign_all([claim], {claim.recipients[0].lane: egress.name})
+        self._assign_all([claim], {claim.recipients[0].lane: egress.key})
 
     def give_up(self, message: int) -> None:
         self._free(message)
@@ -92,6 +98,11 @@ class Scheduler:
         return egress
 
     # -- what waits
+
+    def _sited(self, domain: str) -> None:
+        """Where its mail goes is known now."""
+        self.lanes.sited(domain)
+        self.spool.wake()
 
     def _nudge(self) -> None:
         """Something was sent, or recorded: whoever waits for that may come to his turn."""

@@ -86,6 +86,8 @@ class Recorder:
             domain=domain_of(r.address),
             egress=outcome.egress,
             stage=outcome.stage.value if outcome.egress and state is not State.DELIVERED else None,
+            host=outcome.remote or None,
+            tls=outcome.security or None,
             reply=str(outcome.reply),
             attempt=r.attempts + 1 if outcome.egress else None,
             next_in=round(wait, 1) if state is State.DEFERRED else None,

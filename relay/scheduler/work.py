@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relay.deliver.content import Content, ContentError
 from relay.deliver.smtp import Failure, Parcel
+from relay.envelope import ascii_domain, domain_of
 from relay.policy.routing import Route
 from relay.prepare.message import CannotLeave, Outbound, Plan, Ready
 from relay.prepare.preparer import Preparer
@@ -32,7 +33,14 @@ class Work:
     began: float = 0.0  # when the last transaction of it began, or the dial for it
     asks: int = 0  # the pace of its account for so many
     paced: bool = False  # it is under way by that
+    remote: str = ""  # the host that it was said to, where it leaves by MX, and what TLS was had
+    security: str = ""
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
+
+    @property
+    def domain(self) -> str:
+        """Of its recipients, as the DNS has it. Where it leaves by MX it is the same for all."""
+        return ascii_domain(domain_of(self.recipients[0].address))
 
     @property
     def needs(self) -> int:

@@ -85,7 +85,7 @@ class Place(IntEnum):
 @dataclass(slots=True)
 class NewRecipient:
     address: str
-    facts: str  # policy.routing.lane_facts
+    facts: str  # policy.lanefacts.lane_facts
     state: State
     due_at: float
     expires_at: float

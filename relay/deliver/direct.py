@@ -1,0 +1,358 @@
+"""Reaching a domain's own servers: its hosts in their order, their addresses, and TLS as its policy wants it.
+
+Promises: no mail is said on a session that does not meet what is required of it for this domain; no address is dialled that is
+ours, or that is not of the public network (unless a rule allows it). A host that could not be reached is tried after the others
+for a while. Every failure is a `Failure` with its stage; `OfDomain` where it says nothing about the hosts that other domains share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relay import clock, metrics
+from relay.deliver.connect import Client, NoTls, converse, dialled, words
+from relay.deliver.dead import Dead
+from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
+from relay.deliver.tls import context_for, peer_chain
+from relay.envelope import ascii_domain
+from relay.maillog import MailLog
+from relay.nexthop.dane import Mismatch, verify
+from relay.nexthop.hops import Addresses, Hops
+from relay.nexthop.mx import Mx
+from relay.nexthop.policy import DomainPolicy, Level, Requirement, Security, Unsafe
+from relay.policy.networks import is_public
+from relay.reply import Reply, Stage
+from relay.resolver import DnsTrouble
+from relay.settings import Account, Destination, Listen, Source, Tls
+
+MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
+MOST_HOSTS = 20  # that are looked at for that
+BY_SOURCE = "family"
+
+SECURITY = metrics.Counter(
+    "relay_direct_sessions_total", "Sessions with the servers of recipients' domains, by the TLS that they have", ["egress", "tls"]
+)
+TESTING = metrics.Counter("relay_sts_testing_failures_total", "Sessions that an MTA-STS policy would have refused, were it enforced")
+
+
+class OfDomain(Failure):
+    """It is about this domain alone: its DNS, its policy. Other domains of the same hosts are none the worse."""
+
+
+class Ours(Protocol):
+    """Which addresses and names are this relay."""
+
+    def hears(self, address: str, port: int) -> bool: ...
+    def is_named(self, host: str) -> bool: ...
+
+
+@dataclass(slots=True)
+class Tried:
+    """What became of the hosts of one attempt."""
+
+    notes: list[str] = field(default_factory=list)
+    network: Failure | None = None  # of a host that could be reached another time
+    unsafe: Unsafe | None = None
+    passing: bool = False  # the DNS had no answer for a host
+    refused: int = 0  # hosts that take no mail at all (RFC 7504)
+    loops: bool = False
+
+    @property
+    def text(self) -> str:
+        return "; ".join(dict.fromkeys(self.notes))
+
+
+class Direct:
+    """One direct entry's way to one lane's domains. Shared: `mx`, `security`, `dead`, `ours`."""
+
+    def __init__(
+        self,
+        account: Account,
+        rule: Destination,
+        hostname: str,
+        *,
+        mx: Mx,
+        security: Security,
+        dead: Dead,
+        ours: Ours,
+        log: MailLog,
+    ) -> None:
+        assert account.source is not None
+        self.account, self.rule, self.source = account, rule, account.source
+        self.hostname = account.source.hostname or hostname
+        self.mx, self.security, self.dead, self.ours, self.log = mx, security, dead, ours, log
+
+    # -- a session that is open already
+
+    async def serves(self, session: Upstream, domain: str) -> bool:
+        """Whether mail to this domain may go on it. Raises Failure."""
+        hops = await self._hops(domain)
+        if session.host not in hops.names or session.requirement is None:
+            return False
+        try:
+            addresses = await self.mx.addresses(hops.literal or session.host)
+            policy = await self.security.of_domain(hops, self.rule)
+            return await self.security.of_host(policy, session.host, addresses) == session.requirement
+        except (DnsTrouble, Unsafe):
+            return False
+
+    # -- a new one
+
+    async def reach(self, domain: str) -> Upstream:
+        """Raises Failure."""
+        hops = await self._hops(domain)
+        policy = await self.security.of_domain(hops, self.rule)
+        tried = Tried()
+        left = MOST_ADDRESSES
+        for host in self._order(hops, tried)[:MOST_HOSTS]:
+            if left <= 0:
+                break
+            found = await self._required(policy, host, tried)
+            if found is None:
+                continue
+            addresses, requirement = found
+            for address in self._usable(host, addresses, tried, best=host in hops.hosts[0])[:left]:
+                left -= 1
+                session = await self._one(domain, host, address, requirement, tried)
+                if session is not None:
+                    return session
+        raise self._failure(domain, tried)
+
+    async def _hops(self, domain: str) -> Hops:
+        hops = await self.mx.find(domain)
+        if hops.refusal is not None:
+            raise OfDomain(Stage.RESOLVE, hops.refusal)
+        return hops
+
+    def _order(self, hops: Hops, tried: Tried) -> list[str]:
+        """Best preference first, in no order among equals; what is dead for now after the others."""
+        names: list[str] = []
+        for group in hops.hosts:
+            if any(map(self.ours.is_named, group)):
+                # RFC 5321 §5.1: we are one of them, so those from here on would only hand it back to us.
+                tried.notes.append(f"{' and '.join(sorted(group))}: that is this relay")
+                tried.loops = not names
+                break
+            names += random.sample(group, len(group))
+        now = clock.monotonic()
+        return sorted(names, key=lambda name: self.dead.until(name, now))
+
+    async def _required(
+        self, policy: DomainPolicy, host: str, tried: Tried
+    ) -> tuple[Addresses, Requirement] | None:
+        try:
+            if policy.hops.literal:
+                v6 = ":" in policy.hops.literal
+                addresses = Addresses(() if v6 else (policy.hops.literal,), (policy.hops.literal,) if v6 else ())
+            else:
+                addresses = await self.mx.addresses(host)
+            return addresses, await self.security.of_host(policy, host, addresses)
+        except DnsTrouble as error:
+            tried.passing = True
+            tried.notes.append(f"{host}: {error}")
+        except Unsafe as unsafe:
+            tried.unsafe = unsafe
+            tried.notes.append(str(unsafe))
+        return None
+
+    def _usable(self, host: str, addresses: Addresses, tried: Tried, *, best: bool) -> list[str]:
+        """Those that may be dialled, of the two families in turn."""
+        if not addresses.v4 and not addresses.v6:
+            tried.notes.append(f"{host}: it has no address")
+        found: list[str] = []
+        v6, v4 = list(addresses.v6), list(addresses.v4)
+        for i in range(max(len(v6), len(v4))):
+            found += [*v6[i : i + 1], *v4[i : i + 1]]
+        kept = []
+        for address in found:
+            if self.ours.hears(address, self.rule.port):
+                tried.notes.append(f"{host}[{address}]: that is this relay")
+                tried.loops = tried.loops or best
+            elif not self.rule.allow_private and not is_public(address):
+                tried.notes.append(f"{host}[{address}]: not an address of the public network (allow_private)")
+            elif not self._leaves_by(address):
+                tried.notes.append(f"{host}[{address}]: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source")
+                tried.passing = True  # another egress may have one
+            else:
+                kept.append(address)
+        now = clock.monotonic()
+        return sorted(kept, key=lambda a: (self.dead.until(_family(a), now), self.dead.until(a, now)))
+
+    def _leaves_by(self, address: str) -> bool:
+        source = self.source
+        return bool(source.v6 if ":" in address else source.v4) or not (source.v4 or source.v6)
+
+    async def _one(
+        self, domain: str, host: str, address: str, requirement: Requirement, tried: Tried
+    ) -> Upstream | None:
+        """A session with this address; None: why not is in `tried`."""
+        where = f"{host}[{address}]" if address not in host else host
+        try:
+            session = await self._session(domain, host, address, requirement)
+        except Unsafe as unsafe:
+            tried.unsafe = unsafe
+            tried.notes.append(f"{where}: {unsafe}")
+            return None
+        except Failure as failure:
+            if failure.reply.enhanced == "5.4.6":
+                tried.loops = True
+            elif failure.reply.code == 521:  # RFC 7504 §3: it takes no mail, today and tomorrow
+                tried.refused += 1
+            else:
+                tried.network = failure
+            if failure.reply.code == 0:
+                self.dead.note(address, clock.monotonic())
+                self.dead.note(host, clock.monotonic())
+            tried.notes.append(f"{where}: {failure.reply}")
+            return None
+        self.dead.forget(host, address, _family(address))
+        return session
+
+    async def _session(self, domain: str, host: str, address: str, requirement: Requirement) -> Upstream:
+        """Raises Unsafe, Failure."""
+        if requirement.tests:
+            try:
+                return await self._opened(host, address, requirement, Tls("starttls"))
+            except Unsafe as unsafe:
+                TESTING.inc()
+                self.log.warning("sts_testing_failed", domain=domain, host=host, why=str(unsafe))
+        try:
+            return await self._opened(host, address, requirement, requirement.tls)
+        except NoTls as error:
+            # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
+            if requirement.level is not Level.MAY:
+                raise Unsafe(f"{error.reply} ({requirement.by})") from None
+        return await self._opened(host, address, requirement, Tls("none"))
+
+    async def _opened(self, host: str, address: str, requirement: Requirement, tls: Tls) -> Upstream:
+        """Raises Unsafe, Failure, NoTls."""
+        wanted = tls.mode == "starttls"
+        try:
+            context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
+        except (OSError, ssl.SSLError) as error:
+            raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up for {self.rule.name}: {error}")) from None
+        sock = await self._dial(address)
+        matched = ""
+
+        async def check(client: Client) -> None:
+            nonlocal matched
+            self._not_ourselves(client, host)
+            if requirement.level is Level.DANE:
+                matched = _proven(client, requirement)
+
+        try:
+            session = await converse(self.account, self.hostname, sock, host, tls, context, check)
+        except NoTls as error:
+            if wanted and requirement.tests:
+                raise Unsafe(str(error.reply)) from None
+            if wanted:
+                raise Unsafe(f"{error.reply} ({requirement.by})") from None
+            raise
+        except Failure as failure:
+            if failure.stage is Stage.STARTTLS:
+                raise Unsafe(f"{failure.reply} ({requirement.by})") from None
+            raise
+        session.host, session.requirement = host, requirement
+        session.remote = f"{host}[{address}]:{self.rule.port}"
+        session.security = _told(session.tls_version, requirement, matched)
+        SECURITY.inc(1, self.account.name, requirement.level.value if session.tls_version else "clear")
+        return session
+
+    async def _dial(self, address: str) -> socket.socket:
+        v6 = ":" in address
+        try:
+            return await dialled(
+                socket.AF_INET6 if v6 else socket.AF_INET,
+                (address, self.rule.port),
+                self.source.v6 if v6 else self.source.v4,
+                TIMEOUTS[Stage.CONNECT],
+            )
+        except OSError as error:
+            if not isinstance(error, ConnectionError | TimeoutError):
+                self.dead.note(_family(address), clock.monotonic())  # no route, no source address: it is not the host
+            raise Failure(Stage.CONNECT, Reply(0, words(error))) from None
+
+    def _not_ourselves(self, client: Client, host: str) -> None:
+        """A server that greets with our own name is us, or would hand it back to us. Raises Failure."""
+        said = client.last_ehlo_response
+        name = said.message.split(maxsplit=1)[:1] if said is not None else []
+        if name and ascii_domain(name[0]) == ascii_domain(self.hostname):
+            raise Failure(Stage.EHLO, Reply(0, f"{host} greets with our own name {name[0]}", "5.4.6"))
+
+    def _failure(self, domain: str, tried: Tried) -> Failure:
+        """What the attempt came to: what may pass before what will not."""
+        if tried.network is not None:
+            return Failure(tried.network.stage, Reply(tried.network.reply.code, tried.text, tried.network.reply.enhanced))
+        if tried.unsafe is not None:
+            return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
+        if tried.passing:
+            return OfDomain(Stage.RESOLVE, Reply(451, tried.text, "4.4.3"))
+        if tried.loops:
+            return OfDomain(Stage.RESOLVE, Reply(554, f"mail for {domain} loops back to us: {tried.text}", "5.4.6"))
+        if tried.refused:
+            return OfDomain(Stage.RESOLVE, Reply(556, f"{domain} takes no mail: {tried.text}", "5.1.10"))
+        return OfDomain(Stage.RESOLVE, Reply(550, f"no host of {domain} can be dialled: {tried.text}", "5.4.4"))
+
+
+def _family(address: str) -> str:
+    return f"{BY_SOURCE} {6 if ':' in address else 4}"
+
+
+def _proven(client: Client, requirement: Requirement) -> str:
+    """By which record. Raises Unsafe."""
+    try:
+        chain = peer_chain(client.get_transport_info("ssl_object"))
+        return verify(chain, requirement.records, requirement.names, clock.now())
+    except Mismatch as error:
+        raise Unsafe(f"DANE: {error}") from None
+
+
+def _told(version: str, requirement: Requirement, matched: str) -> str:
+    if not version:
+        return "clear"
+    how = {Level.DANE: f"DANE {matched}", Level.VERIFY: f"verified, {requirement.by}"}.get(requirement.level, "not verified")
+    return f"{version}, {how}"
+
+
+class Here:
+    """Ours: by the listeners of the configuration and the names that we greet with."""
+
+    def __init__(self, listen: Sequence[Listen], names: Sequence[str]) -> None:
+        self._places: set[tuple[str, int]] = set()
+        for one in listen:
+            address = one.address
+            if not hasattr(address, "port"):
+                continue
+            self._places.add((str(ipaddress.ip_address(address.host)), address.port))
+        self._names = {ascii_domain(name) for name in names}
+
+    def hears(self, address: str, port: int) -> bool:
+        every = "::" if ":" in address else "0.0.0.0"
+        if (address, port) in self._places:
+            return True
+        return ((every, port) in self._places or ("::", port) in self._places) and _is_local(address)
+
+    def is_named(self, host: str) -> bool:
+        return host in self._names
+
+
+def _is_local(address: str) -> bool:
+    """Whether this machine has it: only then a socket can be bound to it."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def source_of(account: Account) -> Source:
+    assert account.source is not None
+    return account.source

@@ -1,0 +1,138 @@
+"""All egresses: an account's is made with the configuration, a direct entry's way to a site with the first mail for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from relay import clock
+from relay.deliver.network import Network
+from relay.deliver.pool import Egress
+from relay.deliver.trunk import Trunk
+from relay.oauth.keeper import Keeper
+from relay.policy.pace import Pace
+from relay.scheduler.sites import Sites
+from relay.scheduler.work import Work
+from relay.settings import ANYWHERE, Account, Config, Destination
+
+FORGET = 900.0  # seconds without mail after which nothing is known of a site any more
+
+
+class Egresses(dict[str, Egress[Work]]):
+    """By their key (`deliver.pool.key_of`). Asked for a site that has none, it makes one."""
+
+    def __init__(self, config: Config, network: Network, sites: Sites, keeper: Keeper) -> None:
+        super().__init__()
+        self.config, self._network, self._sites, self._keeper = config, network, sites, keeper
+        self._trunks: dict[str, Trunk] = {}
+        self._shared: dict[str, Pace] = {}  # of rules whose limits are over all egresses
+
+    def __missing__(self, key: str) -> Egress[Work]:
+        name, _, site = key.partition(" to ")
+        egress = self[key] = self._made(self.config.accounts[name], self._sites.by_name[site].rule, site)
+        return egress
+
+    def _made(self, account: Account, rule: Destination, site: str) -> Egress[Work]:
+        trunk = self._trunks[account.name]
+        also = [trunk.pace]
+        if rule.per == "relay" and rule.limits:
+            also.append(self._shared.setdefault(rule.name, Pace(rule.limits)))
+        way = to_site(account, rule)
+        return Egress(
+            way,
+            self.config.hostname,
+            direct=self._network.direct(way, rule),
+            trunk=trunk,
+            site=site,
+            also=also,
+        )
+
+    def apply(self, config: Config) -> list[Egress[Work]]:
+        """A new configuration: sessions of what is unchanged are kept, and what rests is asked again. Returns what is no more."""
+        now = clock.now()
+        before, self.config = self.config.hostname, config
+        self._limits(config)
+        retired = []
+        for name, account in config.accounts.items():
+            current = self.get(name)
+            if account.source is not None:
+                self._trunk(account)
+            elif current is None or current.account != account or current.hostname != config.hostname:
+                self[name] = Egress(account, config.hostname, self._keeper.of(account))
+                if current is not None:
+                    self[name].pace.keep(current.pace)
+                    retired.append(current)
+            else:
+                current.breaker.ask_again(now)
+        for key, egress in list(self.items()):
+            known = config.accounts.get(egress.name)
+            if known is None or (known.source is None) != (egress.direct is None):
+                retired.append(self.pop(key))
+            elif egress.direct is not None:
+                retired += self._again(egress, known, same_name=before == config.hostname)
+        for egress in self.values():
+            egress.pace.ask_again(now)
+        return retired
+
+    def _again(self, egress: Egress[Work], account: Account, *, same_name: bool) -> list[Egress[Work]]:
+        """A site's, under another configuration."""
+        assert egress.direct is not None
+        name = egress.direct.rule.name
+        rule = next((r for r in self.config.destinations if r.name == name), None if name else ANYWHERE)
+        if rule is None:
+            return [self.pop(egress.key)]
+        made = self._made(account, rule, egress.site)
+        assert made.direct is not None
+        if same_name and rule == egress.direct.rule and made.account == egress.account:
+            egress.direct = made.direct
+            egress.pace.also = made.pace.also
+            egress.breaker.ask_again(clock.now())
+            return []
+        made.pace.keep(egress.pace)
+        self[egress.key] = made
+        return [egress]
+
+    def _limits(self, config: Config) -> None:
+        old, self._shared = self._shared, {}
+        for rule in config.destinations:
+            if rule.per == "relay" and rule.limits:
+                pace = self._shared[rule.name] = Pace(rule.limits)
+                if rule.name in old:
+                    pace.keep(old[rule.name])
+        for name in self._trunks.keys() - config.accounts.keys():
+            del self._trunks[name]
+
+    def _trunk(self, account: Account) -> None:
+        """Its sessions are counted on, whatever changed."""
+        trunk = self._trunks.get(account.name)
+        if trunk is None:
+            self._trunks[account.name] = Trunk(account, lambda: self._spare(account.name))
+        elif trunk.account != account:
+            pace = Pace(account.limits)
+            pace.keep(trunk.pace)
+            trunk.account, trunk.pace = account, pace
+
+    def _spare(self, name: str) -> bool:
+        return any(egress.spare() for egress in self.values() if egress.name == name)
+
+    def of(self, name: str) -> list[Egress[Work]]:
+        """An account's one, or all of a direct entry's."""
+        return [egress for egress in self.values() if egress.name == name]
+
+    def forget(self) -> None:
+        """Sites that have had no mail for long, and of which nothing is known that would matter."""
+        now, soon = clock.now(), clock.monotonic() - FORGET
+        for key, egress in list(self.items()):
+            idle = not egress.busy and not egress.sessions and egress.used < soon
+            if egress.direct is not None and idle and not egress.breaker.wait(now) and egress.pace.unspent(now):
+                del self[key]
+
+
+def to_site(account: Account, rule: Destination) -> Account:
+    """A direct entry as it is to what a rule is for. Its own limits are the trunk's."""
+    return replace(
+        account,
+        connections=min(account.connections, rule.connections),
+        messages_per_connection=rule.messages_per_connection,
+        recipients_per_message=min(account.recipients_per_message, rule.recipients_per_message),
+        limits=() if rule.per == "relay" else rule.limits,
+    )
