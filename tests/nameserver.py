@@ -9,15 +9,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer
 from threading import Thread
+from typing import Self
 
 import dns.flags
 import dns.message
 import dns.name
 import dns.query
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 from conftest import free_port
@@ -122,7 +125,7 @@ class Scripted:
     def server(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def __enter__(self) -> Scripted:
+    def __enter__(self) -> Self:
         me = self
 
         class Datagram(BaseRequestHandler):
@@ -157,9 +160,13 @@ class Scripted:
 
     def reply(self, wire: bytes, *, tcp: bool) -> bytes | None:
         question = dns.message.from_wire(wire)
+        self.asked.append((question.question[0].name.to_text(omit_final_dot=True), tcp))
+        made = self.response(question, tcp)
+        return None if made is None else made.to_wire()
+
+    def response(self, question: dns.message.Message, tcp: bool) -> dns.message.Message | None:
         name = question.question[0].name
-        self.asked.append((name.to_text(omit_final_dot=True), tcp))
-        answer = self.answer(*self.asked[-1])
+        answer = self.answer(name.to_text(omit_final_dot=True), tcp)
         if answer is None:
             return None
         made = dns.message.make_response(question, recursion_available=True)
@@ -173,4 +180,56 @@ class Scripted:
             made.set_rcode(dns.rcode.from_text(answer))
         elif answer:
             made.answer.append(dns.rrset.from_text(name, 1, "IN", "TXT", *map(strings, answer)))
-        return made.to_wire()
+        return made
+
+
+@dataclass
+class Says:
+    """One answer. `records` and `authority`: lines of a zone file with their TTL, `a.test. 60 MX 10 b.test.`."""
+
+    records: Sequence[str] = ()
+    authority: Sequence[str] = ()
+    rcode: str = "NOERROR"
+    ad: bool = False  # proven; said to those alone who ask for it (RFC 6840 §5.7)
+    cut: bool = False  # over UDP
+    wait: float = 0.0  # seconds before it is sent
+
+
+class Told(Scripted):
+    """Answers as it was told by name and kind, `told["a.test", "MX"] = Says(…)`; None: silence. All else is NXDOMAIN.
+
+    `questions`: the names and kinds that came, each time that they came.
+    """
+
+    def __init__(self, told: dict[tuple[str, str], Says | None] | None = None) -> None:
+        super().__init__(lambda name, tcp: "NXDOMAIN")
+        self.told = told or {}
+        self.questions: list[tuple[str, str]] = []
+
+    def say(self, name: str, kind: str, *values: str, ttl: int = 300, ad: bool = False) -> None:
+        """Records of the name itself; without any: there is the name, and nothing of this kind."""
+        lines = [f"{name}. {ttl} {kind} {value}" for value in values]
+        soa = [] if lines else [f"{name}. {ttl} SOA ns.test. hostmaster.test. 1 60 60 60 {ttl}"]
+        self.told[name, kind] = Says(lines, soa, ad=ad)
+
+    def response(self, question: dns.message.Message, tcp: bool) -> dns.message.Message | None:
+        name = question.question[0].name.to_text(omit_final_dot=True)
+        key = name, dns.rdatatype.to_text(question.question[0].rdtype)
+        self.questions.append(key)
+        says = self.told.get(key, Says(rcode="NXDOMAIN"))
+        if says is None:
+            return None
+        time.sleep(says.wait)
+        made = dns.message.make_response(question, recursion_available=True)
+        made.set_rcode(dns.rcode.from_text(says.rcode))
+        if says.ad and question.flags & dns.flags.AD:
+            made.flags |= dns.flags.AD
+        if says.cut and not tcp:
+            made.flags |= dns.flags.TC
+            return made
+        for section, lines in ((made.answer, says.records), (made.authority, says.authority)):
+            for line in lines:
+                owner, ttl, kind, value = line.split(None, 3)
+                record = dns.rrset.from_text(owner, int(ttl), "IN", kind, value)
+                made.find_rrset(section, record.name, record.rdclass, record.rdtype, create=True).update(record)
+        return made
