@@ -11,8 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from relay import __version__
-from relay.reply import clean
+from relay import https
 
 TIMEOUT = 30.0  # seconds, for all of it
 MAX_ANSWER = 64 * 1024
@@ -36,54 +35,16 @@ class Answer:
 
 
 async def post(url: str, fields: Mapping[str, str], ca: Path | None = None) -> Answer:
-    """The answer, which is a JSON object. No redirect is followed, and no proxy of the environment used. Raises EndpointError."""
-    import aiohttp  # for those alone who ask
-
+    """The answer, which is a JSON object. Raises EndpointError."""
     try:
         context = await asyncio.to_thread(ssl.create_default_context, cafile=str(ca) if ca else None)
     except (OSError, ssl.SSLError) as error:
         raise EndpointError(f"{ca}: {error}", lasting=True) from None
     try:
-        async with (
-            asyncio.timeout(TIMEOUT),
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            ) as session,
-            session.post(
-                url,
-                data=dict(fields),
-                allow_redirects=False,
-                headers={
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": f"relay/{__version__}",
-                },
-            ) as response,
-        ):
-            raw = await _read(response)
-            return _answer(response.status, response.headers, raw)
-    except TimeoutError:
-        raise EndpointError(f"no answer within {TIMEOUT:.0f} s") from None
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise EndpointError(f"its certificate is not accepted: {_words(error.certificate_error)}") from None
-    except aiohttp.ClientConnectorError as error:
-        raise EndpointError(f"it cannot be reached: {_words(error.os_error)}") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        # Its text may hold what was sent or came; its name is enough.
-        raise EndpointError(f"the connection failed: {type(error).__name__}") from None
-
-
-async def _read(response: Any) -> bytes:
-    parts, size = [], 0
-    async for part in response.content.iter_chunked(16384):
-        size += len(part)
-        if size > MAX_ANSWER:
-            raise EndpointError(f"its answer is longer than {MAX_ANSWER} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        said = await https.ask(url, context, accept="application/json", seconds=TIMEOUT, most=MAX_ANSWER, form=fields)
+    except https.Unanswered as error:
+        raise EndpointError(str(error)) from None
+    return _answer(said.status, said.headers, said.body)
 
 
 def _answer(status: int, headers: Mapping[str, str], raw: bytes) -> Answer:
@@ -116,9 +77,3 @@ def _retry_after(text: str, date: float | None) -> float:
         return min(MAX_RETRY_AFTER, float(text[:9]))
     until = _date(text)
     return min(MAX_RETRY_AFTER, max(0.0, until - date)) if until is not None and date is not None else 0.0
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return clean(getattr(error, "strerror", None) or str(error) or type(error).__name__)

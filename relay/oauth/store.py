@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from relay import durable
 
 
 def fingerprint(*parts: str) -> str:
@@ -37,18 +38,4 @@ class Store:
 
     def save(self, mark: str, token: str) -> None:
         """On the disk when this returns. Raises OSError."""
-        folder = self.file.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = folder / f".{self.file.name}.new"
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as out:
-            json.dump({"of": mark, "refresh_token": token}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(self.file)
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        durable.replace(self.file, json.dumps({"of": mark, "refresh_token": token}).encode())
