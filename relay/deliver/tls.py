@@ -6,6 +6,7 @@ import base64
 import hashlib
 import ssl
 from functools import lru_cache
+from typing import Any
 
 from relay.certificate import VERSIONS, Stamps, load_into, stamps
 from relay.settings import Tls
@@ -54,3 +55,16 @@ def check_pin(certificate: bytes | None, pins: tuple[str, ...]) -> None:
     found = base64.b64encode(digest).decode()
     if found not in pins:
         raise PinMismatch(f"the upstream's key is {found}, which is not pinned")
+
+
+def peer_chain(session: Any) -> list[bytes]:
+    """What the peer showed, DER, the leaf first, whether it was verified or not; empty: nothing.
+
+    `session`: an `ssl.SSLObject` or SSLSocket after its handshake, such as asyncio's and uvloop's transports have as `ssl_object`.
+    """
+    shown = getattr(session, "get_unverified_chain", None)  # Python 3.13
+    if shown is not None:
+        return list(shown())
+    # Before it the method is there, but on the object within alone, and gives certificates instead of their octets.
+    found = session._sslobj.get_unverified_chain() or ()
+    return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in found]
