@@ -277,12 +277,12 @@ class Service:
         config = self.control.config
         if not to:
             return {"route": "", "via": ""}
-        if to in config.accounts:
+        if to in config.accounts or to in config.pools:
             return {"via": to, "route": ""}
         if to in config.table.by_name:
             return {"route": to, "via": ""}
-        names = ", ".join([*config.accounts, *config.table.by_name])
-        raise BadRequest(f"reroute: {to!r} is neither an account nor a route; there are {names}")
+        names = ", ".join([*config.accounts, *config.pools, *config.table.by_name])
+        raise BadRequest(f"reroute: {to!r} is neither an account, a pool nor a route; there are {names}")
 
     async def _change(
         self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]

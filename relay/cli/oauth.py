@@ -68,9 +68,10 @@ def _account(name: str, config_path: Path | None) -> tuple[Account, Path]:
         config = load(config_file(os.environ, config_path))
     except ConfigError as error:
         raise Failed(str(error), 78) from None
-    account = config.accounts.get(name)
+    accounts = {account.name: account for account in config.accounts.values() if account.source is None}
+    account = accounts.get(name)
     if account is None:
-        raise Failed(f"no account '{name}'; there is {', '.join(config.accounts) or 'none'}", 65)
+        raise Failed(f"no account '{name}'; there is {', '.join(accounts) or 'none'}", 65)
     if account.oauth2 is None:
         raise Failed(f"account {name} has no `oauth2`: it logs in with a password, or not at all", 65)
     if account.oauth2.grant != "refresh_token":

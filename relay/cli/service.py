@@ -97,10 +97,15 @@ def check(config_path: Path | None, path: Path | None, json_: bool) -> None:
 
 
 def _summary(config: Config) -> str:
-    accounts, routes = len(config.accounts), len(config.routes.routes)
+    direct = sum(account.source is not None for account in config.accounts.values())
+    ways = [show.plural(len(config.accounts) - direct, "account")]
+    if direct:
+        ways.append(f"{direct} by MX")
+    if config.pools:
+        ways.append(f"{show.plural(len(config.pools), 'pool')} ({', '.join(config.pools)})")
     capture = ", capture on: mail is kept on this machine" if config.routes.capture else ""
     keys = f", {show.plural(len(config.signing.rules), 'signing key')}" if config.signing.rules else ""
-    return f"good: {show.plural(accounts, 'account')}, {show.plural(routes, 'route')}{keys}{capture}"
+    return f"good: {', '.join(ways)}, {show.plural(len(config.routes.routes), 'route')}{keys}{capture}"
 
 
 @click.command()

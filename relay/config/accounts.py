@@ -6,23 +6,19 @@ Refuses: credentials that would cross a network in clear.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from relay.config import presets, replies
+from relay.config import presets
+from relay.config.egress import IN_CLEAR, EgressBuilder, largest
 from relay.config.oauth2 import OAuth2Builder
 from relay.config.problems import Keys
-from relay.config.replies import ReplyEntry
-from relay.config.site import Site, no_such
-from relay.config.upstream import AccountEntry, AccountLimitEntry, TlsSection
+from relay.config.site import no_such
+from relay.config.upstream import AccountEntry, TlsSection
 from relay.policy.preset import Preset
-from relay.policy.rate import Rate, known_timezone
-from relay.policy.replies import ReplyRule
 from relay.secrets import Reference
 from relay.settings import Account, Tls, TlsMode, is_loopback
 
-IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
 T = TypeVar("T")
 _REGION = re.compile("[a-z]{2}(-[a-z]+)+-[0-9]")
 NOTHING = Preset("", "", "", {})
@@ -50,14 +46,9 @@ def defaults(mode: TlsMode | None, port: int | None, *, login: bool, loopback: b
     return mode, port
 
 
-class AccountBuilder:
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
+class AccountBuilder(EgressBuilder):
     def build(self, name: str, entry: AccountEntry) -> Account:
         path: Keys = ("accounts", name)
-        if name == "direct":
-            self.site.wrong(path, "`direct` is the name of delivery by MX; name the account otherwise")
         preset = self.preset(entry, path)
         host = self.host(entry, preset, path)
         oauth2 = OAuth2Builder(self.site).build(name, entry, preset.oauth2.get("provider", ""))
@@ -98,11 +89,7 @@ class AccountBuilder:
             bool(_first(entry.signs, preset.signs, preset.rewrites_message_id, False)),
             _first(entry.connections, preset.connections, 10),
             _first(entry.messages_per_connection, preset.messages_per_connection, 100),
-            # No transaction is larger than what a limit lets go at once.
-            min(
-                [_first(entry.recipients_per_message, preset.recipients_per_message, 100)]
-                + [rate.count for rate in limits if rate.unit == "recipients"]
-            ),
+            largest(_first(entry.recipients_per_message, preset.recipients_per_message, 100), limits),
             limits=limits,
             replies=self.replies(entry.replies, (*path, "replies")) + preset.replies + presets.generic(),
             preset=preset.name,
@@ -170,42 +157,13 @@ class AccountBuilder:
             return entry.senders
         return NOT_EMPTY
 
-    def limits(self, entries: Sequence[AccountLimitEntry], path: Keys) -> tuple[Rate, ...]:
-        made = []
-        for number, entry in enumerate(entries):
-            if not known_timezone(entry.timezone):
-                self.site.wrong((*path, number, "timezone"), f"no time zone '{entry.timezone}'")
-                continue
-            made.append(replace(entry.rate, calendar=entry.window == "calendar", timezone=entry.timezone))
-        return tuple(made)
-
-    def replies(self, entries: Sequence[ReplyEntry], path: Keys) -> tuple[ReplyRule, ...]:
-        made = []
-        for number, entry in enumerate(entries):
-            key, wrong = replies.problem(entry)
-            if wrong:
-                self.site.wrong((*path, number, key), wrong)
-            made.append(replies.rule(entry, ".".join(str(key) for key in path)))
-        return tuple(made)
-
     def tls(self, section: TlsSection, mode: TlsMode, path: Keys) -> Tls:
-        if mode == "none":
-            for key in sorted(section.model_fields_set - {"mode"}):
-                self.site.wrong((*path, key), f"`{key}` has no meaning without TLS (mode none); remove it")
-        # RFC 7435 §3: opportunistic TLS takes any certificate, since the alternative is none at all.
-        verify = mode not in IN_CLEAR if section.verify is None else section.verify
-        if mode not in IN_CLEAR and not verify and not section.pin:
-            self.site.warn((*path, "verify"), "any server can pose as this one; trust its certificate by `ca` or `pin`")
         if section.key is not None and section.certificate is None:
             self.site.wrong((*path, "key"), "a key without its certificate; say `certificate` too")
-        return Tls(
-            mode,
-            verify,
-            self.site.existing(section.ca, (*path, "ca")),
-            section.pin or (),
-            self.site.existing(section.certificate, (*path, "certificate")),
-            self.site.reference(section.key, (*path, "key")),
-            section.minimum,
+        return replace(
+            self.trust(section, mode, path),
+            certificate=self.site.existing(section.certificate, (*path, "certificate")),
+            key=self.site.reference(section.key, (*path, "key")),
         )
 
 

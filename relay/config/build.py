@@ -6,28 +6,28 @@ never raises; what it returns counts only if the Report holds no problem.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from relay.config import places
 from relay.config.accounts import AccountBuilder
+from relay.config.direct import BUILT_IN, EGRESSES, DirectBuilder
 from relay.config.doors import DoorBuilder, default_listen
+from relay.config.leaving import DnsSection
 from relay.config.matches import build_match
 from relay.config.problems import Keys, Report
 from relay.config.retry import build_retry
-from relay.config.reword import NOT_BUILT
-from relay.config.shape import ClassEntry, File, MatchSection, RouteEntry
+from relay.config.shape import ClassEntry, File, MatchSection, RouteEntry, SpoolSection
 from relay.config.signing import SigningBuilder
 from relay.config.site import Site, no_such
 from relay.config.values import parse_hostname
 from relay.config.yamltree import Node
 from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
 from relay.policy.routing import Action, Facts, Match, Question, Route, Table
-from relay.settings import Account, Admin, Config, Dns, Dsn, Log, Spool
-
-# Sections whose names a `via` may hold; those that are not built are refused by themselves.
-_EGRESSES = ("accounts", "direct", "pools")
+from relay.resolver import server
+from relay.settings import Account, Admin, Config, Destination, Dns, Dsn, Log, Pool, Spool
 
 
 def default_hostname() -> str:
@@ -64,35 +64,28 @@ class Builder:
         doors = DoorBuilder(self.site)
         listen = doors.listen(file, kept)
         doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)
-        accounts = AccountBuilder(self.site)
         classes = {name: self.traffic_class(name, entry) for name, entry in file.classes.items()}
         routes = self.routes(file.routes, kept.get("routes", []))
         capture = None if file.capture is None else Question("recipient", file.capture.allow)
-        built = {name: accounts.build(name, entry) for name, entry in file.accounts.items()}
+        accounts, pools, destinations = self.egresses(file, kept.get("destinations", []))
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
-        dsn = self.dsn(file, routes, built)
+        dsn = self.dsn(file, routes, accounts, pools)
         signing = SigningBuilder(self.site)
         named = self.site.list_names("routes", "route")
         feedback = signing.feedback(file.feedback)
-        self.unused(file, routes)
-        if file.dns.timeout <= 0:
-            self.site.wrong(("dns", "timeout"), "`timeout` must be longer than nothing")
+        self.unused(file, routes, accounts, pools)
+        dns = self.dns(file.dns)
         return Config(
             source=self.source,
             hostname=file.hostname or default_hostname(),
             listen=listen,
-            spool=Spool(
-                self.site.path(file.spool.path) or places.state_folder(self.env) / "spool.db",
-                file.spool.max_message_size,
-                file.spool.reserve,
-                file.spool.max_queued,
-                file.spool.keep,
-                file.spool.keep_bodies,
-            ),
+            spool=self.spool(file.spool),
             admin=admin,
             routes=Table(routes, capture),
-            accounts=built,
+            accounts=accounts,
+            pools=pools,
+            destinations=destinations,
             classes={"default": DEFAULT_CLASS} | classes,
             users=users,
             dsn=dsn,
@@ -100,13 +93,52 @@ class Builder:
             signing=signing.rules(file.signing, kept.get("signing", []), named),
             arc=signing.arc(file.arc, named),
             feedback=feedback,
-            dns=Dns(file.dns.servers, file.dns.timeout),
+            dns=dns,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
             stop_timeout=file.stop_timeout,
             files=tuple(self.report.files),
             warnings=tuple(str(w) for w in self.report.ordered(self.report.warnings)),
         )
+
+    def spool(self, section: SpoolSection) -> Spool:
+        return Spool(
+            self.site.path(section.path) or places.state_folder(self.env) / "spool.db",
+            section.max_message_size,
+            section.reserve,
+            section.max_queued,
+            section.keep,
+            section.keep_bodies,
+        )
+
+    def dns(self, section: DnsSection) -> Dns:
+        if section.timeout <= 0:
+            self.site.wrong(("dns", "timeout"), "`timeout` must be longer than nothing")
+        far = [text for text in section.servers if not ipaddress.ip_address(server(text)[0]).is_loopback]
+        if section.trust_ad and (far or not section.servers):
+            # RFC 7672 §2.1: DANE is worth no more than the way by which a validating resolver's word comes to us.
+            text = (
+                f"anybody between us and {far[0] if far else 'the servers of /etc/resolv.conf'} could set the AD bit "
+                "(RFC 4035 §4.9.3); name a validating resolver on this machine, such as servers: [127.0.0.1]"
+            )
+            self.site.warn(("dns", "trust_ad"), text)
+        return Dns(section.servers, section.timeout, section.trust_ad)
+
+    # Ways out
+
+    def egresses(
+        self, file: File, numbers: list[int]
+    ) -> tuple[dict[str, Account], dict[str, Pool], tuple[Destination, ...]]:
+        """`numbers`: which elements of the tree's destinations those of `file` are."""
+        upstream, direct = AccountBuilder(self.site), DirectBuilder(self.site)
+        direct.names()
+        accounts = {name: upstream.build(name, entry) for name, entry in file.accounts.items()}
+        accounts |= {name: direct.entry(name, entry) for name, entry in file.direct.items()}
+        pools = {name: direct.pool(name, entry) for name, entry in file.pools.items()}
+        named = {name for route in file.routes for name in route.via or ()} | {file.dsn.via}
+        if BUILT_IN in named | members(pools.values()):
+            accounts[BUILT_IN] = direct.built_in()
+        return accounts, pools, direct.destinations(file.destinations, numbers)
 
     # Classes
 
@@ -183,31 +215,33 @@ class Builder:
 
     def via(self, path: Keys, names: tuple[str, ...], *, alone: bool = False) -> None:
         """`alone`: the key holds one name and no list."""
-        known = self.site.names(*_EGRESSES)
+        known = self.site.names(*EGRESSES, also=(BUILT_IN,))
         for number, name in enumerate(names):
             where = path if alone else (*path, number)
-            if name == "direct":
-                self.site.wrong(where, f"`direct` is {NOT_BUILT.replace('remove it', 'name an account')}")
-            elif name in names[:number]:
+            if name in names[:number]:
                 self.site.wrong(where, f"'{name}' is named twice; fail-over tries each once")
             elif known is not None and name not in known:
                 self.site.wrong(where, no_such("account", name, known))
 
     # Reports
 
-    def dsn(self, file: File, routes: Iterable[Route], accounts: Mapping[str, Account]) -> Dsn:
+    def dsn(
+        self, file: File, routes: Iterable[Route], accounts: Mapping[str, Account], pools: Mapping[str, Pool]
+    ) -> Dsn:
         via = file.dsn.via or ""
         if via:
             self.via(("dsn", "via"), (via,), alone=True)
         able = {name for name, account in accounts.items() if Question("sender", account.senders).matches("")}
-        if via in file.accounts and via not in able:
-            self.site.wrong(
-                ("dsn", "via"),
-                f"'{via}' may not send reports, which have the null sender; add \"\" to accounts.{via}.senders",
-            )
-        elif file.dsn.to != "none" and file.accounts and not able:
+        if via in accounts and via not in able:
+            section = "direct" if via in file.direct else "accounts"
+            text = f"'{via}' may not send reports, which have the null sender; add \"\" to {section}.{via}.senders"
+            self.site.wrong(("dsn", "via"), text)
+        elif via in pools and not any(name in able or name not in accounts for name, _ in pools[via].members):
+            text = f"no member of '{via}' may send reports, which have the null sender; add \"\" to the senders of one"
+            self.site.wrong(("dsn", "via"), text)
+        elif file.dsn.to != "none" and accounts and not able:
             text = 'none may send reports, which have the null sender; add "" to the senders of one, or say dsn: {to: none}'
-            self.site.warn(("accounts",), text, on_key=True)
+            self.site.warn(("accounts" if file.accounts else "direct",), text, on_key=True)
         elif file.dsn.to != "none" and not via and not self.report.problems and not any(map(may_report, routes)):
             text = (
                 "none takes reports, which have the null sender and no user: senders will not hear of what failed; "
@@ -216,10 +250,20 @@ class Builder:
             self.site.warn(("routes",), text, on_key=True)
         return Dsn(file.dsn.to, via, file.dsn.delay_after, file.dsn.postmaster or "")
 
-    def unused(self, file: File, routes: Iterable[Route]) -> None:
+    def unused(
+        self, file: File, routes: Iterable[Route], accounts: Mapping[str, Account], pools: Mapping[str, Pool]
+    ) -> None:
         if self.report.problems:
             return  # a route that was left out may use it
-        used = {name for route in routes for name in route.via} | {file.dsn.via}
-        for name in file.accounts:
-            if name not in used:
-                self.site.warn(("accounts", name), "no route uses this account", on_key=True)
+        used = {name for route in routes for name in route.via} | {file.dsn.via or ""}
+        for section, kind in (("accounts", "account"), ("direct", "entry"), ("pools", "pool")):
+            for name in getattr(file, section):
+                if name not in used | members(pools.values()):
+                    self.site.warn((section, name), f"no route uses this {kind}", on_key=True)
+        used |= members(pool for name, pool in pools.items() if name in used)
+        if file.destinations and not any(accounts[name].source for name in used if name in accounts):
+            self.site.warn(("destinations",), "no route leaves by MX, so nothing uses them", on_key=True)
+
+
+def members(pools: Iterable[Pool]) -> set[str]:
+    return {name for pool in pools for name, _ in pool.members}

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from relay.config.leaving import RewriteSection, SigningEntry
+from relay.config.mx import DestinationEntry, DirectEntry, HopNot, HopTlsSection
 from relay.config.replies import ReplyEntry
 from relay.config.reword import bare
 from relay.config.shape import File, NotSection
@@ -34,7 +35,8 @@ routes:
   - via: main
 ```
 
-- Maps hold named things, lists hold rules in order. Of `routes`, the first match wins; no match refuses the mail (550).
+- Maps hold named things, lists hold rules in order. Of `routes` and `destinations` the first match wins; mail that no
+  route matches is refused (550).
 - YAML has its 1.2 meaning: only `true` and `false` are booleans; `no`, `on` and `22:22` are strings.
 - Durations carry a unit (`500ms`, `25s`, `5m`, `2h`, `7d`, `1w`), and so do sizes (`100B`, `25MB`, `256KiB`, `1GB`).
 - A pattern (glob) has `*` and `?`, ignores case, and stands in quotes where it begins with `*`.
@@ -78,13 +80,30 @@ The first entry that fits decides; then the preset's dictionary, then that of ev
 the reply itself names wins over `wait`. What is said before MAIL, such as to a login, concerns an account or nobody.
 `relay presets NAME --reply TEXT` tries a preset's; [flow.md](flow.md) (5) tells what follows from each.
 """
+_DIRECT = """
+`via: direct` delivers by MX (RFC 5321 §5.1) without any of these: from the address that the kernel chooses, with the
+relay's `hostname`. With one address, only its family is used. Accounts, direct entries and pools share one namespace.
+"""
+_DESTINATION = """
+It is about mail that leaves by MX alone. The first destination that matches decides; who matches none has `per: mx` and
+the defaults above. With `per: relay`, `connections` and `limits` hold for all egresses together.
+"""
+_HOP_TLS = """
+Without `tls` the receiver's own word counts: DANE (RFC 7672; where `dns.trust_ad` is set), else MTA-STS (RFC 8461), else
+`opportunistic`: TLS where it is offered, with any certificate. With it, only what is said here: `none`: never.
+`opportunistic`: as above. `starttls`: by STARTTLS or not at all.
+"""
 _NOTES: dict[type[Section], str] = {
     ReplyEntry: _REPLIES,
     TlsSection: _TLS,
+    DirectEntry: _DIRECT,
+    DestinationEntry: _DESTINATION,
+    HopTlsSection: _HOP_TLS,
     OAuth2Section: _OAUTH2,
     RewriteSection: _REWRITE,
     SigningEntry: _SIGNING,
 }
+NOT: tuple[type[Section], ...] = (NotSection, HopNot)
 
 
 def page() -> str:
@@ -108,7 +127,7 @@ def keys(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
 
 def sections(section: type[Section] = File, title: str = "") -> Iterator[tuple[str, type[Section]]]:
     """Every section below `section` once, with the path that leads to it."""
-    seen: set[type[Section]] = {NotSection}  # shown as the keys of `match`
+    seen: set[type[Section]] = {*NOT}  # shown as the keys of `match`
     waiting = [(title, section)]
     while waiting:
         title, section = waiting.pop(0)

@@ -104,7 +104,8 @@ class FeedbackSection(Section):
 
 
 class DnsSection(Section):
-    planned = frozenset({"trust_ad"})
-
     servers: ListOf[Server] = Field((), description="Whom to ask; without: as /etc/resolv.conf says.")
     timeout: Duration = Field(5.0, description="How long one question may take.")
+    trust_ad: bool = Field(
+        False, description="These servers validate (DNSSEC), and nobody is between them and us; DANE needs it."
+    )

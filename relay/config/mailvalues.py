@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from datetime import UTC, datetime
 
-from relay.config.values import CONTROL, HOSTNAME, describe, parse_address_and_port, parse_recipient
+from relay.config.values import CONTROL, HOSTNAME, describe, parse_address_and_port, parse_pattern, parse_recipient
 from relay.envelope import ascii_domain
 
 
@@ -83,4 +83,34 @@ def parse_server(value: object) -> str:
     try:
         return str(ipaddress.ip_address(value))  # type: ignore[arg-type]
     except ValueError:
-        return str(parse_address_and_port(value))
+        address = parse_address_and_port(value)
+    if not address.port:
+        raise ValueError("port 0 is none to ask at; without a port it is 53")
+    return str(address)
+
+
+def parse_source_address(value: object) -> str:
+    """An IP address of this machine, which mail leaves from."""
+    wanted = "expected an IP address such as 203.0.113.5"
+    if not isinstance(value, str):
+        raise ValueError(f"{wanted}, found {describe(value)}")
+    try:
+        ip = ipaddress.ip_address(value)
+    except ValueError:
+        what = "; a network is none" if "/" in value else ""
+        raise ValueError(f"{wanted}, found {describe(value)}{what}") from None
+    if ip.is_unspecified:
+        raise ValueError(f"{value} is no address; remove `source`, and the kernel chooses one")
+    if ip.is_multicast or (ip.version == 6 and (ip.is_link_local or ip.scope_id or ip.ipv4_mapped)):
+        raise ValueError(f"{wanted}, found {describe(value)}; nobody could reach that one")
+    return str(ip)
+
+
+def parse_hop_pattern(value: object) -> str:
+    """A glob on host names as the DNS has them: ASCII, without a dot at the end."""
+    pattern = parse_pattern(value).removesuffix(".")
+    if not pattern or "@" in pattern or not pattern.isascii():
+        raise ValueError(
+            f"expected a host or pattern such as *.google.com, found {describe(value)}; in DNS form (xn--…)"
+        )
+    return pattern

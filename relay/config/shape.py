@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relay.config.leaving import ArcSection, DnsSection, FeedbackSection, RewriteSection, SigningEntry
+from relay.config.mx import DestinationEntry, DirectEntry, PoolEntry
 from relay.config.types import (
     AddressPattern,
-    AnyRate,
     Duration,
     FilePath,
     Given,
@@ -24,6 +24,7 @@ from relay.config.types import (
     HostPort,
     ListenAddress,
     ListOf,
+    MailRate,
     MessageRate,
     Name,
     Network,
@@ -106,7 +107,7 @@ class ListenEntry(Section):
 
 
 class LimitEntry(Section):
-    rate: AnyRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
+    rate: MailRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
     window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
     timezone: str = Field("UTC", description="Whose clock.")
     when_full: Literal["reject", "defer", "next"] = Field(
@@ -222,7 +223,10 @@ class ClassEntry(Section):
 class RouteEntry(Section):
     name: Given[Name] = Field(None, description="Its name in logs and commands; default `route-N`.")
     match: Given[MatchSection] = Field(None, description="Which recipients it takes; without: all.")
-    via: Given[OneOrMany[Name]] = Field(None, description="The account, or several of which each next is a fail-over.")
+    via: Given[OneOrMany[Name]] = Field(
+        None,
+        description="The account, direct entry or pool, or `direct` (by MX); of several each next is a fail-over.",
+    )
     reject: Given[ReplyText] = Field(None, description="Refuse with this text (550).")
     hold: Given[OnlyTrue] = Field(None, description="Keep it until an operator releases it.")
     discard: Given[OnlyTrue] = Field(None, description="Take it and throw it away.")
@@ -238,7 +242,7 @@ class DsnSection(Section):
     to: ReportTo = Field(
         "sender", description="Who gets them: the sender of the message, one address for all, or nobody."
     )
-    via: Given[Name] = Field(None, description="The account by which they leave; without: `routes` decides.")
+    via: Given[Name] = Field(None, description="By what they leave, as a route's `via`; without: `routes` decides.")
     delay_after: Duration | None = Field(
         4 * 3600.0, description="Tell once that a message is still waiting after so long; `null`: never."
     )
@@ -250,9 +254,7 @@ class DsnSection(Section):
 class File(Section):
     """A whole configuration, includes merged."""
 
-    planned = frozenset(
-        {"tenants", "direct", "pools", "destinations", "breaker", "shaping", "suppression", "webhooks", "alarms"}
-    )
+    planned = frozenset({"tenants", "breaker", "shaping", "suppression", "webhooks", "alarms"})
 
     include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
     hostname: Given[Hostname] = Field(
@@ -268,6 +270,13 @@ class File(Section):
     spool: SpoolSection = Field(SpoolSection(), description="Where messages are kept, and how many.")
     users: dict[Name, UserEntry] = Field({}, description="Who may log in, by name.")
     accounts: dict[Name, AccountEntry] = Field({}, description="The servers that mail is handed to, by name.")
+    direct: dict[Name, DirectEntry] = Field(
+        {}, description="Ways out by MX, by name; `direct` is always there, with the kernel's address."
+    )
+    pools: dict[Name, PoolEntry] = Field({}, description="Ways out that share mail by weight, by name.")
+    destinations: ListOf[DestinationEntry] = Field(
+        (), description="How mail leaves by MX to some domains; the first match wins."
+    )
     classes: dict[Name, ClassEntry] = Field({}, description="Traffic classes, by name; `default` is always there.")
     routes: ListOf[RouteEntry] = Field((), description="Which mail goes where; the first match wins. Required.")
     capture: Given[CaptureSection] = Field(None, description="For staging: nothing leaves but to whom it is allowed.")

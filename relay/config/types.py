@@ -17,12 +17,14 @@ from pydantic import (
 
 from relay.config.mailvalues import (
     parse_domain,
+    parse_hop_pattern,
     parse_instant,
     parse_reverse_path,
     parse_rewritten,
     parse_selector,
     parse_server,
     parse_signing_domain,
+    parse_source_address,
     parse_template,
 )
 from relay.config.values import (
@@ -36,6 +38,7 @@ from relay.config.values import (
     parse_host,
     parse_hostname,
     parse_listen_address,
+    parse_mail_rate,
     parse_message_rate,
     parse_name,
     parse_network,
@@ -155,6 +158,7 @@ Username = Annotated[
 ]
 Pattern = Annotated[str, PlainValidator(parse_pattern), text_schema(), Written("glob")]
 AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), text_schema(), Written("glob")]
+HopPattern = Annotated[str, PlainValidator(parse_hop_pattern), text_schema(), Written("glob")]
 Network = Annotated[str, PlainValidator(parse_network), text_schema(), Written("network (`10.0.0.0/8`)")]
 SizeBound = Annotated[
     tuple[str, str, int], PlainValidator(parse_size_bound), text_schema("^[<>]=? ?[0-9]"), Written('bound (`">10MB"`)')
@@ -173,6 +177,7 @@ ListenAddress = Annotated[
 ]
 PasswordHash = Annotated[str, PlainValidator(parse_password_hash), text_schema(r"^\$argon2"), Written("argon2 hash")]
 AnyRate = Annotated[Rate, PlainValidator(Rate.parse), text_schema(), Written("rate (`100/min`, `5000/d`)")]
+MailRate = Annotated[Rate, PlainValidator(parse_mail_rate), text_schema(), Written("rate (`100/min`, `5000/d`)")]
 MessageRate = Annotated[Rate, PlainValidator(parse_message_rate), text_schema(), Written("rate (`100/min`, `5000/d`)")]
 Domain = Annotated[str, PlainValidator(parse_domain), text_schema(), Written("domain")]
 SigningDomain = Annotated[
@@ -187,6 +192,7 @@ ReversePath = Annotated[
     str, PlainValidator(parse_reverse_path), text_schema(), Written('`verp`, mail address, or `"*@domain"`')
 ]
 Template = Annotated[str, PlainValidator(parse_template), text_schema(), Written("text with placeholders")]
+SourceAddress = Annotated[str, PlainValidator(parse_source_address), text_schema(), Written("IP address")]
 Server = Annotated[str, PlainValidator(parse_server), text_schema(), Written("IP address, or IP address:port")]
 TokenUrl = Annotated[str, PlainValidator(parse_token_url), text_schema("^https?://"), Written("URL")]
 Scope = Annotated[

@@ -52,7 +52,9 @@ def rate_alone(value: object) -> object:
 class AccountLimitEntry(Section):
     planned = frozenset({"when_full"})
 
-    rate: AnyRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
+    rate: AnyRate = Field(
+        description="How many recipients (or `N messages/min`, `N connections/min`) in each s, min, h or d."
+    )
     window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
     timezone: str = Field("UTC", description="Whose clock.")
 

@@ -284,6 +284,14 @@ def parse_network(value: object) -> str:
     raise ValueError(f"'{value}' is an address within a network; did you mean {meant}?")
 
 
+def parse_mail_rate(value: object) -> Rate:
+    """As `Rate.parse`, but of what comes in: that is never counted by connections."""
+    rate = Rate.parse(value)
+    if rate.unit == "connections":
+        raise ValueError("this rate counts recipients or messages; connections are bounded by `listen.max_connections`")
+    return rate
+
+
 def parse_message_rate(value: object) -> Rate:
     rate = Rate.parse(value, "messages")
     if rate.unit != "messages":

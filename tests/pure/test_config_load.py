@@ -412,7 +412,7 @@ def test_problems_in_an_included_file_name_it(config: Loader, tmp_path: Path) ->
         config("include: part.yaml\n" + BASE.replace("[{", "[{name: a, "))
     assert [str(p) for p in caught.value.problems] == [
         f"{tmp_path}/part.yaml:2:12: routes.a.name: a second route named 'a', the first at {tmp_path}/relay.yaml:3",
-        f"{tmp_path}/part.yaml:2:20: routes.a.via: no account 'x'; there is main",
+        f"{tmp_path}/part.yaml:2:20: routes.a.via: no account 'x'; there is direct, main",
     ]
 
 
