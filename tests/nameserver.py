@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer
@@ -33,6 +33,13 @@ $TTL 1
 ns A 127.0.0.1
 """
 
+# One key for a zone, of the algorithm that everybody validates (RFC 8624 §3.1).
+POLICY = """policy:
+  - id: signed
+    algorithm: ecdsap256sha256
+    single-type-signing: on
+"""
+
 Answer = Callable[[str, bool], list[str] | str | None]  # (name, by TCP) -> TXT records; an rcode; None: silence
 
 
@@ -54,25 +61,33 @@ class Knot:
 
     def serve(self, **zones: list[str]) -> None:
         """`example_com=["x TXT y", …]`: the records of example.com; anew, if it runs."""
+        self.run({name.replace("_", "."): lines for name, lines in zones.items()})
+
+    def run(self, zones: Mapping[str, Sequence[str]], signed: Collection[str] = (), port: int = 0) -> None:
+        """The records of each zone by its name; `.` is the root. `signed`: those that Knot signs, with keys that it keeps in
+        its folder, so that they outlive a further call."""
         self.stop()
-        self.port = free_port()
+        self.port = port or free_port()
         written = []
         for name, lines in zones.items():
-            origin = name.replace("_", ".") + "."
-            file = self.folder / f"{name}.zone"
+            origin = name.rstrip(".") + "."
+            file = self.folder / f"{name.rstrip('.') or 'root'}.zone"
             file.write_text(ZONE.format(origin=origin) + "\n".join(lines) + "\n")
             written.append(
                 f"  - domain: {origin}\n    file: {file}\n    zonefile-sync: -1\n    journal-content: none\n"
+                + ("    dnssec-signing: on\n    dnssec-policy: signed\n" if name in signed else "")
             )
         config = self.folder / "knot.conf"
         config.write_text(
             f"server:\n    rundir: {self.folder}\n    listen: 127.0.0.1@{self.port}\n"
             "    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n"
-            f"database:\n    storage: {self.folder}/db\nzone:\n" + "".join(written)
+            f"database:\n    storage: {self.folder}/db\n{POLICY if signed else ''}zone:\n" + "".join(written)
         )
+        (self.folder / "db").mkdir(exist_ok=True)  # for keys; it makes none itself
         with (self.folder / "knot.log").open("wb") as log:
             self._process = subprocess.Popen([self._program, "-c", str(config)], stdout=log, stderr=log)
-        self._until_it_answers(origin)
+        for name in zones:
+            self._until_it_answers(name)
 
     def _until_it_answers(self, origin: str) -> None:
         question = dns.message.make_query(origin, "SOA")
