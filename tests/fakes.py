@@ -17,6 +17,7 @@ import socket
 import ssl
 import stat
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,7 @@ class Transaction:
     wire: bytes = b""
     ended: bool = False  # the final dot came
     answered: str = ""
+    answered_at: float = 0.0  # time.monotonic()
 
     @property
     def message(self) -> bytes:
@@ -109,9 +111,11 @@ class Upstream:
         host: str = "127.0.0.1",
         port: int = 0,
         small_window: bool = False,
+        name: str = "fake.example",
     ) -> None:
         """`bearer`: whether a user's token is good; asked for XOAUTH2 and OAUTHBEARER."""
         self.script = dict(script or {})
+        self.name = name
         self.bearer = bearer
         self.extensions, self.tls, self.implicit = extensions, tls, implicit
         self.login, self.mechanisms = login, mechanisms
@@ -140,7 +144,8 @@ class Upstream:
 
     async def start(self) -> None:
         # With the protocol named, asyncio sets TCP_NODELAY: what is sent in pieces arrives in pieces.
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._small:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -179,7 +184,7 @@ class Upstream:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(os.fstat(int(fd)).st_mode):
                     with socket.socket(fileno=os.dup(int(fd))) as sock:
-                        count += sock.getpeername() == (self.host, self.port)
+                        count += sock.getpeername()[:2] == (self.host, self.port)
         return count
 
     @property
@@ -243,7 +248,7 @@ class _Talk:
         self.transaction: Transaction | None = None
 
     async def run(self) -> None:
-        await self.say("BANNER", "", "220 fake.example ESMTP")
+        await self.say("BANNER", "", f"220 {self.up.name} ESMTP")
         handlers: dict[str, Callable[[str], Any]] = {
             "EHLO": self.ehlo, "HELO": self.helo, "STARTTLS": self.starttls, "AUTH": self.auth, "MAIL": self.mail,
             "RCPT": self.rcpt, "DATA": self.data, "RSET": self.rset, "QUIT": self.quit,
@@ -314,7 +319,7 @@ class _Talk:
         await self.writer.drain()
 
     async def ehlo(self, argument: str) -> None:
-        lines = ["fake.example", *self.up.extensions]
+        lines = [self.up.name, *self.up.extensions]
         if self.up.tls is not None and not self.encrypted:
             lines.append("STARTTLS")
         if self.up.login is not None or self.up.bearer is not None:
@@ -323,7 +328,7 @@ class _Talk:
         await self.say("EHLO", argument, text)
 
     async def helo(self, argument: str) -> None:
-        await self.say("HELO", argument, "250 fake.example")
+        await self.say("HELO", argument, f"250 {self.up.name}")
 
     async def starttls(self, argument: str) -> None:
         if (await self.say("STARTTLS", argument, "220 2.0.0 go ahead")).startswith("220"):
@@ -434,6 +439,7 @@ class _Talk:
         number = len(self.up.transactions)
         try:
             transaction.answered = await self.say("DOT", transaction.sender, f"250 2.0.0 Ok: queued as FAKE{number:05}")
+            transaction.answered_at = time.monotonic()
         except _Gone as gone:
             transaction.answered = str(gone)
             raise
