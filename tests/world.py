@@ -27,7 +27,7 @@ import dns.query
 import dns.rcode
 import pytest
 from conftest import free_port
-from nameserver import PATH, Knot, knot
+from knotd import PATH, Knot, knot
 
 # `test.` and `invalid.` are answered by Unbound itself otherwise (RFC 6761 §6). What a test changes must be seen at once.
 UNBOUND = """server:

@@ -30,16 +30,20 @@ from relay.nexthop.policy import DomainPolicy, Level, Requirement, Security, Uns
 from relay.policy.networks import is_public
 from relay.reply import Reply, Stage
 from relay.resolver import DnsTrouble
-from relay.settings import Account, Destination, Listen, Source, Tls
+from relay.settings import Account, Address, Destination, Listen, Tls
 
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
 BY_SOURCE = "family"
 
 SECURITY = metrics.Counter(
-    "relay_direct_sessions_total", "Sessions with the servers of recipients' domains, by the TLS that they have", ["egress", "tls"]
+    "relay_direct_sessions_total",
+    "Sessions with the servers of recipients' domains, by the TLS that they have",
+    ["egress", "tls"],
 )
-TESTING = metrics.Counter("relay_sts_testing_failures_total", "Sessions that an MTA-STS policy would have refused, were it enforced")
+TESTING = metrics.Counter(
+    "relay_sts_testing_failures_total", "Sessions that an MTA-STS policy would have refused, were it enforced"
+)
 
 
 class OfDomain(Failure):
@@ -144,9 +148,7 @@ class Direct:
         now = clock.monotonic()
         return sorted(names, key=lambda name: self.dead.until(name, now))
 
-    async def _required(
-        self, policy: DomainPolicy, host: str, tried: Tried
-    ) -> tuple[Addresses, Requirement] | None:
+    async def _required(self, policy: DomainPolicy, host: str, tried: Tried) -> tuple[Addresses, Requirement] | None:
         try:
             if policy.hops.literal:
                 v6 = ":" in policy.hops.literal
@@ -178,7 +180,9 @@ class Direct:
             elif not self.rule.allow_private and not is_public(address):
                 tried.notes.append(f"{host}[{address}]: not an address of the public network (allow_private)")
             elif not self._leaves_by(address):
-                tried.notes.append(f"{host}[{address}]: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source")
+                tried.notes.append(
+                    f"{host}[{address}]: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source"
+                )
                 tried.passing = True  # another egress may have one
             else:
                 kept.append(address)
@@ -289,7 +293,9 @@ class Direct:
     def _failure(self, domain: str, tried: Tried) -> Failure:
         """What the attempt came to: what may pass before what will not."""
         if tried.network is not None:
-            return Failure(tried.network.stage, Reply(tried.network.reply.code, tried.text, tried.network.reply.enhanced))
+            return Failure(
+                tried.network.stage, Reply(tried.network.reply.code, tried.text, tried.network.reply.enhanced)
+            )
         if tried.unsafe is not None:
             return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
         if tried.passing:
@@ -317,7 +323,9 @@ def _proven(client: Client, requirement: Requirement) -> str:
 def _told(version: str, requirement: Requirement, matched: str) -> str:
     if not version:
         return "clear"
-    how = {Level.DANE: f"DANE {matched}", Level.VERIFY: f"verified, {requirement.by}"}.get(requirement.level, "not verified")
+    how = {Level.DANE: f"DANE {matched}", Level.VERIFY: f"verified, {requirement.by}"}.get(
+        requirement.level, "not verified"
+    )
     return f"{version}, {how}"
 
 
@@ -327,10 +335,8 @@ class Here:
     def __init__(self, listen: Sequence[Listen], names: Sequence[str]) -> None:
         self._places: set[tuple[str, int]] = set()
         for one in listen:
-            address = one.address
-            if not hasattr(address, "port"):
-                continue
-            self._places.add((str(ipaddress.ip_address(address.host)), address.port))
+            if isinstance(one.address, Address):
+                self._places.add((str(ipaddress.ip_address(one.address.host)), one.address.port))
         self._names = {ascii_domain(name) for name in names}
 
     def hears(self, address: str, port: int) -> bool:
@@ -351,8 +357,3 @@ def _is_local(address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def source_of(account: Account) -> Source:
-    assert account.source is not None
-    return account.source

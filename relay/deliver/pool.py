@@ -96,7 +96,7 @@ class Egress(Generic[W]):
     @property
     def connections(self) -> int:
         """How many sessions it may have at once, as it is heard to bear them."""
-        return self._most if self.window is None else min(self._most, self.window.limit)
+        return self._most if self.window is None else min(self._most, self.window.limit(clock.now()))
 
     @property
     def busy(self) -> int:
@@ -120,12 +120,11 @@ class Egress(Generic[W]):
     def well(self, now: float) -> None:
         """It took mail: it may bear more at once."""
         if self.window is not None:
-            self.window.good(now)
+            self.window.good(now, self.carriers)
 
-    def strained(self, now: float, began: float) -> None:
-        """It has more at once than it bears. `began`: of the transaction, or of the dial, that showed it."""
-        if self.window is not None:
-            self.window.bad(now, began)
+    def strained(self, now: float, began: float, why: str) -> bool:
+        """It has more at once than it bears. `began`: of the transaction, or of the dial, that showed it. Whether that is news."""
+        return self.window is not None and self.window.bad(now, began, why)
 
     @property
     def open(self) -> bool:
@@ -168,6 +167,8 @@ class Egress(Generic[W]):
     def fewer(self) -> str:
         """Why it has fewer connections than the account says, for people; empty: it has all."""
         most = self.account.connections
+        if self.window is not None and self.window.why and self.connections < self._most:
+            return f"{self.connections} of {most} connections: {self.window.why}"
         return f"{self._most} of {most} connections: {self._crowd}" if self._most < most else ""
 
     def _may_grow(self, now: float) -> None:

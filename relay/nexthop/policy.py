@@ -15,7 +15,7 @@ from relay.nexthop.dane import Tlsa, usable
 from relay.nexthop.hops import Addresses, Hops
 from relay.nexthop.sts import StsPolicy
 from relay.reply import Reply
-from relay.resolver import DnsTrouble, Found
+from relay.resolver import DnsTrouble, Found, Kind
 from relay.settings import Destination, Tls
 
 
@@ -52,7 +52,7 @@ class Unsafe(Exception):
 class Asks(Protocol):
     """The resolver."""
 
-    async def look(self, name: str, kind: str) -> Found: ...
+    async def look(self, name: str, kind: Kind) -> Found: ...
 
 
 class Policies(Protocol):

@@ -50,7 +50,8 @@ def site_of(hops: Hops, ask: Callable[[Question], bool | None], rules: Sequence[
     hosts = frozenset(hops.hosts[0]) if hops.hosts and not hops.refusal and not hops.literal else frozenset()
 
     def answer(question: Question) -> bool | None:
-        return any(map(question.matches, hosts)) if question.fact == "mx" else ask(question)
+        # All of them: who lists a provider's host beside his own must not spoil that provider's lane.
+        return bool(hosts) and all(map(question.matches, hosts)) if question.fact == "mx" else ask(question)
 
     provider = provider_of(hosts)
     rule = next((rule for rule in rules if rule.match.test(answer)), ANYWHERE)

@@ -70,7 +70,9 @@ class Blame:
         null_sender = logged_in and not work.claim.sender
         found = judge(egress.account.replies, stage, reply, clock.now(), null_sender=null_sender)
         if egress.direct is not None and found.scope is Scope.EGRESS and not found.means:
-            return replace(found, scope=Scope.NEXT_HOP)  # 530: a host of the domain's wants a login, which is no account's fault
+            return replace(
+                found, scope=Scope.NEXT_HOP
+            )  # 530: a host of the domain's wants a login, which is no account's fault
         return found
 
     # -- a transaction's end
@@ -108,7 +110,7 @@ class Blame:
             return self._of_domain(egress, work, failure, seconds)
         trouble = self.judge(egress, work, stage, reply)
         if _strains(trouble, reply) and stage is not Stage.PREPARE:
-            egress.strained(clock.now(), work.began)
+            egress.strained(clock.now(), work.began, str(reply))
         if spoken_of is not None and trouble.scope in (Scope.RECIPIENT, Scope.DESTINATION):
             egress.breaker.succeeded()
             return self._one_alone(egress, work, spoken_of, Answer(stage, reply), seconds)
@@ -178,7 +180,7 @@ class Blame:
             else:
                 trouble = self.judge(egress, work, answer.stage, answer.reply)
                 if _strains(trouble, answer.reply):
-                    egress.strained(clock.now(), work.began)
+                    egress.strained(clock.now(), work.began, str(answer.reply))
                 if trouble.scope is Scope.EGRESS:
                     against.append((recipient, answer, trouble))
                     continue
@@ -338,6 +340,8 @@ def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, troub
     if trouble.scope is Scope.EGRESS and trouble.means:
         # It is the account that is waited for: once that is well this message is as good as any, and must not sleep on.
         wait = min(AGAIN, REST if wait is None else wait)
-    outcome = Outcome(trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait)
+    outcome = Outcome(
+        trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait
+    )
     outcome.remote = work.remote
     return outcome

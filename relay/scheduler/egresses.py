@@ -88,6 +88,8 @@ class Egresses(dict[str, Egress[Work]]):
             egress.breaker.ask_again(clock.now())
             return []
         made.pace.keep(egress.pace)
+        if made.window is not None and egress.window is not None:
+            made.window.keep(egress.window)
         self[egress.key] = made
         return [egress]
 

@@ -18,7 +18,8 @@ import pytest
 from certificates import Certs, Identity, certs
 from conftest import until
 from nameserver import Scripted
-from simmx import SimMx, after, blackhole, common_port, greylist, silent
+from ports import blackhole, common_port
+from simmx import SimMx, after, greylist, silent
 from stsserver import Policy, StsServer, text
 from world import World, bogus, plain, signed, world
 
