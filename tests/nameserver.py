@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer

@@ -99,9 +99,9 @@ class Security:
         if rule.tls is not None:
             return _by_rule(rule)
         # RFC 7672 §2.2.1: an MX that somebody may have forged names no host worth proving.
-        if hops.secure and addresses.secure and not hops.literal:
-            if found := await self._dane(hops.domain, host, addresses, rule.port):
-                return found
+        proven = hops.secure and addresses.secure and not hops.literal
+        if proven and (found := await self._dane(hops.domain, host, addresses, rule.port)):
+            return found
         sts = policy.sts
         if sts is None or sts.mode == "none":
             return Requirement(Level.MAY, _OPPORTUNISTIC)
