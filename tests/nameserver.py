@@ -87,7 +87,7 @@ class Scripted:
         question = dns.message.from_wire(wire)
         self.asked.append((question.question[0].name.to_text(omit_final_dot=True), tcp))
         made = self.response(question, tcp)
-        return None if made is None else made.to_wire()
+        return None if made is None else made.to_wire(max_size=65535)
 
     def response(self, question: dns.message.Message, tcp: bool) -> dns.message.Message | None:
         name = question.question[0].name

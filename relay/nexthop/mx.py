@@ -152,4 +152,5 @@ def _is_host(name: str) -> bool:
 
 
 def _refused(domain: str, code: int, enhanced: str, why: str, expires: float, secure: bool = False) -> Hops:
-    return Hops(domain, secure=secure, refusal=Reply(code, clean(why), enhanced), expires=expires)
+    plain = clean(why.encode("ascii", "backslashreplace").decode())  # a domain may have letters that nobody sees
+    return Hops(domain, secure=secure, refusal=Reply(code, plain, enhanced), expires=expires)

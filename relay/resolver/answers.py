@@ -69,7 +69,8 @@ class Chase:
         """
         import dns.rdatatype
 
-        alias = self._note(answer.response)
+        where = _where(str(answer.nameserver), answer.port or PORT)
+        alias = self._note(answer.response, f"{where}: ")
         if answer.rrset is not None:
             self._ttl = min(self._ttl, _ttl(answer.rrset))
             self._end(alias, tuple(_value(record) for record in answer.rrset))
@@ -80,7 +81,7 @@ class Chase:
         kinds = {found.rdtype for found in answer.response.authority}
         if dns.rdatatype.NS in kinds and dns.rdatatype.SOA not in kinds:
             raise DnsTrouble(
-                f"{self._name}: the server sends us on to others; it must ask them itself (a recursive resolver)"
+                f"{self._name}: {where} sends us on to other servers; it must ask them itself (a recursive resolver)"
             )
         self._ttl = min(self._ttl, _absence(answer.response, alias))
         self._end(alias)
@@ -96,12 +97,12 @@ class Chase:
         self._ttl = min(self._ttl, _absence(response, alias))
         self._end(alias, exists=False)
 
-    def _note(self, response: dns.message.QueryMessage) -> dns.name.Name:
+    def _note(self, response: dns.message.QueryMessage, where: str = "") -> dns.name.Name:
         """The name at the end of its aliases. Raises DnsTrouble."""
         import dns.flags
 
         if response.flags & dns.flags.TC:
-            raise DnsTrouble(f"{response.question[0].name}: the answer is cut off, over TCP as well")
+            raise DnsTrouble(f"{self._name}: {where}the answer is cut off, over TCP as well")
         chain = response.resolve_chaining()
         self._secure = self._secure and bool(response.flags & dns.flags.AD)
         self._ttl = min([self._ttl, *map(_ttl, chain.cnames)])
@@ -162,10 +163,13 @@ def _why(error: Exception) -> str:
 
     said: dict[str, str] = {}
     for server_, _, port, found, _ in getattr(error, "kwargs", {}).get("errors") or ():
-        host = str(server_).removeprefix("Do53:").rpartition("@")[0]
-        where = host if port == PORT else f"{host} port {port}"
+        where = _where(str(server_).removeprefix("Do53:").rpartition("@")[0], port)
         if isinstance(found, dns.exception.Timeout):
             said[where] = "no answer"
         else:
             said[where] = " ".join((getattr(found, "strerror", None) or str(found)).split())
     return "; ".join(f"{where}: {what or 'no answer'}" for where, what in said.items()) or "no answer"
+
+
+def _where(host: str, port: int) -> str:
+    return host if port == PORT else f"{host} port {port}"
