@@ -277,7 +277,7 @@ class Service:
         config = self.control.config
         if not to:
             return {"route": "", "via": ""}
-        if to in config.accounts or to in config.pools:
+        if to in config.table.ways:
             return {"via": to, "route": ""}
         if to in config.table.by_name:
             return {"route": to, "via": ""}

@@ -98,9 +98,10 @@ def check(config_path: Path | None, path: Path | None, json_: bool) -> None:
 
 def _summary(config: Config) -> str:
     direct = sum(account.source is not None for account in config.accounts.values())
-    ways = [show.plural(len(config.accounts) - direct, "account")]
+    upstream = len(config.accounts) - direct
+    ways = [show.plural(upstream, "account")] if upstream or not direct else []
     if direct:
-        ways.append(f"{direct} by MX")
+        ways.append("1 direct entry" if direct == 1 else f"{direct} direct entries")
     if config.pools:
         ways.append(f"{show.plural(len(config.pools), 'pool')} ({', '.join(config.pools)})")
     capture = ", capture on: mail is kept on this machine" if config.routes.capture else ""

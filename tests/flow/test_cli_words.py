@@ -332,3 +332,28 @@ def test_no_line_of_the_list_of_verbs_is_cut() -> None:
     for group in ([], ["queue"], ["spool"], ["password"], ["dkim"]):
         done = call(*group, "--help", COLUMNS="80")
         assert "..." not in done.stdout.partition("Commands:")[2], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("routes: [{via: direct}]", "1 direct entry, 1 route"),
+        (
+            "accounts: {main: {host: 127.0.0.1}}\ndirect: {mx-1: {}, mx-2: {}}\n"
+            "pools: {bulk: {members: [mx-1, mx-2]}}\nroutes: [{via: [bulk, main]}]",
+            "1 account, 2 direct entries, 1 pool (bulk), 1 route",
+        ),
+        ("routes: [{hold: true}]", "0 accounts, 1 route"),
+    ],
+)
+def test_check_tells_the_ways_out(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "relay.yaml"
+    file.write_text(text)
+    assert f"{file}: good: {told}\n" in call("check", str(file)).stdout
+
+
+def test_nobody_logs_in_to_a_direct_entry(tmp_path: Path) -> None:
+    file = tmp_path / "relay.yaml"
+    file.write_text("accounts: {main: {host: 127.0.0.1}}\nroutes: [{via: [main, direct]}]\n")
+    done = call("oauth", "login", "direct", "--config", str(file))
+    assert done.returncode == 65 and "no account 'direct'; there is main\n" in done.stderr

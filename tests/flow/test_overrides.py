@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from fakes import Upstream
 from rig import running, write_config
 
+from relay.admin.service import BadRequest
 from relay.recipient import Verb
 
 HELD = "  - {name: keep, hold: true}"
@@ -87,3 +89,18 @@ async def test_act_and_relane_in_one_transaction_agree(tmp_path: Path) -> None:
             spool.change([(stored["message"], stored["n"])], Verb.RELEASE, 0.0, "test"),
         )
         assert (await rig.reaches(number, "delivered"))["egress"] == "main"
+
+
+async def test_an_operator_may_name_a_pool(tmp_path: Path) -> None:
+    extra = "pools: {both: {members: [main, other]}}"
+    async with Upstream() as up:
+        file = write_config(tmp_path, accounts(up, "main", "other"), routes=HELD, extra=extra)
+        async with running(file) as rig:
+            number = await rig.send()
+            service = rig.app.admin.service
+            which = service.parse_filter({"id": number})
+            assert (await service.act("reroute", which, "both", dry_run=True))["recipients"] == 1
+            with pytest.raises(
+                BadRequest, match="'none' is neither an account, a pool nor a route; there are main, other, both, keep"
+            ):
+                await service.act("reroute", which, "none", dry_run=True)

@@ -473,6 +473,10 @@ ENTRY = {
     "classes": st.dictionaries(st.sampled_from(WORDS), st.dictionaries(st.sampled_from(WORDS), TREES, max_size=5)),
     "routes": st.lists(st.dictionaries(st.sampled_from(WORDS), TREES, max_size=4), max_size=3),
     "listen": st.lists(st.dictionaries(st.sampled_from(WORDS), TREES, max_size=4), max_size=3),
+    "direct": st.dictionaries(st.just("mx-1"), st.dictionaries(st.sampled_from(WORDS), TREES, max_size=4), max_size=1),
+    "pools": st.dictionaries(st.just("bulk"), st.fixed_dictionaries({"members": TREES}), max_size=1),
+    "destinations": st.lists(st.dictionaries(st.sampled_from(WORDS), TREES, max_size=4), max_size=3),
+    "dns": st.dictionaries(st.sampled_from(WORDS), TREES, max_size=3),
 }
 
 
