@@ -54,7 +54,10 @@ class Sites:
         task.add_done_callback(lambda done: self._looked(domain, done))
 
     async def _look(self, domain: str) -> None:
-        self._hops[domain] = await self.mx.find(domain)
+        known, found = self._hops.get(domain), await self.mx.find(domain)
+        if found.refusal is not None and found.refusal.code < 500 and known is not None and not known.refusal:
+            found = replace(known, expires=found.expires)  # the DNS is in trouble: its lane stays where it is
+        self._hops[domain] = found
 
     def _looked(self, domain: str, task: asyncio.Task[None]) -> None:
         del self._under_way[domain]
