@@ -52,8 +52,7 @@ listen: [{{name: local, address: "127.0.0.1:{port}"}}]
 admin: {{socket: {folder}/admin.sock, address: null}}
 spool: {{path: {folder}/spool/spool.db, reserve: 1MB{spool}}}
 dsn: {{{dsn}}}
-accounts:
-{made}
+{f"accounts:{chr(10)}{made}" if made else ""}
 classes:
 {classes}
 routes:
