@@ -146,7 +146,9 @@ class Egress(Generic[W]):
         """
         first = not self._trusted and not self.breaker.failures
         most = 1 if first or self.breaker.is_open else self.connections
-        return most if self.pace.dial_wait(clock.now())[0] <= 0 else min(most, max(1, self._open))
+        if self.pace.free or self.pace.dial_wait(clock.now())[0] <= 0:
+            return most
+        return min(most, max(1, self._open))
 
     def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
         """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said.
@@ -187,10 +189,10 @@ class Egress(Generic[W]):
         if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
         why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
-        if not wait and not self._open and room > 0:
+        if not self._open and not wait and room > 0 and self.trunk is not None and self.trunk.full:
+            room = room if self.trunk.make_room() else 0
+        if not self._open and not wait and not self.pace.free:
             wait, why = self.pace.dial_wait(now)
-            if self.trunk is not None and self.trunk.full and not self.trunk.make_room():
-                room = 0
         if not wait and not self.pace.free:
             recipients = self._recipients(now)
             room = min(room, self._paced(now), recipients)
@@ -207,19 +209,18 @@ class Egress(Generic[W]):
         """How many its limits allow beyond those that are claimed already."""
         return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
 
-    async def serves(self, session: Upstream, domain: str) -> bool:
-        """Whether the session that a carrier has may take mail to this domain. Raises Failure."""
-        return self.direct is None or await self.direct.serves(session, domain)
+    async def take(self, domain: str = "", *, fresh: bool = False) -> Upstream:
+        """A session: an idle one that is still good, the latest first, or a new one. Raises Failure.
 
-    async def take(self, domain: str, *, fresh: bool = False) -> Upstream:
-        """A session: an idle one that is still good, the latest first, or a new one. Raises Failure."""
+        `domain`: whose mail it is for, where it leaves by MX.
+        """
         others: list[Upstream] = []
         try:
             while self._idle:
                 session = self._idle.pop()
                 if not session.usable or fresh:
                     self.drop(session)
-                elif await self.serves(session, domain):
+                elif self.direct is None or await self.direct.serves(session, domain):
                     return session
                 else:
                     others.append(session)
@@ -229,7 +230,8 @@ class Egress(Generic[W]):
         if self.trunk is not None:
             await self.trunk.enter()
         self._open += 1
-        self.pace.dialled(clock.now())
+        if not self.pace.free:
+            self.pace.dialled(clock.now())
         try:
             session = await (
                 self.direct.reach(domain) if self.direct else connect(self.account, self.hostname, self.tokens)

@@ -50,7 +50,8 @@ class Pace:
     @property
     def free(self) -> bool:
         """Nothing binds."""
-        return not self.limits and self.rate is None and not self.until and all(other.free for other in self.also)
+        mine = not self.limits and self.rate is None and not self.until
+        return mine and (not self.also or all(other.free for other in self.also))
 
     def keep(self, old: Pace) -> None:
         """What was spent and learnt before a reload; of a limit that changed its numbers the count stays.

@@ -233,8 +233,8 @@ class Carriers:
         self, egress: Egress[Work], work: Work, body: bytes | Path, task: asyncio.Task[None]
     ) -> list[Answer]:
         """On a kept session or a new one. One that the upstream closed while it was idle costs nobody an attempt."""
-        session, domain = self.at_work[task], work.domain
-        if session is not None and not await egress.serves(session, domain):
+        session, domain = self.at_work[task], work.domain if egress.direct else ""
+        if session is not None and egress.direct and not await egress.direct.serves(session, domain):
             egress.give(session)
             self.at_work[task] = session = None
         if session is None:
