@@ -126,7 +126,9 @@ def _anchored(shown: Sequence[tuple[bytes, bytes]], record: Tlsa, names: Sequenc
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
-        leaf = x509.load_der_x509_certificate(shown[0][0])
+        leaf = _read(shown[0][0])
+        if leaf is None:
+            raise ValueError("no certificate")
         patterns = _names(leaf)
         others = [made for whole, _ in shown[1:] if (made := _read(whole)) is not None and made != leaf]
         anchors = _anchors(shown, record, [leaf, *others])
@@ -264,7 +266,7 @@ def _read(whole: bytes) -> x509.Certificate | None:
 
     try:
         return x509.load_der_x509_certificate(whole)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, x509.InvalidVersion):
         return None
 
 
