@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import ssl
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -408,6 +409,18 @@ async def test_a_folder_that_is_none_is_told_once(world: World, tmp_path: Path) 
     world.body = policy("testing")
     assert await world.mode(301) == "testing"
     assert len(world.said("sts_not_kept")) == 1
+
+
+async def test_a_folder_that_hangs_holds_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await world.mode() == "enforce"
+    (file,) = world.folder.iterdir()
+    file.unlink()
+    os.mkfifo(file)  # whoever reads it waits
+    monkeypatch.setattr(sts, "PATIENCE", 0.2)
+    world.restarted()
+    assert await world.mode() == "enforce" and len(world.requests) == 2
+    assert "it hangs" in world.said("sts_not_kept")[0]
+    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))  # lets the thread go
 
 
 async def test_the_folder_is_swept_and_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
