@@ -249,7 +249,7 @@ class Direct:
             nonlocal matched
             self._not_ourselves(client, host)
             if requirement.level is Level.DANE:
-                matched = _proven(client, requirement)
+                matched = await _proven(client, requirement)
 
         try:
             session = await converse(self.account, self.hostname, sock, host, tls, context, check)
@@ -311,11 +311,12 @@ def _family(address: str) -> str:
     return f"{BY_SOURCE} {6 if ':' in address else 4}"
 
 
-def _proven(client: Client, requirement: Requirement) -> str:
+async def _proven(client: Client, requirement: Requirement) -> str:
     """By which record. Raises Unsafe."""
+    chain = peer_chain(client.get_transport_info("ssl_object"))
     try:
-        chain = peer_chain(client.get_transport_info("ssl_object"))
-        return verify(chain, requirement.records, requirement.names, clock.now())
+        # Off the loop: a chain of RSA keys takes milliseconds, and a hostile one more.
+        return await asyncio.to_thread(verify, chain, requirement.records, requirement.names, clock.now())
     except Mismatch as error:
         raise Unsafe(f"DANE: {error}") from None
 
