@@ -248,6 +248,7 @@ class App:
         for door in self.doors:
             door.stop()
         await self.supervisor.stop("dispatch")
+        self.scheduler.sites.stop()
         work: asyncio.Future[Any] = asyncio.gather(
             *(door.drain(min(5.0, timeout)) for door in self.doors),
             self.scheduler.carriers.stop(max(0.1, timeout - 1.0)),
