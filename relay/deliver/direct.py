@@ -8,6 +8,7 @@ for a while. Every failure is a `Failure` with its stage; `OfDomain` where it sa
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import random
 import socket
@@ -27,14 +28,19 @@ from relay.nexthop.dane import Mismatch, verify
 from relay.nexthop.hops import Addresses, Hops
 from relay.nexthop.mx import Mx
 from relay.nexthop.policy import DomainPolicy, Level, Requirement, Security, Unsafe
-from relay.policy.networks import is_public
-from relay.reply import Reply, Stage
+from relay.policy.networks import is_public, parse
+from relay.reply import Reply, Stage, clean
 from relay.resolver import DnsTrouble
 from relay.settings import Account, Address, Destination, Listen, Tls
 
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
 BY_SOURCE = "family"
+_NO_WAY = (
+    errno.ENETUNREACH,
+    errno.EADDRNOTAVAIL,
+    errno.EAFNOSUPPORT,
+)  # no route, no source address: it is not the host
 
 SECURITY = metrics.Counter(
     "relay_direct_sessions_total",
@@ -64,13 +70,18 @@ class Tried:
     notes: list[str] = field(default_factory=list)
     network: Failure | None = None  # of a host that could be reached another time
     unsafe: Unsafe | None = None
-    passing: bool = False  # the DNS had no answer for a host
+    passing: bool = False  # the DNS had no answer for a host, or it was not its turn
     refused: int = 0  # hosts that take no mail at all (RFC 7504)
-    loops: bool = False
+    ours: int = 1 << 16  # the place among the preferences where we stand ourselves
+
+    def more(self, what: str) -> None:
+        """Not all was tried that can be: nothing is settled yet."""
+        self.passing = True
+        self.notes.append(f"{what} are left for the next attempt")
 
     @property
     def text(self) -> str:
-        return "; ".join(dict.fromkeys(self.notes))
+        return clean("; ".join(dict.fromkeys(self.notes)))
 
 
 class Direct:
@@ -98,7 +109,7 @@ class Direct:
     async def serves(self, session: Upstream, domain: str) -> bool:
         """Whether mail to this domain may go on it. Raises Failure."""
         hops = await self._hops(domain)
-        if session.host not in hops.names or session.requirement is None:
+        if session.requirement is None or not self._is_next(session, hops):
             return False
         try:
             addresses = await self.mx.addresses(hops.literal or session.host)
@@ -114,19 +125,25 @@ class Direct:
         hops = await self._hops(domain)
         policy = await self.security.of_domain(hops, self.rule)
         tried = Tried()
-        left = MOST_ADDRESSES
-        for host in self._order(hops, tried)[:MOST_HOSTS]:
-            if left <= 0:
+        order, left = self._order(hops, tried), MOST_ADDRESSES
+        for number, (place, host) in enumerate(order):
+            if left <= 0 or number == MOST_HOSTS:
+                tried.more(f"{len(order) - number} more hosts")
                 break
+            if place >= tried.ours:
+                continue
             found = await self._required(policy, host, tried)
             if found is None:
                 continue
             addresses, requirement = found
-            for address in self._usable(host, addresses, tried, best=host in hops.hosts[0])[:left]:
-                left -= 1
-                session = await self._one(domain, host, address, requirement, tried)
+            usable = self._usable(host, addresses, tried, place)
+            for address in usable[:left]:
+                session = await self._one(domain, host, address, requirement, tried, place)
                 if session is not None:
                     return session
+            if len(usable) > left:
+                tried.more(f"{len(usable) - left} more addresses of {host}")
+            left -= len(usable)
         raise self._failure(domain, tried)
 
     async def _hops(self, domain: str) -> Hops:
@@ -135,18 +152,28 @@ class Direct:
             raise OfDomain(Stage.RESOLVE, hops.refusal)
         return hops
 
-    def _order(self, hops: Hops, tried: Tried) -> list[str]:
-        """Best preference first, in no order among equals; what is dead for now after the others."""
-        names: list[str] = []
-        for group in hops.hosts:
-            if any(map(self.ours.is_named, group)):
-                # RFC 5321 §5.1: we are one of them, so those from here on would only hand it back to us.
-                tried.notes.append(f"{' and '.join(sorted(group))}: that is this relay")
-                tried.loops = not names
-                break
-            names += random.sample(group, len(group))
+    def _is_next(self, session: Upstream, hops: Hops) -> bool:
+        """Whether its host is one of the best that can be reached: RFC 5321 §5.1 wants them in their order."""
         now = clock.monotonic()
-        return sorted(names, key=lambda name: self.dead.until(name, now))
+        for group in hops.hosts:
+            if session.host in group:
+                return True
+            if session.domain != hops.domain and not all(self.dead.until(name, now) for name in group):
+                return False
+        return False
+
+    def _order(self, hops: Hops, tried: Tried) -> list[tuple[int, str]]:
+        """With their places. Best preference first, in no order among equals; what is dead for now after the others."""
+        names: list[tuple[int, str]] = []
+        for place, group in enumerate(hops.hosts):
+            if ours := [name for name in group if self.ours.is_named(name)]:
+                # RFC 5321 §5.1: we are one of them, so those from here on would only hand it back to us.
+                tried.notes.append(f"{' and '.join(ours)}: that is this relay")
+                tried.ours = place
+                break
+            names += [(place, name) for name in random.sample(group, len(group))]
+        now = clock.monotonic()
+        return sorted(names, key=lambda found: self.dead.until(found[1], now))
 
     async def _required(self, policy: DomainPolicy, host: str, tried: Tried) -> tuple[Addresses, Requirement] | None:
         try:
@@ -164,10 +191,11 @@ class Direct:
             tried.notes.append(str(unsafe))
         return None
 
-    def _usable(self, host: str, addresses: Addresses, tried: Tried, *, best: bool) -> list[str]:
+    def _usable(self, host: str, addresses: Addresses, tried: Tried, place: int) -> list[str]:
         """Those that may be dialled, of the two families in turn."""
         if not addresses.v4 and not addresses.v6:
             tried.notes.append(f"{host}: it has no address")
+            self.dead.note(host, clock.monotonic())
         found: list[str] = []
         v6, v4 = list(addresses.v6), list(addresses.v4)
         for i in range(max(len(v6), len(v4))):
@@ -176,7 +204,7 @@ class Direct:
         for address in found:
             if self.ours.hears(address, self.rule.port):
                 tried.notes.append(f"{host}[{address}]: that is this relay")
-                tried.loops = tried.loops or best
+                tried.ours = min(tried.ours, place)
             elif not self.rule.allow_private and not is_public(address):
                 tried.notes.append(f"{host}[{address}]: not an address of the public network (allow_private)")
             elif not self._leaves_by(address):
@@ -186,6 +214,8 @@ class Direct:
                 tried.passing = True  # another egress may have one
             else:
                 kept.append(address)
+        if place >= tried.ours:
+            return []
         now = clock.monotonic()
         return sorted(kept, key=lambda a: (self.dead.until(_family(a), now), self.dead.until(a, now)))
 
@@ -194,7 +224,7 @@ class Direct:
         return bool(source.v6 if ":" in address else source.v4) or not (source.v4 or source.v6)
 
     async def _one(
-        self, domain: str, host: str, address: str, requirement: Requirement, tried: Tried
+        self, domain: str, host: str, address: str, requirement: Requirement, tried: Tried, place: int
     ) -> Upstream | None:
         """A session with this address; None: why not is in `tried`."""
         where = f"{host}[{address}]" if address not in host else host
@@ -206,17 +236,18 @@ class Direct:
             return None
         except Failure as failure:
             if failure.reply.enhanced == "5.4.6":
-                tried.loops = True
+                tried.ours = min(tried.ours, place)
             elif failure.reply.code == 521:  # RFC 7504 §3: it takes no mail, today and tomorrow
                 tried.refused += 1
             else:
                 tried.network = failure
-            if failure.reply.code == 0:
+            if failure.reply.code in (0, 521):
                 self.dead.note(address, clock.monotonic())
                 self.dead.note(host, clock.monotonic())
             tried.notes.append(f"{where}: {failure.reply}")
             return None
         self.dead.forget(host, address, _family(address))
+        session.domain = domain
         return session
 
     async def _session(self, domain: str, host: str, address: str, requirement: Requirement) -> Upstream:
@@ -279,15 +310,15 @@ class Direct:
                 TIMEOUTS[Stage.CONNECT],
             )
         except OSError as error:
-            if not isinstance(error, ConnectionError | TimeoutError):
-                self.dead.note(_family(address), clock.monotonic())  # no route, no source address: it is not the host
+            if error.errno in _NO_WAY:
+                self.dead.note(_family(address), clock.monotonic())
             raise Failure(Stage.CONNECT, Reply(0, words(error))) from None
 
     def _not_ourselves(self, client: Client, host: str) -> None:
         """A server that greets with our own name is us, or would hand it back to us. Raises Failure."""
         said = client.last_ehlo_response
         name = said.message.split(maxsplit=1)[:1] if said is not None else []
-        if name and ascii_domain(name[0]) == ascii_domain(self.hostname):
+        if name and self.ours.is_named(ascii_domain(name[0])):
             raise Failure(Stage.EHLO, Reply(0, f"{host} greets with our own name {name[0]}", "5.4.6"))
 
     def _failure(self, domain: str, tried: Tried) -> Failure:
@@ -300,7 +331,7 @@ class Direct:
             return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
         if tried.passing:
             return OfDomain(Stage.RESOLVE, Reply(451, tried.text, "4.4.3"))
-        if tried.loops:
+        if tried.ours == 0:
             return OfDomain(Stage.RESOLVE, Reply(554, f"mail for {domain} loops back to us: {tried.text}", "5.4.6"))
         if tried.refused:
             return OfDomain(Stage.RESOLVE, Reply(556, f"{domain} takes no mail: {tried.text}", "5.1.10"))
@@ -341,6 +372,8 @@ class Here:
         self._names = {ascii_domain(name) for name in names}
 
     def hears(self, address: str, port: int) -> bool:
+        found = str(parse(address))  # an IPv4 address within IPv6 leads to the same place
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(found, found)  # as connect(2) takes them
         every = "::" if ":" in address else "0.0.0.0"
         if (address, port) in self._places:
             return True

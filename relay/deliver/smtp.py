@@ -90,8 +90,9 @@ class Upstream:
         self._ended = False  # the final dot was handed to the transport
         # Of the transaction under way: what was refused at RCPT keeps its own answer whatever becomes of the rest.
         self.answers: list[Answer | None] = []
-        # By MX: the host, its address with it, what was required of the session, and what its TLS is, for operators.
-        self.host = self.remote = self.security = ""
+        # By MX: for whose domain it was opened, the host, its address with it, what was required of the session, and what its
+        # TLS is, for operators.
+        self.domain = self.host = self.remote = self.security = ""
         self.requirement: Requirement | None = None
 
     @property
