@@ -19,8 +19,8 @@ from tests.service.support import free_port
 
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 ZONE = """$ORIGIN {origin}
-$TTL 1
-@ SOA ns hostmaster 1 60 60 60 1
+$TTL {ttl}
+@ SOA ns hostmaster 1 60 60 60 {ttl}
 @ NS ns
 ns A 127.0.0.1
 """
@@ -48,16 +48,16 @@ class Knot:
         """`example_com=["x TXT y", …]`: the records of example.com; anew, if it runs."""
         self.run({name.replace("_", "."): lines for name, lines in zones.items()})
 
-    def run(self, zones: Mapping[str, Sequence[str]], signed: Collection[str] = (), port: int = 0) -> None:
+    def run(self, zones: Mapping[str, Sequence[str]], signed: Collection[str] = (), port: int = 0, ttl: int = 1) -> None:
         """The records of each zone by its name; `.` is the root. `signed`: those that Knot signs, with keys that it keeps in
-        its folder, so that they outlive a further call."""
+        its folder, so that they outlive a further call. `ttl`: seconds, also of what is not there."""
         self.stop()
         self.port = port or free_port()
         written = []
         for name, lines in zones.items():
             origin = name.rstrip(".") + "."
             file = self.folder / f"{name.rstrip('.') or 'root'}.zone"
-            file.write_text(ZONE.format(origin=origin) + "\n".join(lines) + "\n")
+            file.write_text(ZONE.format(origin=origin, ttl=ttl) + "\n".join(lines) + "\n")
             written.append(
                 f"  - domain: {origin}\n    file: {file}\n    zonefile-sync: -1\n    journal-content: none\n"
                 + ("    dnssec-signing: on\n    dnssec-policy: signed\n" if name in signed else "")
