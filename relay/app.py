@@ -300,7 +300,7 @@ class App:
         down = self.supervisor.down
         quiet = {"dispatch": now - self.scheduler.last_progress, "spool": now - self.spool.alive_at}
         stuck = [name for name, seconds in quiet.items() if seconds > STUCK_AFTER]
-        resting = [r["egress"] for r in self.scheduler.outlook.egress_rows() if r["state"] != "ready"]
+        resting = [row["egress"] for row in self.scheduler.outlook.egress_rows() if row["down"]]
         age = self.housekeeper.oldest_age(clock.now())
         return {
             "alive": not down and not stuck,

@@ -155,7 +155,7 @@ def _why(news: News, about: About) -> list[str]:
         if not said:
             return [*end, "It could not be handed to the next mail server so far."]
         return [*end, f"{server} said last:" if about.reply.code else "What stood in its way last:", said]
-    return [f"{server} refused it:", said]
+    return [f"{server} refused it:" if about.reply.code else "It can't be delivered:", said]
 
 
 def _advice(news: News, about: About) -> str:

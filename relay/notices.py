@@ -179,16 +179,18 @@ def _whose(original: Original, to: str) -> str:
 
 
 def _about(config: Config, end: End) -> bounce.About:
-    account = config.accounts.get(end.egress)
     reply = Reply.parse(end.last_reply)
     # At intake and since a reload it is a rule that refuses: then no egress was tried.
     by_rule = end.tell.news is News.FAILED and not end.egress and not end.tell.expired and not end.in_doubt
     if by_rule and not end.last_reply:
         reply = Reply(0, end.why.removeprefix("rejected: "))
+    if not end.remote and _leaves_by_mx(config, end):
+        # What we found ourselves, in the DNS or at several hosts: no server said that as it stands there (RFC 3464 §2.3.6).
+        reply = Reply(0, reply.text, reply.enhanced)
     return bounce.About(
         end.address,
         reply,
-        account.host.target if account and account.host.kind == "plain" else "",
+        _remote(config, end),
         end.orcpt,
         end.tell.at if end.tell.tried else 0.0,
         end.expires_at if end.tell.news is News.DELAYED else 0.0,
@@ -196,6 +198,22 @@ def _about(config: Config, end: End) -> bounce.About:
         end.in_doubt and end.tell.news is News.FAILED,
         by_rule,
     )
+
+
+def _remote(config: Config, end: End) -> str:
+    """The name of the server that said it: by MX which of them that was is in the row, `mx.example.net[192.0.2.1]:25`."""
+    if end.remote.startswith("["):
+        return end.remote.partition("]")[0] + "]"
+    if end.remote:
+        return end.remote.partition("[")[0]
+    account = config.accounts.get(end.egress)
+    named = account is not None and account.source is None and account.host.kind == "plain"
+    return account.host.target if account is not None and named else ""
+
+
+def _leaves_by_mx(config: Config, end: End) -> bool:
+    account = config.accounts.get(end.egress)
+    return account is not None and account.source is not None
 
 
 def _head(text: bytes) -> Head | None:

@@ -14,7 +14,7 @@ from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.gate import EgressView
 from relay.policy.routing import CAPTURED, Action, Facts, Route, Table, Undecided, matches_any
 from relay.repair import Outcome
-from relay.settings import Config, Listen, User
+from relay.settings import Account, Config, Listen, User
 from relay.signing.rules import Seen
 from relay.submission import BadMessage, Head, Options, authors, faults, from_address, read_head, read_options, split
 from relay.trace import prefix
@@ -60,6 +60,7 @@ def explain(
         "rules": rules,
         "before_capture": taking.name if taking and chosen is CAPTURED else None,
         "egresses": _egresses(config, taking, facts, case.content, view, seen, captured=chosen is CAPTURED),
+        "destination": None,  # where it leaves by MX: `admin.reach`
         "retry": _retry(class_, options),
     }
 
@@ -241,26 +242,52 @@ def _egresses(
         return []
     allowed = config.table.egresses(route, lambda q: q.ask(facts))
     rows = []
-    for name in route.via:
-        seen_egress = view(name)
-        if name not in allowed:
-            when, wait = f"skipped: may not send as {facts.sender}", None
+    for name, shared in _ways(config, route):
+        account, seen_egress = config.accounts[name], view(name)
+        skipped = name not in allowed
+        if skipped:
+            leaves: dict[str, Any] = {"when": f"skipped: may not send as {facts.sender}", "wait": None}
         elif captured:
-            when, wait = "not dialled", None
-        elif seen_egress is None:
-            when, wait = "no relay is running to ask", None
-        elif seen_egress.wait > 0:
-            now = clock.now()
-            word = "rests" if seen_egress.probing else "waits"  # for its end, or for a limit
-            when, wait = (
-                f"{word} until {clock_time(now + seen_egress.wait, now)}: {seen_egress.why}",
-                round(seen_egress.wait, 1),
-            )
+            leaves = {"when": "not dialled", "wait": None}
         else:
-            when, wait = "now" if seen_egress.room > 0 else "as soon as a connection is free", 0.0
-        row: dict[str, Any] = {"egress": name, "when": when, "wait": wait}
-        if name in allowed:
+            leaves = when(seen_egress)
+        row: dict[str, Any] = {"egress": name, **leaves, "skipped": skipped, **shared, **_source(config, account)}
+        if not skipped:
             seven_bit = seen_egress is not None and seen_egress.seven_bit
-            row |= leaving(config, config.accounts[name], route.name, facts, content, seen, seven_bit=seven_bit)
+            row |= leaving(config, account, route.name, facts, content, seen, seven_bit=seven_bit)
         rows.append(row)
     return rows
+
+
+def _ways(config: Config, route: Route) -> list[tuple[str, dict[str, Any]]]:
+    """Each egress of a route once, in order; of a pool its members by falling weight, for a message draws its own first."""
+    ways: dict[str, dict[str, Any]] = {}
+    for name in route.via:
+        pool = config.pools.get(name)
+        if pool is None:
+            ways.setdefault(name, {"pool": "", "weight": None, "share": None})
+            continue
+        whole = sum(weight for _, weight in pool.members)
+        for member, weight in sorted(pool.members, key=lambda m: -m[1]):
+            ways.setdefault(member, {"pool": name, "weight": weight, "share": round(weight / whole, 4)})
+    return list(ways.items())
+
+
+def _source(config: Config, account: Account) -> dict[str, Any]:
+    """`mx`: it delivers to the recipients' own servers, from `source`, calling itself `hostname`."""
+    source = account.source
+    if source is None:
+        return {"mx": False, "source": [], "hostname": ""}
+    addresses = [address for address in (source.v4, source.v6) if address]
+    return {"mx": True, "source": addresses, "hostname": source.hostname or config.hostname}
+
+
+def when(view: EgressView | None) -> dict[str, Any]:
+    """When it could leave by an egress, and in how many seconds."""
+    if view is None:
+        return {"when": "no relay is running to ask", "wait": None}
+    if view.wait > 0:
+        now = clock.now()
+        word = "rests" if view.probing else "waits"  # for its end, or for a limit
+        return {"when": f"{word} until {clock_time(now + view.wait, now)}: {view.why}", "wait": round(view.wait, 1)}
+    return {"when": "now" if view.room > 0 else "as soon as a connection is free", "wait": 0.0}

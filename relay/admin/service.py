@@ -12,12 +12,14 @@ from typing import Any
 
 from relay import __version__, clock
 from relay.admin.explain import explain, facts_from
+from relay.admin.figures import breathe, lane_name, leaving, stats
 from relay.admin.ports import BadRequest, Control, NotFound, Outlook
+from relay.admin.reach import by_mx, told_of
 from relay.admin.words import joined, plural, rests
+from relay.deliver.pool import name_of
 from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
 from relay.maillog import MailLog
-from relay.policy.lanefacts import LaneFacts
 from relay.recipient import FINAL, State, Verb, states_before
 from relay.spool import Filter, Place, Spool
 
@@ -113,8 +115,8 @@ class Service:
     def told(self, row: dict[str, Any], now: float) -> dict[str, Any]:
         """A recipient as the operator sees it: with why it waits and when it moves next."""
         lane = row["lane"]
-        row["lane_id"], row["lane"] = lane, f"{row['class']}/{self.outlook.route_name(lane) or '?'}"
-        row["route"] = self.outlook.route_name(lane)
+        row["lane_id"], row["lane"] = lane, lane_name(self.outlook, lane, row["class"])
+        row["route"], row["destination"] = self.outlook.route_name(lane), self.outlook.destination(lane)
         row["next_at"] = None
         if row["state"] in ("queued", "deferred"):
             why, until, egresses = self.outlook.forecast(lane, now)
@@ -126,7 +128,7 @@ class Service:
             else:
                 row["next_at"] = until
                 row["why"] = why or "its turn comes next"
-            row["egress"] = row["egress"] or (egresses[0] if egresses else "")
+            row["egress"] = row["egress"] or (name_of(egresses[0]) if egresses else "")
         elif row["state"] == "active":
             _, _, egresses = self.outlook.forecast(lane, now)
             row["why"], row["next_at"] = f"it is being delivered{f' via {egresses[0]}' if egresses else ''}", now
@@ -155,42 +157,22 @@ class Service:
         return found
 
     async def stats(self) -> dict[str, Any]:
-        """Counts by state, by lane, and the state of each egress."""
-        now = clock.now()
-        lanes: dict[int, dict[str, Any]] = {}
-        for i, row in enumerate(await self.spool.stats()):
-            await _breathe(i)
-            facts = LaneFacts.parse(row["facts"])
-            route = self.outlook.route_name(row["lane"])
-            lane = lanes.setdefault(
-                row["lane"], {"lane": f"{facts.class_}/{route or '?'}", "lane_id": row["lane"], "facts": row["facts"]}
-            )
-            lane[row["state"]] = row["recipients"]
-            if row["state"] not in ("delivered", "failed"):
-                lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
-        for i, (number, lane) in enumerate(lanes.items()):
-            await _breathe(i)
-            why, until, egresses = self.outlook.forecast(number, now)
-            following: float | None = None
-            if any(lane.get(state) for state in ("queued", "deferred", "active")):
-                due = await self.spool.due(number)
-                following = max(due, until or 0.0) if due is not None and due > now else until  # as a list has it
-            elif lane.get("held"):
-                why = "held until an operator releases it"
-            lane |= {"why": why, "next_at": following, "egresses": list(egresses)}
-        states = {s.label: n for s, n in self.spool.counts.items()}
-        return {"states": states, "lanes": list(lanes.values()), "egresses": self.outlook.egress_rows()}
+        """Counts by state, by lane, and what each egress does."""
+        return await stats(self.spool, self.outlook)
 
     async def explain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Off the loop: it signs, and may re-encode a whole message."""
+        """Off the loop: it signs, and may re-encode a whole message. Where it leaves by MX the DNS is asked."""
         config = self.control.config
         try:
             facts = await asyncio.to_thread(facts_from, asked, config)
             if "@" not in facts.recipient:
                 raise BadRequest("explain wants a recipient: --to user@example.com")
-            return await asyncio.to_thread(explain, config, facts, asked, self.outlook.view, self.control.published)
+            found = await asyncio.to_thread(explain, config, facts, asked, self.outlook.view, self.control.published)
         except (TypeError, ValueError) as error:
             raise BadRequest(f"explain: {error}") from None
+        if names := by_mx(found):
+            told_of(found, await self.outlook.survey(facts, names), self.outlook)
+        return found
 
     # -- act
 
@@ -256,7 +238,7 @@ class Service:
         now = clock.now()
         counts = Counter[str]()
         for i, (number, count) in enumerate(lanes.items()):
-            await _breathe(i)
+            await breathe(i)
             facts = self.outlook.lane_facts_of(number)
             if facts is None:
                 continue
@@ -346,7 +328,7 @@ class Service:
         return await self.spool.backup(Path(folder))
 
     def status(self) -> dict[str, Any]:
-        config, now = self.control.config, clock.now()
+        config = self.control.config
         return {
             "version": __version__,
             "config": str(config.source.absolute()) if config.source else None,
@@ -357,20 +339,8 @@ class Service:
             **self.control.health(),
             "waiting": sum(self.spool.counts[s] for s in State if s not in (*FINAL, State.HELD)),
             "held": self.spool.counts[State.HELD],
-            "accounts": len(config.accounts),
-            "tokens": [{"egress": e["egress"], **e["token"]} for e in self.outlook.egress_rows() if "token" in e],
-            "resting_until": [
-                {"egress": e["egress"], "until": now + e["wait"], "why": e["why"]}
-                for e in self.outlook.egress_rows()
-                if e["state"] != "ready"
-            ],
+            **leaving(self.outlook),
         }
-
-
-async def _breathe(count: int) -> None:
-    """Of a thousand lanes each takes a moment: mail goes on after every few."""
-    if not count % 20:
-        await asyncio.sleep(0)
 
 
 def _states(verb: str) -> tuple[State, ...]:

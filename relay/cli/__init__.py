@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, mail, oauth, presets, queue, service, setup, sink
+from relay.cli import dkim, explain, mail, oauth, presets, queue, service, setup, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -31,7 +31,7 @@ for _command in (
     setup.password,
     service.reload,
     service.status,
-    service.explain,
+    explain.explain,
     service.spool,
     mail.send,
     sink.sink,

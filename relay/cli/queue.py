@@ -16,6 +16,7 @@ from relay.cli import client, show
 
 F = Callable[..., Any]
 _WAITING = ("queued", "deferred", "active", "held")
+MOST_LANES = 50  # that a terminal is shown
 WIDE = 170  # columns; on a narrower terminal a recipient takes two lines
 
 
@@ -133,7 +134,7 @@ def show_(queue_id: str, json_: bool) -> None:
         )
         for label, value in (
             *(("why", r["why"]), ("last reply", r["last_reply"])),
-            *(("its id there", r["remote_id"]), ("asked for reports", r["notify"])),
+            *(("by", _by(r)), ("its id there", r["remote_id"]), ("asked for reports", r["notify"])),
         ):
             if value:
                 click.echo(f"      {label}: {value}")
@@ -144,10 +145,17 @@ def show_(queue_id: str, json_: bool) -> None:
         who = "" if e["n"] is None else f" {found['recipients'][e['n']]['recipient']}"
         said = e.get("why") or e.get("last_reply") or ""
         click.echo(f"  {show.stamp(e['at'])}  {e['kind']}{who}{' via ' + e['egress'] if e['egress'] else ''}  {said}")
+        if by := _by(e):
+            click.echo(f"      by {by}")
         for line in e.get("prepared", ()):
             click.echo(f"      {line}")
     click.secho("\nHeader, as it came", bold=True)
     click.echo("  " + found["head"].strip().replace("\r\n", "\n  "))
+
+
+def _by(told: dict[str, Any]) -> str:
+    """Which of its domain's hosts it was, and how safe the way there, where it left by MX."""
+    return ", ".join(filter(None, (told.get("remote"), told.get("tls"))))
 
 
 @queue.command("stats")
@@ -161,25 +169,41 @@ def stats(json_: bool) -> None:
     click.echo("  ".join(f"{name} {count}" for name, count in found["states"].items()))
     now = clock.now()
     click.echo()
+    lanes, more = _merged(found["lanes"]), 0
+    if sys.stdout.isatty() and len(lanes) > MOST_LANES:
+        more = len(lanes) - MOST_LANES
+        lanes = sorted(lanes, key=lambda lane: -sum(lane[s] for s in _WAITING))[:MOST_LANES]
     show.reasons(
         ["LANE", "QUEUED", "DEFERRED", "ACTIVE", "HELD", "OLDEST", "NEXT", "WHY"],
         [
             [lane["lane"], *(lane[s] for s in _WAITING), show.age(lane["oldest_age"]),
              show.clock_time(lane["next_at"], now), lane["why"]]
-            for lane in _merged(found["lanes"])
+            for lane in lanes
         ],
         0,
     )  # fmt: skip
+    if more:
+        click.echo(f"… and {show.plural(more, 'lane')} more with fewer recipients; --json has them all")
     click.echo()
     show.reasons(
         ["ACCOUNT", "HOST", "STATE", "SESSIONS", "IN FLIGHT", "WAIT", "WHY"],
         [
-            [e["egress"], e["host"], _state(e), e["sessions"], e["in_flight"],
+            [_named(e), e["host"], _state(e), _sessions(e), e["in_flight"],
              show.span(max(1, e["wait"])) if e["wait"] else "-", e["why"]]
             for e in found["egresses"]
         ],
         2,
     )  # fmt: skip
+
+
+def _named(egress: dict[str, Any]) -> str:
+    """A direct entry's destinations stand below it."""
+    return f"{egress['egress']} to {egress['destination']}" if egress["destination"] else str(egress["egress"])
+
+
+def _sessions(egress: dict[str, Any]) -> str:
+    """How many are open; to a destination also how many at once it is heard to bear."""
+    return f"{egress['sessions']} of {egress['connections']}" if egress["destination"] else str(egress["sessions"])
 
 
 def _state(egress: dict[str, Any]) -> str:

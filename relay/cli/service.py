@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +19,7 @@ from relay.cli.oauth import told
 if TYPE_CHECKING:
     from relay.settings import Config
 
-_CONFIG = click.option(
+CONFIG = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
@@ -31,7 +30,8 @@ _CONFIG = click.option(
 _PATH = click.argument("path", type=click.Path(path_type=Path), required=False)
 
 
-def _file(given: Path | None) -> Path:
+def find(given: Path | None) -> Path:
+    """The configuration's file: the one that was named, or where it lies."""
     from relay.config.places import config_file
 
     return config_file(os.environ, given)
@@ -49,14 +49,14 @@ def _must_exist(file: Path) -> None:
 
 
 @click.command()
-@_CONFIG
+@CONFIG
 @_PATH
 def serve(config_path: Path | None, path: Path | None) -> None:
     """Run the relay. Without a configuration: a demonstration that keeps all mail on this machine."""
     from relay.cli.run import run_demo, run_service
 
     config_path = _one(config_path, path)
-    file = _file(config_path)
+    file = find(config_path)
     if os.path.exists(file) or config_path is not None or os.environ.get("RELAY_CONFIG"):
         _must_exist(file)
         sys.exit(run_service(file))
@@ -64,14 +64,14 @@ def serve(config_path: Path | None, path: Path | None) -> None:
 
 
 @click.command()
-@_CONFIG
+@CONFIG
 @_PATH
 @click.option("--json", "json_", is_flag=True, help="One JSON array of problems and warnings.")
 def check(config_path: Path | None, path: Path | None, json_: bool) -> None:
     """Read the configuration and tell every mistake at once. Exit 0 or 78."""
     from relay.config.load import ConfigError, load
 
-    file = _file(_one(config_path, path))
+    file = find(_one(config_path, path))
     if not json_:
         _must_exist(file)
     problems: list[str] = []
@@ -172,139 +172,22 @@ def _capture(allowed: list[str] | None) -> str:
 
 
 def _leaving(found: dict[str, Any]) -> str:
-    """Whether mail leaves; if an account rests, which, until when, and why."""
+    """Whether mail leaves; if an account rests, which, until when, and why. And how many destinations do."""
     from relay.admin.words import rests
 
     now = clock.now()
-    resting = [rests(r["egress"], r["until"], now, r["why"]) for r in found["resting_until"]]
-    if not resting:
-        return "yes" if not found["stopping"] else "no (it is stopping)"
-    return f"{'no' if len(resting) >= found['accounts'] else 'partly'}: {'; '.join(resting)}"
-
-
-@click.command()
-@click.option(
-    "--from",
-    "from_",
-    help="The From address (and MAIL FROM, if --sender does not say otherwise). With --file: MAIL FROM, as --sender.",
-)
-@click.option("--to", required=True, help="The recipient.")
-@click.option(
-    "--file",
-    "message",
-    type=click.File("rb"),
-    help="A message (.eml), or - for standard input: what it says counts as it would on its way in, X-Relay-* too, unless "
-    "an option says otherwise; and what would be done to it.",
-)
-@click.option("--sender", help="MAIL FROM.")
-@click.option("--user", help="Who logged in.")
-@click.option("--class", "class_", help="X-Relay-Class.")
-@click.option("--tag", help="X-Relay-Tag.")
-@click.option("--listener", help="The listener it comes in by.")
-@click.option("--client", "client_", help="The client's IP address.")
-@click.option("--header", multiple=True, help="A header, as 'Name: value'; may be repeated.")
-@click.option("--size", type=int, help="Bytes.")
-@_CONFIG
-@click.option("--json", "json_", is_flag=True, help="One JSON object.")
-def explain(
-    from_: str | None,
-    to: str,
-    message: BinaryIO | None,
-    config_path: Path | None,
-    json_: bool,
-    client_: str | None,
-    header: tuple[str, ...],
-    **given: Any,
-) -> None:
-    """Which rule takes a message, by which account, changed how?
-
-    And why not the other rules, when it could leave, what is rewritten, which keys sign it, and whether DMARC takes it for its
-    author's. Asks the relay that runs; where none does, or with --config, the file.
-    """
-    if from_ is None and message is None:
-        raise click.UsageError("say --from ADDRESS, or --file MESSAGE.eml")
-    if from_ and message is not None and given.get("sender"):
-        raise click.UsageError("with --file, --from is MAIL FROM: say it, or --sender, and not both")
-    for option, address in (("--from", from_), ("--to", to)):
-        if address is not None and "@" not in address:
-            raise click.UsageError(f"{option} wants a mail address such as user@example.com, not {address!r}")
-    headers = {}
-    for line in header:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise click.UsageError(f"--header wants 'Name: value', not {line!r}")
-        headers[name.strip()] = value.strip()
-    asked: dict[str, Any] = {"from": from_, "to": to, "headers": headers}
-    if message is not None:
-        asked["message"] = base64.b64encode(message.read()).decode()
-    asked |= {"client": client_, "class": given.pop("class_")} | given
-    asked = {k: v for k, v in asked.items() if v}
-    found = _explain_file(config_path, asked) if config_path else _explain_running(asked)
-    if json_:
-        show.as_json(found)
-        return
-    _tell_explained(found, asked)
-
-
-def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
-    envelope = f" (MAIL FROM <{found['sender']}>)" if found["sender"] != found["from"] else ""
-    author = found["from"] or "nobody who can be read"
-    click.echo(f"a message from {author}{envelope} to {found['recipient']}, class {found['class']}:")
-    for note in found["notes"]:
-        click.secho(f"  {note}", fg="yellow")
-    for rule in found["rules"]:
-        hit = rule["verdict"].startswith("matches")
-        click.secho(
-            f"  {'→' if hit else ' '} {rule['name']:20} {rule['origin']:24} {rule['verdict']}",
-            fg="green" if hit else None,
-        )
-    if not asked.get("user") and any(r["verdict"].startswith("does not match: user: ") for r in found["rules"]):
-        click.echo("  no login was assumed; --user NAME says who logged in")
-    if not found["route"]:
-        click.secho(f"  no rule matches: {found['text']}", fg="red")
-    elif found["before_capture"]:
-        click.echo(f"  {found['text']}; by route {found['before_capture']} it would leave so:")
-    elif not found["egresses"]:
-        click.echo(f"  {found['text']}")
-    for i, e in enumerate(found["egresses"], 1):
-        click.echo(f"    {i}. {e['egress']:20} {e['when']}")
-        for text, colour in show.leaving(e, found["sender"]):
-            click.secho(f"       {text}", fg=colour)
-    if found["action"] == "via":
-        from relay.config.values import print_duration
-        from relay.policy.classes import Priority
-
-        give_up, priority = print_duration(found["retry"]["give_up"]), Priority(found["retry"]["priority"])
-        click.echo(f"  tried for {give_up}; in doubt: {found['retry']['in_doubt']}; priority: {priority.name.lower()}")
-
-
-def _explain_running(asked: dict[str, Any]) -> Any:
-    """By the relay that runs; where none does, by the file that it would read."""
-    try:
-        return client.ask("POST", "/v1/explain", asked)
-    except Failed as error:
-        file = _file(None)
-        if error.exit_code != 69 or not os.path.exists(file):
-            raise
-        click.echo(f"no relay is running: by {file}", err=True)
-        return _explain_file(file, asked)
-
-
-def _explain_file(path: Path, asked: dict[str, Any]) -> Any:
-    """Without a running relay: from the file alone."""
-    from relay.admin.explain import explain as explain_
-    from relay.admin.explain import facts_from
-    from relay.config.load import ConfigError, load
-
-    try:
-        config = load(path)
-    except ConfigError as error:
-        raise Failed(str(error), 78) from None
-    try:
-        facts = facts_from(asked, config)
-        return explain_(config, facts, asked, lambda _: None)
-    except ValueError as error:
-        raise Failed(str(error), 65) from None
+    down = {r["egress"]: rests(r["egress"], r["until"], now, r["why"]) for r in found["resting_until"]}
+    parts = [
+        f"{d['egress']}: {d['resting']} of {show.plural(d['destinations'], 'destination')} rest (relay queue stats)"
+        for d in found["direct"]
+        if d["resting"] and d["egress"] not in down
+    ]
+    if not down and found["stopping"]:
+        return "no (it is stopping)"
+    if not down and not parts:
+        return "yes"
+    said = "no" if down and len(down) >= found["accounts"] + len(found["direct"]) else "partly" if down else "yes"
+    return f"{said}: {'; '.join([*down.values(), *parts])}"
 
 
 @click.group()

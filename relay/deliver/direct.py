@@ -112,7 +112,7 @@ class Direct:
         if session.requirement is None or not self._is_next(session, hops):
             return False
         try:
-            addresses = await self.mx.addresses(hops.literal or session.host)
+            addresses = await self.mx.addresses(session.host)
             policy = await self.security.of_domain(hops, self.rule)
             return await self.security.of_host(policy, session.host, addresses) == session.requirement
         except (DnsTrouble, Unsafe):
@@ -125,18 +125,20 @@ class Direct:
         hops = await self._hops(domain)
         policy = await self.security.of_domain(hops, self.rule)
         tried = Tried()
-        order, left = self._order(hops, tried), MOST_ADDRESSES
+        order, left = self.order(hops, tried), MOST_ADDRESSES
         for number, (place, host) in enumerate(order):
             if left <= 0 or number == MOST_HOSTS:
                 tried.more(f"{len(order) - number} more hosts")
                 break
             if place >= tried.ours:
                 continue
-            found = await self._required(policy, host, tried)
+            found = await self.required(policy, host, tried)
             if found is None:
                 continue
             addresses, requirement = found
-            usable = self._usable(host, addresses, tried, place)
+            usable = self.usable(host, addresses, tried, place)
+            if not addresses.v4 and not addresses.v6:
+                self.dead.note(host, clock.monotonic())
             for address in usable[:left]:
                 session = await self._one(domain, host, address, requirement, tried, place)
                 if session is not None:
@@ -162,7 +164,7 @@ class Direct:
                 return False
         return False
 
-    def _order(self, hops: Hops, tried: Tried) -> list[tuple[int, str]]:
+    def order(self, hops: Hops, tried: Tried) -> list[tuple[int, str]]:
         """With their places. Best preference first, in no order among equals; what is dead for now after the others."""
         names: list[tuple[int, str]] = []
         for place, group in enumerate(hops.hosts):
@@ -175,13 +177,9 @@ class Direct:
         now = clock.monotonic()
         return sorted(names, key=lambda found: self.dead.until(found[1], now))
 
-    async def _required(self, policy: DomainPolicy, host: str, tried: Tried) -> tuple[Addresses, Requirement] | None:
+    async def required(self, policy: DomainPolicy, host: str, tried: Tried) -> tuple[Addresses, Requirement] | None:
         try:
-            if policy.hops.literal:
-                v6 = ":" in policy.hops.literal
-                addresses = Addresses(() if v6 else (policy.hops.literal,), (policy.hops.literal,) if v6 else ())
-            else:
-                addresses = await self.mx.addresses(host)
+            addresses = await self.mx.addresses(host)
             return addresses, await self.security.of_host(policy, host, addresses)
         except DnsTrouble as error:
             tried.passing = True
@@ -191,11 +189,10 @@ class Direct:
             tried.notes.append(str(unsafe))
         return None
 
-    def _usable(self, host: str, addresses: Addresses, tried: Tried, place: int) -> list[str]:
+    def usable(self, host: str, addresses: Addresses, tried: Tried, place: int) -> list[str]:
         """Those that may be dialled, of the two families in turn."""
         if not addresses.v4 and not addresses.v6:
             tried.notes.append(f"{host}: it has no address")
-            self.dead.note(host, clock.monotonic())
         found: list[str] = []
         v6, v4 = list(addresses.v6), list(addresses.v4)
         for i in range(max(len(v6), len(v4))):
@@ -203,13 +200,13 @@ class Direct:
         kept = []
         for address in found:
             if self.ours.hears(address, self.rule.port):
-                tried.notes.append(f"{host}[{address}]: that is this relay")
+                tried.notes.append(f"{at(host, address)}: that is this relay")
                 tried.ours = min(tried.ours, place)
             elif not self.rule.allow_private and not is_public(address):
-                tried.notes.append(f"{host}[{address}]: not an address of the public network (allow_private)")
+                tried.notes.append(f"{at(host, address)}: not an address of the public network (allow_private)")
             elif not self._leaves_by(address):
                 tried.notes.append(
-                    f"{host}[{address}]: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source"
+                    f"{at(host, address)}: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source"
                 )
                 tried.passing = True  # another egress may have one
             else:
@@ -217,7 +214,7 @@ class Direct:
         if place >= tried.ours:
             return []
         now = clock.monotonic()
-        return sorted(kept, key=lambda a: (self.dead.until(_family(a), now), self.dead.until(a, now)))
+        return sorted(kept, key=lambda a: (self.dead.until(family(a), now), self.dead.until(a, now)))
 
     def _leaves_by(self, address: str) -> bool:
         source = self.source
@@ -227,7 +224,7 @@ class Direct:
         self, domain: str, host: str, address: str, requirement: Requirement, tried: Tried, place: int
     ) -> Upstream | None:
         """A session with this address; None: why not is in `tried`."""
-        where = f"{host}[{address}]" if address not in host else host
+        where = at(host, address)
         try:
             session = await self._session(domain, host, address, requirement)
         except Unsafe as unsafe:
@@ -246,7 +243,7 @@ class Direct:
                 self.dead.note(host, clock.monotonic())
             tried.notes.append(f"{where}: {failure.reply}")
             return None
-        self.dead.forget(host, address, _family(address))
+        self.dead.forget(host, address, family(address))
         session.domain = domain
         return session
 
@@ -295,7 +292,7 @@ class Direct:
                 raise Unsafe(f"{failure.reply} ({requirement.by})") from None
             raise
         session.host, session.requirement = host, requirement
-        session.remote = f"{host}[{address}]:{self.rule.port}"
+        session.remote = f"{at(host, address)}:{self.rule.port}"
         session.security = _told(session.tls_version, requirement, matched)
         SECURITY.inc(1, self.account.name, requirement.level.value if session.tls_version else "clear")
         return session
@@ -311,7 +308,7 @@ class Direct:
             )
         except OSError as error:
             if error.errno in _NO_WAY:
-                self.dead.note(_family(address), clock.monotonic())
+                self.dead.note(family(address), clock.monotonic())
             raise Failure(Stage.CONNECT, Reply(0, words(error))) from None
 
     def _not_ourselves(self, client: Client, host: str) -> None:
@@ -338,7 +335,13 @@ class Direct:
         return OfDomain(Stage.RESOLVE, Reply(550, f"no host of {domain} can be dialled: {tried.text}", "5.4.4"))
 
 
-def _family(address: str) -> str:
+def at(host: str, address: str) -> str:
+    """A host at one of its addresses; an address literal is both."""
+    return host if host.startswith("[") else f"{host}[{address}]"
+
+
+def family(address: str) -> str:
+    """What is dead where nothing of this kind can be dialled from here."""
     return f"{BY_SOURCE} {6 if ':' in address else 4}"
 
 

@@ -15,11 +15,14 @@ from relay.settings import Account, Config, Destination
 class Network:
     """Made for a configuration; `apply` takes the next one, and asks the DNS anew."""
 
-    def __init__(self, config: Config, log: MailLog) -> None:
+    def __init__(self, config: Config, log: MailLog, *, keep: bool = True) -> None:
+        """`keep`: policies are remembered on the disk."""
         self.log, self.dead = log, Dead()
         self._private = False
         resolver = self._resolver(config)
-        self.sts = Sts(resolver, config.spool.path.parent / "mta-sts", log, lambda address: self._private)
+        self.sts = Sts(
+            resolver, config.spool.path.parent / "mta-sts" if keep else None, log, lambda address: self._private
+        )
         self._take(config, resolver)
 
     def apply(self, config: Config) -> None:

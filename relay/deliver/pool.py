@@ -52,6 +52,11 @@ def key_of(name: str, site: str) -> str:
     return f"{name} to {site}" if site else name
 
 
+def name_of(key: str) -> str:
+    """What operators call it: an account, or a direct entry whatever the site."""
+    return key.partition(" to ")[0]
+
+
 class Egress(Generic[W]):
     """A way out. `backlog` is claimed work; carriers take it off."""
 
@@ -189,8 +194,8 @@ class Egress(Generic[W]):
         if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
         why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
-        if not self._open and not wait and room > 0 and self.trunk is not None and self.trunk.full:
-            room = room if self.trunk.make_room() else 0
+        if not self._open and not wait and room > 0 and self.trunk is not None and not self.trunk.roomy:
+            room = 0
         if not self._open and not wait and not self.pace.free:
             wait, why = self.pace.dial_wait(now)
         if not wait and not self.pace.free:
@@ -226,6 +231,7 @@ class Egress(Generic[W]):
                     others.append(session)
         finally:
             self._idle += reversed(others)
+            self._idles()
         await self._room()
         if self.trunk is not None:
             await self.trunk.enter()
@@ -252,15 +258,22 @@ class Egress(Generic[W]):
 
     def spare(self) -> bool:
         """Closes a session that nobody uses, for another lane; whether there was one."""
-        if self._idle:
-            self._goodbye(self._idle.pop(0), 1.0)
-            return True
-        return False
+        if not self._idle:
+            return False
+        self._goodbye(self._idle.pop(0), 1.0)
+        self._idles()
+        return True
+
+    def _idles(self) -> None:
+        """The other lanes of the entry may have the place of a session that is idle."""
+        if self.trunk is not None:
+            self.trunk.idles(self, bool(self._idle))
 
     async def _room(self) -> None:
         """One that is saying goodbye counts until it is gone, for the upstream counts it; but mail does not wait for it long."""
         while self._idle and self._open - len(self._goodbyes) >= self.connections:
             self._goodbye(self._idle.pop(0), 1.0)  # to hosts that do not serve what is next
+            self._idles()
         while self._goodbyes and self._open >= self.connections:
             done, late = await asyncio.wait(self._goodbyes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             for task in late if not done else ():
@@ -273,6 +286,7 @@ class Egress(Generic[W]):
             session.idle_since = clock.monotonic()
             session.answers = []  # what is said next is said of another message
             self._idle.append(session)
+            self._idles()
         elif session.connected:
             self._goodbye(session, 5.0)
         else:
@@ -297,6 +311,7 @@ class Egress(Generic[W]):
             young = now - session.idle_since < self.account.idle and session.usable and not self.retired
             (kept if young else gone).append(session)
         self._idle = kept
+        self._idles()
         # All at once: one that ignores QUIT must not hold up the others.
         await asyncio.gather(*(self._goodbye(session, patience) for session in gone), return_exceptions=True)
 

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 from relay.policy.pace import Pace
 from relay.settings import Account
 
 
-class Trunk:
-    """`spare`: asked where a lane wants a session and there is no room; closes one that is idle, if there is one."""
+class Lane(Protocol):
+    """A user of the entry's sessions."""
 
-    def __init__(self, account: Account, spare: Callable[[], bool]) -> None:
+    def spare(self) -> bool:
+        """Closes a session that is idle, for another lane; whether there was one."""
+
+
+class Trunk:
+    """Where a lane wants a session and there is no room, another one's that is idle is closed."""
+
+    def __init__(self, account: Account) -> None:
         self.account = account
         self.pace = Pace(account.limits)
         self.sessions = 0
-        self._spare = spare
+        self._idle: dict[Lane, None] = {}  # those that have idle sessions; of thousands of lanes these alone are asked
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def full(self) -> bool:
         return self.sessions >= self.account.connections
 
-    def make_room(self) -> bool:
-        """Whether there is room for a session now, or will be in a moment."""
-        return not self.full or self._spare()
+    @property
+    def roomy(self) -> bool:
+        """Whether there is room for a session now, or in a moment for who wants to `enter`."""
+        return not self.full or bool(self._idle)
+
+    def idles(self, lane: Lane, idle: bool) -> None:
+        """Whether a lane has sessions that nobody uses."""
+        if idle:
+            self._idle[lane] = None
+        else:
+            self._idle.pop(lane, None)
 
     @property
     def wanted(self) -> bool:
@@ -40,7 +55,9 @@ class Trunk:
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        self._spare()
+        for lane in self._idle:
+            lane.spare()
+            break
         try:
             await turn
         except asyncio.CancelledError:

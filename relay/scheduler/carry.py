@@ -169,6 +169,7 @@ class Carriers:
                 return self.put_back(work, "its route has a message for each recipient now")
             self._plan(egress, work, plan)
         started, work.began = clock.monotonic(), clock.now()
+        work.remote = work.security = ""  # nobody has said anything in this attempt
         work.asks = len(work.recipients)
         egress.asking += work.asks
         egress.breaker.start()

@@ -9,6 +9,7 @@ from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.deliver.trunk import Trunk
 from relay.oauth.keeper import Keeper
+from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
@@ -107,14 +108,28 @@ class Egresses(dict[str, Egress[Work]]):
         """Its sessions are counted on, whatever changed."""
         trunk = self._trunks.get(account.name)
         if trunk is None:
-            self._trunks[account.name] = Trunk(account, lambda: self._spare(account.name))
+            self._trunks[account.name] = Trunk(account)
         elif trunk.account != account:
             pace = Pace(account.limits)
             pace.keep(trunk.pace)
             trunk.account, trunk.pace = account, pace
 
-    def _spare(self, name: str) -> bool:
-        return any(egress.spare() for egress in self.values() if egress.name == name)
+    def trunk(self, name: str) -> Trunk:
+        """Of a direct entry."""
+        return self._trunks[name]
+
+    def look(self, key: str, now: float) -> EgressView | None:
+        """How it stands, for operators. Makes none: of a site that has no mail it tells what a new one would be, and of a direct
+        entry by its name alone what any new one would be."""
+        egress = self.get(key)
+        if egress is None:
+            name, _, site = key.partition(" to ")
+            account = self.config.accounts.get(name)
+            if account is None or account.source is None:
+                return None
+            known = self._sites.by_name.get(site)
+            egress = self._made(account, known.rule if known else ANYWHERE, site)
+        return egress.view(now)
 
     def of(self, name: str) -> list[Egress[Work]]:
         """An account's one, or all of a direct entry's."""

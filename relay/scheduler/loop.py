@@ -43,7 +43,7 @@ class Scheduler:
         self.recorder = Recorder(spool, config, log, self._nudge)
         self.preparer = preparer
         self.carriers = Carriers(spool, config, network, self.sites, self.recorder, preparer, log, self._nudge)
-        self.outlook = Outlook(self.lanes, self.carriers)
+        self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self._granted: dict[int, Egress[Work]] = {}
         self._look_at = FOREVER  # a way that is not at rest may go then, whether or not anybody ends before

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from typing import Any
 
 from relay import clock
-from relay.deliver.pool import Egress
+from relay.deliver.network import Network
+from relay.deliver.pool import Egress, name_of
+from relay.deliver.survey import survey
 from relay.policy.gate import FOREVER, EgressView, Go, admit
 from relay.policy.lanefacts import LaneFacts
-from relay.policy.routing import Action
+from relay.policy.routing import Action, Facts
 from relay.scheduler.carry import Carriers
 from relay.scheduler.lanes import Lane, Lanes
 from relay.scheduler.work import Work
+from relay.settings import Account
+
+PART = 500  # destinations that are looked at in one go
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Over the destinations of a direct entry."""
+
+    destinations: int = 0
+    resting: int = 0
+    sessions: int = 0
+    busy: int = 0
+    first: Egress[Work] | None = None  # of those that rest, who may be dialled next
 
 
 class Outlook:
     """Looks at lanes and egresses as they are."""
 
-    def __init__(self, lanes: Lanes, carriers: Carriers) -> None:
-        self.lanes, self.carriers = lanes, carriers
+    def __init__(self, lanes: Lanes, carriers: Carriers, network: Network) -> None:
+        self.lanes, self.carriers, self.network = lanes, carriers, network
 
     def forecast(self, lane_id: int, now: float) -> tuple[str, float | None, tuple[str, ...]]:
-        """(why what is due in this lane waits, until when, its egresses); an empty why: nothing holds it up."""
+        """(why what is due in this lane waits, until when, its egresses); an empty why: nothing holds it up.
+
+        The egresses are keys (`deliver.pool.key_of`); where its destination is being looked up, names.
+        """
         lane = self.lanes.by_id.get(lane_id)
         return self._forecast(lane, now) if lane else ("", now, ())  # it has just come in
 
@@ -30,8 +53,11 @@ class Outlook:
         return self._forecast(self.lanes.imagined(facts), now)
 
     def _forecast(self, lane: Lane, now: float) -> tuple[str, float | None, tuple[str, ...]]:
+        if lane.unsited:
+            return lane.why, None, self._ahead(lane)
         if lane.movable and lane.egresses:
-            decision = admit([self.carriers.egresses[name].view(now) for name in lane.egresses], now)
+            views = [self.view(key, now) for key in lane.egresses]
+            decision = admit([view for view in views if view is not None], now)
             if not isinstance(decision, Go):
                 return decision.why, None if decision.until == FOREVER else decision.until, lane.egresses
             return "", now, lane.egresses
@@ -39,42 +65,143 @@ class Outlook:
             return f"no account of route {lane.route.name} may send as its sender", None, ()
         return lane.why, None, lane.egresses
 
+    def _ahead(self, lane: Lane) -> tuple[str, ...]:
+        """By name, those that it leaves by once it is known where to."""
+        table = self.lanes.config.table
+        return table.egresses(lane.route, lane.facts.ask, lane.facts.drawn) if lane.route else ()
+
     def route_name(self, lane_id: int) -> str:
         lane = self.lanes.by_id.get(lane_id)
         return lane.route.name if lane and lane.route else ""
+
+    def destination(self, lane_id: int) -> str:
+        """The site that it leaves to; empty where it does not leave by MX, or that is not known yet."""
+        lane = self.lanes.by_id.get(lane_id)
+        return lane.site if lane else ""
 
     def lanes_of_route(self, name: str) -> tuple[int, ...]:
         return tuple(i for i in self.lanes.by_id if self.route_name(i) == name)
 
     def lanes_by_first(self, wanted: Callable[[str], bool]) -> frozenset[int]:
-        """The lanes whose first account is wanted: what waits in them would leave by it."""
-        return frozenset(i for i, lane in self.lanes.by_id.items() if lane.egresses and wanted(lane.egresses[0]))
+        """The lanes whose first account, or direct entry, is wanted: what waits in them would leave by it."""
+        known: dict[str, bool] = {}  # thousands of lanes leave by a few
+
+        def by(keys: Sequence[str]) -> bool:
+            name = name_of(keys[0]) if keys else ""
+            return known[name] if name in known else known.setdefault(name, bool(name) and wanted(name))
+
+        return frozenset(i for i, x in self.lanes.by_id.items() if by(self._ahead(x) if x.unsited else x.egresses))
 
     def lane_facts_of(self, lane_id: int) -> LaneFacts | None:
         lane = self.lanes.by_id.get(lane_id)
         return lane.facts if lane else None
 
-    def view(self, egress: str) -> EgressView | None:
-        found = self.carriers.egresses.get(egress)
-        return found.view(clock.now()) if found else None
+    def view(self, egress: str, now: float | None = None) -> EgressView | None:
+        """By its key, or a direct entry's name: then as it is for a destination that nothing is known of."""
+        return self.carriers.egresses.look(egress, clock.now() if now is None else now)
 
-    def egress_rows(self) -> list[dict[str, object]]:
-        """Each egress: what it does, and why it rests if it does."""
-        now = clock.now()
+    def rest(self, name: str, domain: str) -> tuple[float, str]:
+        """(until when, why) an egress sends nothing to a domain; 0: it does."""
+        rest = self.carriers.blame.resting.get((name, domain))
+        return (rest.until, rest.why) if rest is not None and rest.until > clock.now() else (0.0, "")
+
+    async def survey(self, facts: Facts, names: Sequence[str]) -> dict[str, Any]:
+        """How these direct entries would reach the recipient's domain (`deliver.survey`)."""
+        return await survey(self.network, self.lanes.config, facts, names)
+
+    # -- what each does
+
+    def egress_rows(self) -> list[dict[str, Any]]:
+        """One for each account and direct entry: what it does, and why it rests if it does.
+
+        `destinations` is None for an account. `down`: nothing leaves by it; by a direct entry, to nobody.
+        """
+        now, sums = clock.now(), self._sums()
+        rows = []
+        for name, account in self.lanes.config.accounts.items():
+            egress = self.carriers.egresses.get(name)
+            if account.source is not None:
+                rows.append(self._direct(account, sums.get(name, _Sum()), now))
+            elif egress is not None:
+                row = _NO_SITE | {"egress": name, "host": f"{account.host}:{account.port}", **_figures(egress, now)}
+                row["down"] = row["state"] != "ready"
+                rows.append(row | ({"token": egress.tokens.state()} if egress.tokens else {}))
+        return rows
+
+    def _sums(self) -> dict[str, _Sum]:
+        sums: dict[str, _Sum] = {}
+        for egress in self.carriers.egresses.values():
+            if egress.direct is None:
+                continue
+            made = sums.get(egress.name)
+            if made is None:
+                made = sums[egress.name] = _Sum()
+            made.destinations += 1
+            made.sessions += egress.sessions
+            made.busy += egress.busy
+            if egress.breaker.is_open:
+                made.resting += 1
+                if made.first is None or egress.breaker.until < made.first.breaker.until:
+                    made.first = egress
+        return sums
+
+    def _direct(self, account: Account, made: _Sum, now: float) -> dict[str, Any]:
+        source, trunk = account.source, self.carriers.egresses.trunk(account.name)
+        assert source is not None
+        state, (wait, why) = "ready", trunk.pace.wait(now)
+        if made.first is not None:
+            state = f"{made.resting} of {made.destinations} destinations rest"
+            if made.resting == made.destinations:
+                wait, why = made.first.breaker.wait(now), f"{made.first.site}: {made.first.breaker.why}"
+        if not why and trunk.full:
+            why = f"all its {account.connections} connections are open"
+        addresses = ", ".join(filter(None, (source.v4, source.v6)))
+        return _NO_SITE | {
+            "egress": account.name,
+            "host": f"MX, from {addresses}" if addresses else "MX",
+            "destinations": made.destinations,
+            "resting": made.resting,
+            "sessions": made.sessions,
+            "connections": account.connections,
+            "in_flight": made.busy,
+            "state": state,
+            "wait": round(wait, 1),
+            "why": why,
+            "down": 0 < made.destinations == made.resting,
+        }
+
+    async def destination_rows(self, name: str, most: int) -> list[dict[str, Any]]:
+        """Of a direct entry's destinations those that matter: first what rests or is slowed, then the busiest; at most so many."""
+        now, found = clock.now(), list[tuple[bool, int, int, int]]()
+        every = self.carriers.egresses.of(name)
+        for start in range(0, len(every), PART):
+            for i, egress in enumerate(every[start : start + PART], start):
+                sick = egress.breaker.is_open or bool(egress.fewer) or egress.pace.until > now
+                if sick or egress.busy or egress.sessions:
+                    found.append((sick, egress.busy, egress.sessions, -i))
+            found = nlargest(most, found)
+            await asyncio.sleep(0)
+        chosen = [every[-number] for *_, number in found]
         return [
-            {
-                "egress": name,
-                "host": f"{e.account.host}:{e.account.port}",
-                "sessions": e.sessions,
-                "in_flight": e.busy,
-                **_health(e, now),
-                **({"token": e.tokens.state()} if e.tokens else {}),
-            }
-            for name, e in self.carriers.egresses.items()
-        ]
+            _NO_SITE | {"egress": name, "destination": egress.site, **_figures(egress, now)}
+            | {"down": egress.breaker.is_open}
+            for egress in chosen
+        ]  # fmt: skip
 
 
-def _health(egress: Egress[Work], now: float) -> dict[str, object]:
+_NO_SITE: dict[str, Any] = {"destination": "", "host": "", "destinations": None, "resting": None}
+
+
+def _figures(egress: Egress[Work], now: float) -> dict[str, Any]:
+    return {
+        "sessions": egress.sessions,
+        "connections": egress.connections,
+        "in_flight": egress.busy,
+        **_health(egress, now),
+    }
+
+
+def _health(egress: Egress[Work], now: float) -> dict[str, Any]:
     """`state`, how long it waits and why. One that is ready may wait for its pace."""
     breaker, pace = egress.breaker, egress.pace
     if breaker.is_open:

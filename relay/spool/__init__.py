@@ -241,6 +241,7 @@ class End:
     last_reply: str
     in_doubt: bool
     expires_at: float
+    remote: str = ""  # which of its domain's hosts said that, where it left by MX
 
 
 @dataclass(slots=True)

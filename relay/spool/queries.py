@@ -37,6 +37,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "why": note.get("why", ""),
         "last_reply": note.get("last_reply", ""),
         "remote_id": note.get("remote_id", ""),
+        "remote": note.get("remote", ""),
+        "tls": note.get("tls", ""),
         "settled_at": note.get("settled_at"),
         **row,
         "in_doubt": bool(row["in_doubt"]),

@@ -76,9 +76,9 @@ def _ends(connection: sqlite3.Connection, tells: Sequence[Tell]) -> list[End]:
         )
         for message, n, address, notify, orcpt, egress, text, doubt, expires_at in rows:
             note: dict[str, Any] = json.loads(text)
-            said, why = str(note.get("last_reply", "")), str(note.get("why", ""))
+            said, why, remote = (str(note.get(name, "")) for name in ("last_reply", "why", "remote"))
             tell = by_key[message, n]
-            ends.append(End(tell, address, notify, orcpt, egress, why, said, bool(doubt), expires_at))
+            ends.append(End(tell, address, notify, orcpt, egress, why, said, bool(doubt), expires_at, remote))
     return ends
 
 

@@ -1,0 +1,81 @@
+"""Counts for operators: by lane, by egress, and whether mail leaves. Bounded, and in breaths: there may be thousands of lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from relay import clock
+from relay.admin.ports import Outlook
+from relay.deliver.pool import name_of
+from relay.policy.lanefacts import LaneFacts
+from relay.spool import Spool
+
+MOST_DESTINATIONS = 20  # of a direct entry that are told one by one
+
+
+async def breathe(count: int) -> None:
+    """Of a thousand lanes each takes a moment: mail goes on after every few."""
+    if not count % 20:
+        await asyncio.sleep(0)
+
+
+def lane_name(outlook: Outlook, lane: int, class_: str) -> str:
+    """`class/route`, and where it leaves by MX `class/route/destination`."""
+    site = outlook.destination(lane)
+    return f"{class_}/{outlook.route_name(lane) or '?'}{f'/{site}' if site else ''}"
+
+
+async def stats(spool: Spool, outlook: Outlook) -> dict[str, Any]:
+    """`states`, `lanes`, and `egresses`: a row for each, and behind that of a direct entry those of its destinations."""
+    now = clock.now()
+    lanes: dict[int, dict[str, Any]] = {}
+    for i, row in enumerate(await spool.stats()):
+        await breathe(i)
+        number, lane = row["lane"], lanes.get(row["lane"])
+        if lane is None:
+            name = lane_name(outlook, number, LaneFacts.parse(row["facts"]).class_)
+            lane = lanes[number] = {"lane": name, "lane_id": number, "facts": row["facts"]}
+            lane["destination"] = outlook.destination(number)
+        lane[row["state"]] = row["recipients"]
+        if row["state"] not in ("delivered", "failed"):
+            lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
+    for i, (number, lane) in enumerate(lanes.items()):
+        await breathe(i)
+        await _foreseen(spool, outlook, number, lane, now)
+    states = {s.label: n for s, n in spool.counts.items()}
+    egresses = []
+    for row in outlook.egress_rows():
+        egresses.append(row)
+        if row["destinations"]:
+            egresses += await outlook.destination_rows(row["egress"], MOST_DESTINATIONS)
+    return {"states": states, "lanes": list(lanes.values()), "egresses": egresses}
+
+
+async def _foreseen(spool: Spool, outlook: Outlook, number: int, lane: dict[str, Any], now: float) -> None:
+    """Why what is due in it waits, and until when."""
+    why, until, egresses = outlook.forecast(number, now)
+    following: float | None = None
+    if any(lane.get(state) for state in ("queued", "deferred", "active")):
+        due = await spool.due(number)
+        following = max(due, until or 0.0) if due is not None and due > now else until  # as a list has it
+    elif lane.get("held"):
+        why = "held until an operator releases it"
+    lane |= {"why": why, "next_at": following, "egresses": list(map(name_of, egresses))}
+
+
+def leaving(outlook: Outlook) -> dict[str, Any]:
+    """What of the ways out is down, until when and why. A direct entry is, where all its destinations are."""
+    now, rows = clock.now(), outlook.egress_rows()
+    return {
+        "accounts": sum(row["destinations"] is None for row in rows),
+        "direct": [
+            {name: row[name] for name in ("egress", "destinations", "resting")}
+            for row in rows
+            if row["destinations"] is not None
+        ],
+        "tokens": [{"egress": row["egress"], **row["token"]} for row in rows if "token" in row],
+        "resting_until": [
+            {"egress": row["egress"], "until": now + row["wait"], "why": row["why"]} for row in rows if row["down"]
+        ],
+    }

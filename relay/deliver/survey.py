@@ -1,0 +1,130 @@
+"""How a domain's mail would be delivered by MX, for operators: its hosts, its lane, what their TLS must be, who is dead for now.
+
+Asks the DNS and MTA-STS as a delivery does, and dials nobody. Bounded in time; never raises: trouble is part of the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from relay import clock
+from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at, family
+from relay.deliver.network import Network
+from relay.envelope import ascii_domain, domain_of
+from relay.nexthop.hops import Addresses, Hops
+from relay.nexthop.policy import DomainPolicy, Requirement, Unsafe
+from relay.nexthop.site import Site, site_of
+from relay.policy.routing import Facts
+from relay.resolver import DnsTrouble
+from relay.settings import ANYWHERE, Config
+
+PATIENCE = 10.0  # seconds for all of it
+
+
+async def survey(
+    network: Network, config: Config, facts: Facts, names: Sequence[str], seconds: float = PATIENCE
+) -> dict[str, Any]:
+    """By the direct entries of these names. `hosts`: one object each, the best preference first; empty where `refusal` is what
+    the sender would hear. Times are epoch seconds."""
+    domain, late = ascii_domain(domain_of(facts.recipient)), clock.monotonic() + seconds
+    told = _nothing(domain)
+    try:
+        async with asyncio.timeout(seconds):
+            hops = await network.mx.find(domain)
+    except TimeoutError:
+        return told | {"trouble": f"the DNS has not said within {seconds:g} s where mail for {domain} goes"}
+    site = site_of(hops, lambda question: question.ask(facts), config.destinations)
+    told |= _found(hops, site)
+    if hops.refusal is not None:
+        return told
+    ways = [network.direct(config.accounts[name], site.rule) for name in names]
+    try:
+        async with asyncio.timeout(max(0.0, late - clock.monotonic())):
+            policy = await network.security.of_domain(hops, site.rule)
+    except TimeoutError:
+        policy = DomainPolicy(hops, site.rule)
+        told["trouble"] = f"whether {domain} has an MTA-STS policy was not to be learnt within {seconds:g} s"
+    told["policy"], told["sts"] = policy.told, policy.sts.mode if policy.sts else None
+    tried = Tried()
+    order = [host for _, host in ways[0].order(hops, tried)]
+    shown = hops.names[:MOST_HOSTS]
+    tasks = [asyncio.create_task(_host(ways, policy, host, host in order), name="survey") for host in shown]
+    _, pending = await asyncio.wait(tasks, timeout=max(0.0, late - clock.monotonic()))
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    told["loop"] = "; ".join(tried.notes)
+    told["more_hosts"] = len(hops.names) - len(shown)
+    told["hosts"] = [
+        _row(hops, host) | (_unheard(host, seconds) if task in pending else task.result())
+        for host, task in zip(shown, tasks, strict=True)
+    ]
+    return told
+
+
+def _nothing(domain: str) -> dict[str, Any]:
+    return {
+        "domain": domain, "lane": "", "rule": "", "origin": "", "per": "", "provider": "", "port": 0, "implicit": False,
+        "secure": False, "refusal": None, "policy": "", "sts": None, "trouble": "", "loop": "", "hosts": [], "more_hosts": 0,
+    }  # fmt: skip
+
+
+def _found(hops: Hops, site: Site) -> dict[str, Any]:
+    rule = site.rule
+    return {
+        "lane": site.name,
+        "rule": "" if rule is ANYWHERE else rule.name,
+        "origin": rule.origin,
+        "per": rule.per,
+        "provider": site.provider,
+        "port": rule.port,
+        "implicit": hops.implicit,
+        "secure": hops.secure,
+        "refusal": None if hops.refusal is None else str(hops.refusal),
+    }
+
+
+def _row(hops: Hops, host: str) -> dict[str, Any]:
+    place = next(i for i, group in enumerate(hops.hosts, 1) if host in group)
+    return {
+        "host": host, "preference": place, "v4": [], "v6": [], "secure": False, "tls": None, "by": "", "records": [],
+        "sts_allows": None, "dialled": False, "dead": [], "trouble": [],
+    }  # fmt: skip
+
+
+def _unheard(host: str, seconds: float) -> dict[str, Any]:
+    return {"trouble": [f"{host}: the DNS has not answered within {seconds:g} s"]}
+
+
+async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str, in_order: bool) -> dict[str, Any]:
+    """`dialled`: it is among those that would be, at one address of it at least."""
+    way, tried = ways[0], Tried()
+    told: dict[str, Any] = {}
+    addresses = Addresses()
+    if policy.sts is not None:
+        told["sts_allows"] = policy.sts.matches(host)
+    try:
+        addresses = await way.mx.addresses(host)
+        told |= {"v4": list(addresses.v4), "v6": list(addresses.v6), "secure": addresses.secure}
+        requirement: Requirement | None = await way.security.of_host(policy, host, addresses)
+    except (DnsTrouble, Unsafe) as error:
+        tried.notes.append(str(error) if host in str(error) else f"{host}: {error}")
+        requirement = None
+    if requirement is not None:
+        told |= {"tls": requirement.level.value, "by": requirement.by, "records": [str(r) for r in requirement.records]}
+        place = next(number for number, group in enumerate(policy.hops.hosts) if host in group)
+        usable = [way.usable(host, addresses, tried, place) for way in ways]
+        told["dialled"] = in_order and any(usable)
+    return told | {"dead": _dead(way, host, addresses), "trouble": list(dict.fromkeys(tried.notes))}
+
+
+def _dead(way: Direct, host: str, addresses: Addresses) -> list[dict[str, Any]]:
+    """What of it did not answer of late and is tried after the others; `until` when."""
+    now, mono = clock.now(), clock.monotonic()
+    every = (*addresses.v4, *addresses.v6)
+    what = {host: host} | {address: at(host, address) for address in every}
+    what |= {family(address): f"IPv{6 if ':' in address else 4} from here" for address in every}
+    dead = [(text, way.dead.until(key, mono)) for key, text in what.items()]
+    return [{"what": text, "until": round(now + until - mono, 1)} for text, until in dead if until]
