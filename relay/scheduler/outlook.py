@@ -154,7 +154,7 @@ class Outlook:
             if made.resting == made.destinations:
                 wait, why = made.first.breaker.wait(now), f"{made.first.site}: {made.first.breaker.why}"
         if not why and trunk.full:
-            why = f"all its {account.connections} connections are open"
+            why = f"it has as many connections as it may, {account.connections}"
         addresses = ", ".join(filter(None, (source.v4, source.v6)))
         return _NO_SITE | {
             "egress": account.name,
