@@ -203,7 +203,7 @@ async def dialled(
         sock.setblocking(False)
         if source:
             sock.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)  # else ports run out at 28,000 connections in all
-            sock.bind((source, 0))
+            _bind(sock, source)
         async with asyncio.timeout(timeout):
             await asyncio.get_running_loop().sock_connect(sock, address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -213,11 +213,21 @@ async def dialled(
     return sock
 
 
+def _bind(sock: socket.socket, source: str) -> None:
+    """Raises OSError. Its text alone would not tell whether it is about our address or theirs."""
+    try:
+        sock.bind((source, 0))
+    except OSError as error:
+        told = OSError(f"it can't leave from {source}: {os.strerror(error.errno or 0)}")
+        told.errno = error.errno
+        raise told from None
+
+
 def words(error: OSError) -> str:
     """Of a dial that failed. asyncio's own text names the address a second time."""
     if isinstance(error, TimeoutError) and not error.errno:
         return "connection timed out"
-    return os.strerror(error.errno) if error.errno else str(error)
+    return os.strerror(error.errno) if error.errno and len(error.args) > 1 else str(error)
 
 
 async def _greet(client: Client, tls: Tls) -> None:

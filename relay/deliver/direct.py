@@ -13,7 +13,7 @@ import ipaddress
 import random
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,11 +36,7 @@ from relay.settings import Account, Address, Destination, Listen, Tls
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
 BY_SOURCE = "family"
-_NO_WAY = (
-    errno.ENETUNREACH,
-    errno.EADDRNOTAVAIL,
-    errno.EAFNOSUPPORT,
-)  # no route, no source address: it is not the host
+OF_OURS = (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EAFNOSUPPORT)  # no such source, no route
 
 SECURITY = metrics.Counter(
     "relay_direct_sessions_total",
@@ -56,6 +52,14 @@ class OfDomain(Failure):
     """It is about this domain alone: its DNS, its policy. Other domains of the same hosts are none the worse."""
 
 
+class NoSource(OfDomain):
+    """It has no address of the family that the domain's hosts have; another egress may."""
+
+
+class OfOurs(Failure):
+    """It is about this machine: its routes, its addresses. Nothing is known of the host."""
+
+
 class Ours(Protocol):
     """Which addresses and names are this relay."""
 
@@ -65,12 +69,15 @@ class Ours(Protocol):
 
 @dataclass(slots=True)
 class Tried:
-    """What became of the hosts of one attempt."""
+    """What became of the hosts of one attempt. `dials` is asked before each connection."""
 
+    domain: str
+    dials: Callable[[], None] = lambda: None
     notes: list[str] = field(default_factory=list)
     network: Failure | None = None  # of a host that could be reached another time
     unsafe: Unsafe | None = None
     passing: bool = False  # the DNS had no answer for a host, or it was not its turn
+    sourceless: bool = False  # there is one, and no source for its family
     refused: int = 0  # hosts that take no mail at all (RFC 7504)
     ours: int = 1 << 16  # the place among the preferences where we stand ourselves
 
@@ -120,11 +127,11 @@ class Direct:
 
     # -- a new one
 
-    async def reach(self, domain: str) -> Upstream:
-        """Raises Failure."""
+    async def reach(self, domain: str, dials: Callable[[], None] = lambda: None) -> Upstream:
+        """`dials` is asked before each connection. Raises Failure, and what `dials` raises."""
         hops = await self._hops(domain)
         policy = await self.security.of_domain(hops, self.rule)
-        tried = Tried()
+        tried = Tried(domain, dials)
         order, left = self.order(hops, tried), MOST_ADDRESSES
         for number, (place, host) in enumerate(order):
             if left <= 0 or number == MOST_HOSTS:
@@ -140,7 +147,7 @@ class Direct:
             if not addresses.v4 and not addresses.v6:
                 self.dead.note(host, clock.monotonic())
             for address in usable[:left]:
-                session = await self._one(domain, host, address, requirement, tried, place)
+                session = await self._one(host, address, requirement, tried, place)
                 if session is not None:
                     return session
             if len(usable) > left:
@@ -208,25 +215,25 @@ class Direct:
                 tried.notes.append(
                     f"{at(host, address)}: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source"
                 )
-                tried.passing = True  # another egress may have one
+                tried.sourceless = True
             else:
                 kept.append(address)
         if place >= tried.ours:
             return []
         now = clock.monotonic()
-        return sorted(kept, key=lambda a: (self.dead.until(family(a), now), self.dead.until(a, now)))
+        return sorted(kept, key=lambda a: (self.dead.until(self.family(a), now), self.dead.until(a, now)))
 
     def _leaves_by(self, address: str) -> bool:
         source = self.source
         return bool(source.v6 if ":" in address else source.v4) or not (source.v4 or source.v6)
 
     async def _one(
-        self, domain: str, host: str, address: str, requirement: Requirement, tried: Tried, place: int
+        self, host: str, address: str, requirement: Requirement, tried: Tried, place: int
     ) -> Upstream | None:
         """A session with this address; None: why not is in `tried`."""
         where = at(host, address)
         try:
-            session = await self._session(domain, host, address, requirement)
+            session = await self._session(host, address, requirement, tried)
         except Unsafe as unsafe:
             tried.unsafe = unsafe
             tried.notes.append(f"{where}: {unsafe}")
@@ -238,38 +245,47 @@ class Direct:
                 tried.refused += 1
             else:
                 tried.network = failure
-            if failure.reply.code in (0, 521):
+            if failure.reply.code in (0, 521) and not isinstance(failure, OfOurs):
                 self.dead.note(address, clock.monotonic())
                 self.dead.note(host, clock.monotonic())
             tried.notes.append(f"{where}: {failure.reply}")
             return None
-        self.dead.forget(host, address, family(address))
-        session.domain = domain
+        self.dead.forget(host, address, self.family(address))
+        session.domain = tried.domain
         return session
 
-    async def _session(self, domain: str, host: str, address: str, requirement: Requirement) -> Upstream:
+    async def _session(self, host: str, address: str, requirement: Requirement, tried: Tried) -> Upstream:
         """Raises Unsafe, Failure."""
         if requirement.tests:
             try:
-                return await self._opened(host, address, requirement, Tls("starttls"))
+                return await self._opened(host, address, requirement, Tls("starttls"), tried)
             except Unsafe as unsafe:
                 TESTING.inc()
-                self.log.warning("sts_testing_failed", domain=domain, host=host, why=str(unsafe))
+                self.log.warning("sts_testing_failed", domain=tried.domain, host=host, why=str(unsafe))
+        # One whose TLS is broken is not asked for it with each session, for each time would be a connection more; but after a
+        # minute again, and then ever more seldom. What a rule or a policy asks for is asked for each time.
+        broken, may = f"TLS of {address}", requirement.level is Level.MAY
+        if may and self.dead.until(broken, clock.monotonic()):
+            return await self._opened(host, address, requirement, Tls("none"), tried)
         try:
-            return await self._opened(host, address, requirement, requirement.tls)
+            session = await self._opened(host, address, requirement, requirement.tls, tried)
         except NoTls as error:
             # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
-            if requirement.level is not Level.MAY:
+            if not may:
                 raise Unsafe(f"{error.reply} ({requirement.by})") from None
-        return await self._opened(host, address, requirement, Tls("none"))
+            self.dead.note(broken, clock.monotonic())
+            return await self._opened(host, address, requirement, Tls("none"), tried)
+        self.dead.forget(broken)
+        return session
 
-    async def _opened(self, host: str, address: str, requirement: Requirement, tls: Tls) -> Upstream:
+    async def _opened(self, host: str, address: str, requirement: Requirement, tls: Tls, tried: Tried) -> Upstream:
         """Raises Unsafe, Failure, NoTls."""
         wanted = tls.mode == "starttls"
         try:
             context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
         except (OSError, ssl.SSLError) as error:
             raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up for {self.rule.name}: {error}")) from None
+        tried.dials()
         sock = await self._dial(address)
         matched = ""
 
@@ -307,9 +323,15 @@ class Direct:
                 TIMEOUTS[Stage.CONNECT],
             )
         except OSError as error:
-            if error.errno in _NO_WAY:
-                self.dead.note(family(address), clock.monotonic())
-            raise Failure(Stage.CONNECT, Reply(0, words(error))) from None
+            reply = Reply(0, words(error))
+            if error.errno not in OF_OURS:
+                raise Failure(Stage.CONNECT, reply) from None
+            self.dead.note(self.family(address), clock.monotonic())
+            raise OfOurs(Stage.CONNECT, reply) from None
+
+    def family(self, address: str) -> str:
+        """What is dead where we have no way out by IPv4, or by IPv6."""
+        return f"{self.account.name} {BY_SOURCE} {6 if ':' in address else 4}"
 
     def _not_ourselves(self, client: Client, host: str) -> None:
         """A server that greets with our own name is us, or would hand it back to us. Raises Failure."""
@@ -328,6 +350,8 @@ class Direct:
             return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
         if tried.passing:
             return OfDomain(Stage.RESOLVE, Reply(451, tried.text, "4.4.3"))
+        if tried.sourceless:
+            return NoSource(Stage.RESOLVE, Reply(451, tried.text, "4.4.4"))
         if tried.ours == 0:
             return OfDomain(Stage.RESOLVE, Reply(554, f"mail for {domain} loops back to us: {tried.text}", "5.4.6"))
         if tried.refused:
@@ -338,11 +362,6 @@ class Direct:
 def at(host: str, address: str) -> str:
     """A host at one of its addresses; an address literal is both."""
     return host if host.startswith("[") else f"{host}[{address}]"
-
-
-def family(address: str) -> str:
-    """What is dead where nothing of this kind can be dialled from here."""
-    return f"{BY_SOURCE} {6 if ':' in address else 4}"
 
 
 async def _proven(client: Client, requirement: Requirement) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from relay import clock, metrics
 from relay.deliver.connect import connect
 from relay.deliver.direct import Direct
-from relay.deliver.smtp import Upstream
+from relay.deliver.smtp import TooSoon, Upstream
 from relay.deliver.trunk import Trunk
 from relay.policy.breaker import Breaker
 from relay.policy.gate import ANY, EgressView
@@ -134,13 +134,23 @@ class Egress(Generic[W]):
     @property
     def open(self) -> bool:
         """Whether it takes one transaction more, without a question about its health."""
-        return (
-            not self.breaker.is_open and self.busy < self.capacity and (self.pace.free or self._paced(clock.now()) > 0)
-        )
+        if self.breaker.is_open or self.busy >= self.capacity:
+            return False
+        if self.trunk is not None and not self._open and self.trunk.places <= 0:
+            return False
+        if self.pace.free:
+            return True
+        now = clock.now()
+        return self._paced(now) > 0 and (self._open > 0 or self.pace.dials(now) > 0)
 
     @property
     def sessions(self) -> int:
         return self._open
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has a session that nobody uses."""
+        return bool(self._idle)
 
     @property
     def staff(self) -> int:
@@ -151,9 +161,11 @@ class Egress(Generic[W]):
         """
         first = not self._trusted and not self.breaker.failures
         most = 1 if first or self.breaker.is_open else self.connections
-        if self.pace.free or self.pace.dial_wait(clock.now())[0] <= 0:
-            return most
-        return min(most, max(1, self._open))
+        if self.trunk is not None and self.trunk.full:
+            most = min(
+                most, max(1, self._open - len(self._goodbyes))
+            )  # who has a session stands in no line for another
+        return most if self.pace.free else min(most, max(1, self._open + self.pace.dials(clock.now())))
 
     def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
         """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said.
@@ -193,9 +205,10 @@ class Egress(Generic[W]):
         room = capacity - self.busy
         if (probing and self.busy) or (self.backlog and room < capacity - self.connections):
             room = 0  # a claim costs a transaction, so it is made for several
-        why, passes, recipients = self.breaker.why, self.breaker.passes, ANY
-        if not self._open and not wait and room > 0 and self.trunk is not None and not self.trunk.roomy:
-            room = 0
+        why, passes, recipients, behind = self.breaker.why, self.breaker.passes, ANY, ""
+        if self.trunk is not None and not self._open and not self.carriers and room > 0:
+            behind = self.name
+            room = room if self.trunk.places > 0 else 0
         if not self._open and not wait and not self.pace.free:
             wait, why = self.pace.dial_wait(now)
         if not wait and not self.pace.free:
@@ -204,7 +217,7 @@ class Egress(Generic[W]):
             if room <= 0:
                 wait, why = self.pace.wait(now)
                 passes = False  # it is well: what is in excess waits, and is nobody else's
-        return EgressView(self.key, room, wait, why, probing, self.seven_bit, passes, recipients)
+        return EgressView(self.key, room, wait, why, probing, self.seven_bit, passes, recipients, behind)
 
     def _paced(self, now: float) -> int:
         """Messages that its pace allows beyond those that are claimed already."""
@@ -214,34 +227,45 @@ class Egress(Generic[W]):
         """How many its limits allow beyond those that are claimed already."""
         return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
 
+    def had_its_turn(self, session: Upstream | None) -> bool:
+        """Whether the place of the session that a carrier works with goes to another lane of the entry."""
+        return self.trunk is not None and session is not None and self.trunk.had_its_turn(session.taken_at)
+
     async def take(self, domain: str = "", *, fresh: bool = False) -> Upstream:
-        """A session: an idle one that is still good, the latest first, or a new one. Raises Failure.
+        """A session: an idle one that is still good, the latest first, or a new one. Raises Failure, TooSoon.
 
         `domain`: whose mail it is for, where it leaves by MX.
         """
+        session = await self._kept(domain, fresh) or await self._new(domain)
+        session.taken_at = clock.monotonic()
+        return session
+
+    async def _kept(self, domain: str, fresh: bool) -> Upstream | None:
         others: list[Upstream] = []
         try:
             while self._idle:
                 session = self._idle.pop()
                 if not session.usable or fresh:
                     self.drop(session)
-                elif self.direct is None or await self.direct.serves(session, domain):
-                    return session
-                else:
-                    others.append(session)
+                    continue
+                others.append(session)
+                if self.direct is None or await self.direct.serves(session, domain):
+                    return others.pop()
         finally:
             self._idle += reversed(others)
-            self._idles()
+        return None
+
+    async def _new(self, domain: str) -> Upstream:
         await self._room()
         if self.trunk is not None:
             await self.trunk.enter()
         self._open += 1
-        if not self.pace.free:
-            self.pace.dialled(clock.now())
         try:
-            session = await (
-                self.direct.reach(domain) if self.direct else connect(self.account, self.hostname, self.tokens)
-            )
+            if self.direct is not None:
+                session = await self.direct.reach(domain, self._dials)
+            else:
+                self._dials()
+                session = await connect(self.account, self.hostname, self.tokens)
         except BaseException:
             self._gone()
             raise
@@ -249,6 +273,16 @@ class Egress(Generic[W]):
         self._trusted = True
         self.seven_bit = not session.eight_bit
         return session
+
+    def _dials(self) -> None:
+        """A connection is about to be opened. Raises TooSoon."""
+        if self.pace.free:
+            return
+        now = clock.now()
+        wait, why = self.pace.dial_wait(now)
+        if wait > 0:
+            raise TooSoon(f"{self.key} waits: {why}", wait)
+        self.pace.dialled(now)
 
     def _gone(self) -> None:
         """One session less."""
@@ -261,19 +295,14 @@ class Egress(Generic[W]):
         if not self._idle:
             return False
         self._goodbye(self._idle.pop(0), 1.0)
-        self._idles()
+        if self._idle and self.trunk is not None:
+            self.trunk.idles(self)
         return True
-
-    def _idles(self) -> None:
-        """The other lanes of the entry may have the place of a session that is idle."""
-        if self.trunk is not None:
-            self.trunk.idles(self, bool(self._idle))
 
     async def _room(self) -> None:
         """One that is saying goodbye counts until it is gone, for the upstream counts it; but mail does not wait for it long."""
         while self._idle and self._open - len(self._goodbyes) >= self.connections:
             self._goodbye(self._idle.pop(0), 1.0)  # to hosts that do not serve what is next
-            self._idles()
         while self._goodbyes and self._open >= self.connections:
             done, late = await asyncio.wait(self._goodbyes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             for task in late if not done else ():
@@ -286,9 +315,10 @@ class Egress(Generic[W]):
             session.idle_since = clock.monotonic()
             session.answers = []  # what is said next is said of another message
             self._idle.append(session)
-            self._idles()
+            if self.trunk is not None:
+                self.trunk.idles(self)
         elif session.connected:
-            self._goodbye(session, 5.0)
+            self._goodbye(session, 1.0 if wanted else 5.0)
         else:
             self.drop(session)
 
@@ -311,7 +341,6 @@ class Egress(Generic[W]):
             young = now - session.idle_since < self.account.idle and session.usable and not self.retired
             (kept if young else gone).append(session)
         self._idle = kept
-        self._idles()
         # All at once: one that ignores QUIT must not hold up the others.
         await asyncio.gather(*(self._goodbye(session, patience) for session in gone), return_exceptions=True)
 

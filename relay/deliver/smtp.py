@@ -50,6 +50,15 @@ class Failure(Exception):
         self.stage, self.reply = stage, reply
 
 
+class TooSoon(Exception):
+    """A limit does not let it go yet; nothing was said to anybody. `wait`: seconds until a session may be opened, where one
+    was needed; 0: it was not about that."""
+
+    def __init__(self, text: str, wait: float = 0.0) -> None:
+        super().__init__(text)
+        self.wait = wait
+
+
 @dataclass(slots=True)
 class Answer:
     """What the upstream said about one recipient, and where."""
@@ -84,6 +93,7 @@ class Upstream:
         self._pipelining = "pipelining" in extensions
         self.transactions = 0
         self.idle_since = 0.0
+        self.taken_at = 0.0  # by who works with it; clock.monotonic()
         self.passes_on = False  # the transaction under way asks for reports, of an upstream that makes them
         self.stage = Stage.MAIL  # how far the transaction is; from DOT on it may have been delivered
         self._dirty = False  # a transaction ended in the middle: RSET before the next

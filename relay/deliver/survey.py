@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay import clock
-from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at, family
+from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at
 from relay.deliver.network import Network
 from relay.envelope import ascii_domain, domain_of
 from relay.nexthop.hops import Addresses, Hops
@@ -47,7 +47,7 @@ async def survey(
         policy = DomainPolicy(hops, site.rule)
         told["trouble"] = f"whether {domain} has an MTA-STS policy was not to be learnt within {seconds:g} s"
     told["policy"], told["sts"] = policy.told, policy.sts.mode if policy.sts else None
-    tried = Tried()
+    tried = Tried(policy.hops.domain)
     order = [host for _, host in ways[0].order(hops, tried)]
     shown = hops.names[:MOST_HOSTS]
     tasks = [asyncio.create_task(_host(ways, policy, host, host in order), name="survey") for host in shown]
@@ -100,7 +100,7 @@ def _unheard(host: str, seconds: float) -> dict[str, Any]:
 
 async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str, in_order: bool) -> dict[str, Any]:
     """`dialled`: it is among those that would be, at one address of it at least."""
-    way, tried = ways[0], Tried()
+    way, tried = ways[0], Tried(policy.hops.domain)
     told: dict[str, Any] = {}
     addresses = Addresses()
     if policy.sts is not None:
@@ -125,6 +125,6 @@ def _dead(way: Direct, host: str, addresses: Addresses) -> list[dict[str, Any]]:
     now, mono = clock.now(), clock.monotonic()
     every = (*addresses.v4, *addresses.v6)
     what = {host: host} | {address: at(host, address) for address in every}
-    what |= {family(address): f"IPv{6 if ':' in address else 4} from here" for address in every}
+    what |= {way.family(address): f"IPv{6 if ':' in address else 4} from here" for address in every}
     dead = [(text, way.dead.until(key, mono)) for key, text in what.items()]
     return [{"what": text, "until": round(now + until - mono, 1)} for text, until in dead if until]

@@ -24,6 +24,7 @@ class EgressView:
     seven_bit: bool = False  # it takes no content of eight bits
     passes: bool = True  # while it waits, the route's next egress may take over
     recipients: int = ANY  # that its limits let go now
+    behind: str = ""  # without a session of its own, it needs a place among all of this direct entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,14 @@ class Go:
     egress: str
     count: int
     recipients: int = ANY
+    behind: str = ""  # as in EgressView
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     until: float  # epoch seconds; FOREVER: for an event, not for a time
     why: str
+    behind: str = ""  # the direct entry for a place of which it waits
 
 
 def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
@@ -49,7 +52,7 @@ def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
         if egress.wait > 0:
             continue
         if egress.room <= 0:
-            return Wait(FOREVER, f"all connections of {egress.name} are busy")
-        return Go(egress.name, 1 if egress.probing else egress.room, egress.recipients)
+            return Wait(FOREVER, f"all connections of {egress.behind or egress.name} are busy", egress.behind)
+        return Go(egress.name, 1 if egress.probing else egress.room, egress.recipients, egress.behind)
     first = min(egresses, key=lambda e: e.wait)
     return Wait(now + first.wait, "; ".join(f"{e.name} rests: {e.why}" for e in egresses))

@@ -133,6 +133,11 @@ class Pace:
         ]
         return max([(0.0, ""), *waits, *(other.dial_wait(now) for other in self.also)])
 
+    def dials(self, now: float) -> int:
+        """Sessions that may be opened now."""
+        left = [spent.left(rate, now) for rate, spent in self._of("connections")]
+        return min([*left, *(other.dials(now) for other in self.also)], default=ANY)
+
     def dialled(self, now: float) -> None:
         """A session is opened."""
         for other in self.also:

@@ -7,12 +7,12 @@ route's next account, or waits for this one. Only the message that heard of a pa
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import clock, metrics
-from relay.deliver.direct import OfDomain
+from relay.deliver.direct import NoSource, OfDomain
 from relay.deliver.pool import Egress
 from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import domain_of, queue_id
@@ -48,8 +48,8 @@ class Rest:
 class Ways(Protocol):
     """Where work goes that can't stay: the carriers."""
 
-    @property
-    def egresses(self) -> Mapping[str, Egress[Work]]: ...
+    def egress(self, key: str) -> Egress[Work] | None:
+        """None: its account is gone, or its site."""
 
     def push(self, work: Work) -> None:
         """To the first of its egresses."""
@@ -111,6 +111,10 @@ class Blame:
         trouble = self.judge(egress, work, stage, reply)
         if _strains(trouble, reply) and stage is not Stage.PREPARE:
             egress.strained(clock.now(), work.began, str(reply))
+            if session is None and reply.code == 421 and egress.window and egress.sessions:
+                # It takes no session more, and has some of ours: those go on, and this message was not asked about.
+                egress.breaker.returned()
+                return self.ways.put_back(work, f"{egress.key}: {reply}")
         if spoken_of is not None and trouble.scope in (Scope.RECIPIENT, Scope.DESTINATION):
             egress.breaker.succeeded()
             return self._one_alone(egress, work, spoken_of, Answer(stage, reply), seconds)
@@ -139,6 +143,8 @@ class Blame:
     def _of_domain(self, egress: Egress[Work], work: Work, failure: OfDomain, seconds: float) -> None:
         """Its DNS or its TLS policy: the hosts that it shares with others are none the worse."""
         egress.breaker.returned()
+        if isinstance(failure, NoSource) and self._fail_over(egress, work, str(failure)):
+            return
         hard = failure.reply.code >= 500
         wait = None
         if failure.stage is Stage.STARTTLS:
@@ -256,7 +262,7 @@ class Blame:
         now = clock.now()
         work.tried.append((egress.name, why))
         for i, name in enumerate(work.egresses[1:], 1):
-            other = self.ways.egresses.get(name)
+            other = self.ways.egress(name)
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]
                 self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.key, to=name, why=why)

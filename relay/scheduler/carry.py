@@ -14,7 +14,7 @@ from relay import clock, metrics
 from relay.deliver.content import ContentError
 from relay.deliver.network import Network
 from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
-from relay.deliver.smtp import Answer, Failure, Upstream
+from relay.deliver.smtp import Answer, Failure, TooSoon, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
 from relay.oauth.keeper import Keeper
@@ -37,10 +37,6 @@ NOT_LONG = 1.0  # seconds that claimed work waits for the pace of its account; w
 IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
 
 
-class TooSoon(Exception):
-    """The pace of the account does not let it go yet."""
-
-
 class Carriers:
     """All egresses and those who work for them."""
 
@@ -58,7 +54,7 @@ class Carriers:
         """`nudge`: there is room for more."""
         self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
         self.keeper = Keeper(log, self._token_back)
-        self.egresses = Egresses(config, network, sites, self.keeper)
+        self.egresses = Egresses(config, network, sites, self.keeper, nudge)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
         self.blame = Blame(self, recorder, log)
@@ -95,8 +91,12 @@ class Carriers:
         while egress.backlog:
             self.put_back(egress.backlog.popleft(), "its account changed")
 
+    def egress(self, key: str) -> Egress[Work] | None:
+        """None: its account is gone, or its site."""
+        return self.egresses.at(key)
+
     def push(self, work: Work) -> None:
-        egress = self.egresses.get(work.egresses[0]) if work.egresses else None
+        egress = self.egress(work.egresses[0]) if work.egresses else None
         if egress is None or self.stopping:
             return self.put_back(work, "its egress is gone" if egress is None else STOPPED)
         egress.used = clock.monotonic()
@@ -145,6 +145,8 @@ class Carriers:
         whole = False
         try:
             while egress.backlog and not self.stopping and egress.carriers <= egress.connections:
+                if egress.had_its_turn(self.at_work[task]):
+                    break
                 await self._attempt(egress, egress.backlog.popleft(), task)
             whole = not self.stopping
         finally:
@@ -183,7 +185,7 @@ class Carriers:
             answers = await self._deliver(egress, work, body, task)
         except TooSoon as error:
             egress.breaker.returned()
-            self.put_back(work, str(error))
+            self._too_soon(egress, work, error)
         except Failure as failure:
             self.blame.failed(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
@@ -290,6 +292,15 @@ class Carriers:
             else:
                 await asyncio.sleep(wait)
 
+    def _too_soon(self, egress: Egress[Work], work: Work, error: TooSoon) -> None:
+        """Back to wait for its turn, with all that waits for this egress; or alone, where the others have sessions that are
+        none for it: it would only be claimed again, and again be too soon."""
+        if not (error.wait and egress.sessions):
+            return self.put_back(work, str(error))
+        work.drop()
+        outcome = Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, str(error)), wait=error.wait)
+        self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
+
     async def _seven_bit(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
         """By its EHLO the session takes no other, which the next messages are made ready for."""
         work.begin(self.preparer, egress.account, body, True)
@@ -330,5 +341,6 @@ class Carriers:
 
     async def sweep(self) -> None:
         """Sessions that were idle for too long."""
-        await asyncio.gather(*(egress.sweep() for egress in [*self.egresses.values(), *self.retired]))
+        idle = [egress for egress in [*self.egresses.values(), *self.retired] if egress.idle]
+        await asyncio.gather(*(egress.sweep() for egress in idle))
         self.retired = [e for e in self.retired if e.busy or e.sessions]

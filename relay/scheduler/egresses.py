@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from relay import clock
@@ -21,10 +22,14 @@ FORGET = 900.0  # seconds without mail after which nothing is known of a site an
 class Egresses(dict[str, Egress[Work]]):
     """By their key (`deliver.pool.key_of`). Asked for a site that has none, it makes one."""
 
-    def __init__(self, config: Config, network: Network, sites: Sites, keeper: Keeper) -> None:
+    def __init__(
+        self, config: Config, network: Network, sites: Sites, keeper: Keeper, freed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`freed`: a direct entry has room for one session more."""
         super().__init__()
+        self._freed = freed
         self.config, self._network, self._sites, self._keeper = config, network, sites, keeper
-        self._trunks: dict[str, Trunk] = {}
+        self.trunks: dict[str, Trunk] = {}  # of each direct entry
         self._shared: dict[str, Pace] = {}  # of rules whose limits are over all egresses
 
     def __missing__(self, key: str) -> Egress[Work]:
@@ -32,8 +37,15 @@ class Egresses(dict[str, Egress[Work]]):
         egress = self[key] = self._made(self.config.accounts[name], self._sites.by_name[site].rule, site)
         return egress
 
+    def at(self, key: str) -> Egress[Work] | None:
+        """As by `[key]`; None: its account is gone, or its site."""
+        name, _, site = key.partition(" to ")
+        account = self.config.accounts.get(name)
+        known = account is not None and account.source is not None and site in self._sites.by_name
+        return self[key] if key in self or known else None
+
     def _made(self, account: Account, rule: Destination, site: str) -> Egress[Work]:
-        trunk = self._trunks[account.name]
+        trunk = self.trunks[account.name]
         also = [trunk.pace]
         if rule.per == "relay" and rule.limits:
             also.append(self._shared.setdefault(rule.name, Pace(rule.limits)))
@@ -101,22 +113,16 @@ class Egresses(dict[str, Egress[Work]]):
                 pace = self._shared[rule.name] = Pace(rule.limits)
                 if rule.name in old:
                     pace.keep(old[rule.name])
-        for name in self._trunks.keys() - config.accounts.keys():
-            del self._trunks[name]
+        for name in self.trunks.keys() - config.accounts.keys():
+            del self.trunks[name]
 
     def _trunk(self, account: Account) -> None:
         """Its sessions are counted on, whatever changed."""
-        trunk = self._trunks.get(account.name)
+        trunk = self.trunks.get(account.name)
         if trunk is None:
-            self._trunks[account.name] = Trunk(account)
-        elif trunk.account != account:
-            pace = Pace(account.limits)
-            pace.keep(trunk.pace)
-            trunk.account, trunk.pace = account, pace
-
-    def trunk(self, name: str) -> Trunk:
-        """Of a direct entry."""
-        return self._trunks[name]
+            self.trunks[account.name] = Trunk(account, self._freed)
+        else:
+            trunk.apply(account)
 
     def look(self, key: str, now: float) -> EgressView | None:
         """How it stands, for operators. Makes none: of a site that has no mail it tells what a new one would be, and of a direct

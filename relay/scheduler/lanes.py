@@ -61,6 +61,7 @@ class Way:
     egresses: tuple[str, ...]
     turns: deque[Lane] = field(default_factory=deque)  # those that are due, the longest waiting first
     rests: bool = False
+    behind: str = ""  # it stands in line for a place among the sessions of this direct entry
 
 
 @dataclass
@@ -76,6 +77,8 @@ class Lanes:
         default_factory=list
     )  # (due, lane), a heap; what is outdated is passed over
     _open: dict[Way, None] = field(default_factory=dict)  # ways with lanes in their turns
+    _by: dict[str, list[Way]] = field(default_factory=dict)  # the ways of each egress
+    _lines: dict[str, deque[Way]] = field(default_factory=dict)  # of direct entries, who has waited longest first
     _rests: list[tuple[float, int, Way]] = field(default_factory=list)  # (until, number, way), a heap
     _turn: int = 0
 
@@ -106,7 +109,7 @@ class Lanes:
     def reload(self, config: Config) -> None:
         """Every lane is routed anew, and nothing rests for what was known before."""
         self.config = config
-        for kept in (self._ways, self._timers, self._open, self._rests):
+        for kept in (self._ways, self._timers, self._open, self._rests, self._by, self._lines):
             kept.clear()
         for lane in self.by_id.values():
             lane.turn = 0
@@ -135,6 +138,8 @@ class Lanes:
             lane.way = self._ways.get(lane.egresses)
             if lane.way is None:
                 lane.way = self._ways[lane.egresses] = Way(lane.egresses)
+                for egress in lane.egresses:
+                    self._by.setdefault(egress, []).append(lane.way)
 
     def _to_site(self, lane: Lane, egresses: tuple[str, ...]) -> tuple[str, ...]:
         """Of those that deliver by MX the one that is for its destination's site."""
@@ -191,7 +196,7 @@ class Lanes:
                 self._turn += 1
                 lane.turn = self._turn
                 lane.way.turns.append(lane)
-                if not lane.way.rests:
+                if not (lane.way.rests or lane.way.behind):
                     self._open[lane.way] = None
         while self._rests and self._rests[0][0] <= now:
             *_, way = heappop(self._rests)
@@ -203,11 +208,36 @@ class Lanes:
     @property
     def waiting(self) -> bool:
         """Whether something is due that may leave."""
-        return bool(self._open)
+        return bool(self._open or self._lines)
 
     def waits_for(self, egress: str) -> bool:
         """Whether something that is due could leave by it."""
-        return any(way.turns and egress in way.egresses for way in self._open)
+        return any(way.turns and not way.rests for way in self._by.get(egress, ()))
+
+    # -- for a place among the sessions of a direct entry
+
+    def stand(self, way: Way, entry: str) -> None:
+        """At the end of the line."""
+        self._open.pop(way, None)
+        way.behind = entry
+        self._lines.setdefault(entry, deque()).append(way)
+
+    def lines(self) -> dict[str, int]:
+        """The entries that somebody waits for, with how many."""
+        return {entry: len(line) for entry, line in self._lines.items()}
+
+    def first(self, entry: str) -> Way | None:
+        """Takes the first out of the line; None: nobody stands there."""
+        line = self._lines.get(entry)
+        while line:
+            way = line.popleft()
+            way.behind = ""
+            if not line:
+                del self._lines[entry]
+            if way.turns:
+                self._open[way] = None
+                return way
+        return None
 
     def rest(self, way: Way, until: float, now: float) -> None:
         """None of its accounts may be dialled before that time, and nobody is at work who could learn better."""

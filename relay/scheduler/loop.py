@@ -5,6 +5,8 @@ transaction. What is claimed goes to the carriers; what they came to goes to the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from relay import clock, metrics
 from relay.deliver.network import Network
@@ -16,6 +18,7 @@ from relay.policy.routing import Action
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.carry import STOPPED, Carriers
+from relay.scheduler.egresses import Egresses
 from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.outlook import Outlook
 from relay.scheduler.record import Recorder
@@ -30,6 +33,14 @@ MAX_ENDED = 10  # lanes that a rule ends, in one claim
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 
 LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
+
+
+@dataclass(slots=True)
+class Going:
+    """What a pass has let go so far."""
+
+    places: dict[str, int]  # of each direct entry, for lanes that have no session
+    open: dict[str, tuple[Go, list[Way]]] = field(default_factory=dict)  # by egress
 
 
 class Scheduler:
@@ -51,7 +62,7 @@ class Scheduler:
         self.apply(config)
 
     @property
-    def egresses(self) -> dict[str, Egress[Work]]:
+    def egresses(self) -> Egresses:
         return self.carriers.egresses
 
     def apply(self, config: Config) -> None:
@@ -79,6 +90,10 @@ class Scheduler:
             return False
         if not found.idle(clock.now()) or self.lanes.waits_for(egress.key):
             return False
+        if found.site:
+            self.sites.look(found.facts.destination)
+            if not egress.sessions and egress.name in self.lanes.lines():
+                return False
         egress.granted += 1
         self._granted[message] = egress
         return True
@@ -179,19 +194,20 @@ class Scheduler:
         """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
         asks: list[Ask] = []
         goes: dict[int, str] = {}
-        open_ways: dict[str, tuple[Go, list[Way]]] = {}
+        going = Going({name: trunk.places for name, trunk in self.carriers.egresses.trunks.items()})
+        lines = self.lanes.lines()
         for way in self.lanes.ways(now):
             if not way.egresses:
                 asks += [Ask(lane.id, 50, now) for lane in self.lanes.take([way], MAX_ENDED)]
-                continue
-            decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
-            if isinstance(decision, Go):
-                open_ways.setdefault(decision.egress, (decision, []))[1].append(way)
-            elif any(self.egresses[name].busy for name in way.egresses):
-                self._look_at = min(self._look_at, decision.until)
-            else:
-                self.lanes.rest(way, decision.until, now)
-        for egress, (go, ways) in open_ways.items():
+            elif len(going.open) < MAX_ASKED:  # the others are the first ones of the next pass
+                self._ask(way, now, going, lines)
+        for entry, count in lines.items():
+            for _ in range(count):
+                if going.places.get(entry, 1) <= 0 or len(going.open) >= MAX_ASKED:
+                    break
+                if (first := self.lanes.first(entry)) is not None:
+                    self._ask(first, now, going, {})
+        for egress, (go, ways) in going.open.items():
             # Fair turns: no lane takes all the room while others have something due.
             room, turns = go.count, sum(len(way.turns) for way in ways)
             share, siblings = -(-room // turns), min(SIBLINGS, -(-go.recipients // turns))
@@ -203,6 +219,23 @@ class Scheduler:
                 if room <= 0:
                     break
         return asks, goes
+
+    def _ask(self, way: Way, now: float, going: Going, lines: Mapping[str, int]) -> None:
+        """Whether a way may go now; else it rests, or stands in line behind those that do already."""
+        decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
+        if isinstance(decision, Go):
+            entry = decision.behind
+            if entry and (entry in lines or (decision.egress not in going.open and going.places[entry] <= 0)):
+                return self.lanes.stand(way, entry)
+            if entry and decision.egress not in going.open:
+                going.places[entry] -= 1
+            going.open.setdefault(decision.egress, (decision, []))[1].append(way)
+        elif decision.behind:
+            self.lanes.stand(way, decision.behind)
+        elif any(self.egresses[name].busy for name in way.egresses):
+            self._look_at = min(self._look_at, decision.until)
+        else:
+            self.lanes.rest(way, decision.until, now)
 
     def _assign(self, claim: Claim, goes: dict[int, str]) -> None:
         """Hand a claim's recipients to their egress, in transactions of a size that it takes."""

@@ -146,7 +146,7 @@ class Outlook:
         return sums
 
     def _direct(self, account: Account, made: _Sum, now: float) -> dict[str, Any]:
-        source, trunk = account.source, self.carriers.egresses.trunk(account.name)
+        source, trunk = account.source, self.carriers.egresses.trunks[account.name]
         assert source is not None
         state, (wait, why) = "ready", trunk.pace.wait(now)
         if made.first is not None:
