@@ -118,8 +118,8 @@ def draw(made: Sequence[Row], caption: str, file: Path) -> bool:
         axis.spines[side].set_visible(False)
     axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     axis.set_title("Medians and ratios; whiskers span the rounds", fontsize=9, loc="left")
-    figure.text(0.01, 0.008, caption, fontsize=6, color="#555555")
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.text(0.01, 0.008, caption, fontsize=6, color="#555555", wrap=True)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
     return True
