@@ -48,7 +48,9 @@ class Knot:
         """`example_com=["x TXT y", …]`: the records of example.com; anew, if it runs."""
         self.run({name.replace("_", "."): lines for name, lines in zones.items()})
 
-    def run(self, zones: Mapping[str, Sequence[str]], signed: Collection[str] = (), port: int = 0, ttl: int = 1) -> None:
+    def run(
+        self, zones: Mapping[str, Sequence[str]], signed: Collection[str] = (), port: int = 0, ttl: int = 1
+    ) -> None:
         """The records of each zone by its name; `.` is the root. `signed`: those that Knot signs, with keys that it keeps in
         its folder, so that they outlive a further call. `ttl`: seconds, also of what is not there."""
         self.stop()
