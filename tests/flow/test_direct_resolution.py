@@ -107,7 +107,7 @@ ADDRESSED = [
          routes="  - {name: all, via: direct-4}", extra="direct: {direct-4: {source: 127.0.0.1}}"),
     Case("v6-alone", ["@ MX 10 mx", "mx AAAA ::1", f"mx A {A}"], {A: UP, "::1": UP}, took=["::1"],
          routes="  - {name: all, via: direct-6}", extra="direct: {direct-6: {source: '::1'}}"),
-    deferred("v6-lacking", "451 4.4.3", "[::1]: direct-4 has no IPv6 source", records=["@ AAAA ::1"], hosts={"::1": UP},
+    deferred("v6-lacking", "451 4.4.4", "[::1]: direct-4 has no IPv6 source", records=["@ AAAA ::1"], hosts={"::1": UP},
              dialled=0, routes="  - {name: all, via: direct-4}", extra="direct: {direct-4: {source: 127.0.0.1}}"),
 ]  # fmt: skip
 
