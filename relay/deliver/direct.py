@@ -36,6 +36,7 @@ from relay.settings import Account, Address, Destination, Listen, Tls
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
 BY_SOURCE = "family"
+SERVES = 2.0  # seconds that a session is good for a domain's next message without a look at its MX, policy and records
 OF_OURS = (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EAFNOSUPPORT)  # no such source, no route
 
 SECURITY = metrics.Counter(
@@ -115,7 +116,14 @@ class Direct:
 
     async def serves(self, session: Upstream, domain: str) -> bool:
         """Whether mail to this domain may go on it. Raises Failure."""
-        hops = await self._hops(domain)
+        now = clock.monotonic()
+        if session.served.get(domain, 0.0) <= now:
+            if not await self._may_serve(session, await self._hops(domain)):
+                return False
+            session.served[domain] = now + SERVES
+        return True
+
+    async def _may_serve(self, session: Upstream, hops: Hops) -> bool:
         if session.requirement is None or not self._is_next(session, hops):
             return False
         try:

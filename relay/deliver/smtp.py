@@ -104,6 +104,7 @@ class Upstream:
         # TLS is, for operators.
         self.domain = self.host = self.remote = self.security = ""
         self.requirement: Requirement | None = None
+        self.served: dict[str, float] = {}  # domain -> until when it is known to be good for it (clock.monotonic())
 
     @property
     def tls_version(self) -> str:
