@@ -227,9 +227,16 @@ class Egress(Generic[W]):
         """How many its limits allow beyond those that are claimed already."""
         return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
 
-    def had_its_turn(self, session: Upstream | None) -> bool:
+    def had_its_turn(self, session: Upstream) -> bool:
         """Whether the place of the session that a carrier works with goes to another lane of the entry."""
-        return self.trunk is not None and session is not None and self.trunk.had_its_turn(session.taken_at)
+        return self.trunk is not None and self.trunk.had_its_turn(session.taken_at)
+
+    @property
+    def surplus(self) -> bool:
+        """Whether a carrier without a session would stand in line for one, while others of the lane have some: they do its work."""
+        if self.trunk is None or not self.trunk.full or self._idle:
+            return False
+        return 0 < self._open - len(self._goodbyes) < self.carriers
 
     async def take(self, domain: str = "", *, fresh: bool = False) -> Upstream:
         """A session: an idle one that is still good, the latest first, or a new one. Raises Failure, TooSoon.

@@ -145,7 +145,8 @@ class Carriers:
         whole = False
         try:
             while egress.backlog and not self.stopping and egress.carriers <= egress.connections:
-                if egress.had_its_turn(self.at_work[task]):
+                session = self.at_work[task]
+                if egress.surplus if session is None else egress.had_its_turn(session):
                     break
                 await self._attempt(egress, egress.backlog.popleft(), task)
             whole = not self.stopping
