@@ -35,7 +35,7 @@ _FILTERS = [
     click.option("--sender", help="Glob on MAIL FROM."),
     click.option("--recipient", help="Glob on the recipient."),
     click.option("--domain", help="Glob on the recipient's domain."),
-    click.option("--egress", help="The account that was tried last, or that it waits for."),
+    click.option("--egress", help="The account or direct entry that was tried last, or that it waits for."),
     click.option("--route", help="The route that takes it now."),
     click.option("--class", "class_", help="Traffic class."),
     click.option("--tag", help="X-Relay-Tag."),
@@ -161,7 +161,7 @@ def _by(told: dict[str, Any]) -> str:
 @queue.command("stats")
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def stats(json_: bool) -> None:
-    """Counts by state, by lane, and what each account does."""
+    """Counts by state, by lane, and what each account does; of a direct entry also the destinations that matter."""
     found = client.ask("GET", "/v1/stats")
     if json_:
         show.as_json(found)

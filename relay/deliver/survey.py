@@ -14,13 +14,14 @@ from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at
 from relay.deliver.network import Network
 from relay.envelope import ascii_domain, domain_of
 from relay.nexthop.hops import Addresses, Hops
-from relay.nexthop.policy import DomainPolicy, Requirement, Unsafe
+from relay.nexthop.policy import DomainPolicy, Unsafe
 from relay.nexthop.site import Site, site_of
 from relay.policy.routing import Facts
 from relay.resolver import DnsTrouble
 from relay.settings import ANYWHERE, Config
 
 PATIENCE = 10.0  # seconds for all of it
+NOBODY = 1 << 20  # a place that no host has
 
 
 async def survey(
@@ -47,21 +48,22 @@ async def survey(
         policy = DomainPolicy(hops, site.rule)
         told["trouble"] = f"whether {domain} has an MTA-STS policy was not to be learnt within {seconds:g} s"
     told["policy"], told["sts"] = policy.told, policy.sts.mode if policy.sts else None
-    tried = Tried(policy.hops.domain)
-    order = [host for _, host in ways[0].order(hops, tried)]
+    tried = Tried(domain)
+    ways[0].order(hops, tried)
     shown = hops.names[:MOST_HOSTS]
-    tasks = [asyncio.create_task(_host(ways, policy, host, host in order), name="survey") for host in shown]
+    tasks = [asyncio.create_task(_host(ways, policy, host), name="survey") for host in shown]
     _, pending = await asyncio.wait(tasks, timeout=max(0.0, late - clock.monotonic()))
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    told["loop"] = "; ".join(tried.notes)
-    told["more_hosts"] = len(hops.names) - len(shown)
-    told["hosts"] = [
+    rows = [
         _row(hops, host) | (_unheard(host, seconds) if task in pending else task.result())
         for host, task in zip(shown, tasks, strict=True)
     ]
-    return told
+    ours = min([tried.ours + 1, *(row.pop("ours") for row in rows)])
+    for row in rows:
+        row["dialled"] = row["dialled"] and row["preference"] < ours
+    return told | {"loop": tried.text, "more_hosts": len(hops.names) - len(shown), "hosts": rows}
 
 
 def _nothing(domain: str) -> dict[str, Any]:
@@ -87,36 +89,38 @@ def _found(hops: Hops, site: Site) -> dict[str, Any]:
 
 
 def _row(hops: Hops, host: str) -> dict[str, Any]:
-    place = next(i for i, group in enumerate(hops.hosts, 1) if host in group)
     return {
-        "host": host, "preference": place, "v4": [], "v6": [], "secure": False, "tls": None, "by": "", "records": [],
-        "sts_allows": None, "dialled": False, "dead": [], "trouble": [],
+        "host": host, "preference": _place(hops, host), "v4": [], "v6": [], "secure": False, "tls": None, "by": "",
+        "records": [], "sts_allows": None, "dialled": False, "dead": [], "trouble": [], "ours": NOBODY,
     }  # fmt: skip
+
+
+def _place(hops: Hops, host: str) -> int:
+    """Among the preferences; 1 is the best."""
+    return next(i for i, group in enumerate(hops.hosts, 1) if host in group)
 
 
 def _unheard(host: str, seconds: float) -> dict[str, Any]:
     return {"trouble": [f"{host}: the DNS has not answered within {seconds:g} s"]}
 
 
-async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str, in_order: bool) -> dict[str, Any]:
-    """`dialled`: it is among those that would be, at one address of it at least."""
-    way, tried = ways[0], Tried(policy.hops.domain)
-    told: dict[str, Any] = {}
-    addresses = Addresses()
+async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str) -> dict[str, Any]:
+    """`dialled`: one address of it at least would be. `ours`: the place where we stand ourselves, if it is there."""
+    way, tried, told = ways[0], Tried(policy.hops.domain), dict[str, Any]()
+    place, addresses = _place(policy.hops, host), Addresses()
     if policy.sts is not None:
         told["sts_allows"] = policy.sts.matches(host)
     try:
         addresses = await way.mx.addresses(host)
         told |= {"v4": list(addresses.v4), "v6": list(addresses.v6), "secure": addresses.secure}
-        requirement: Requirement | None = await way.security.of_host(policy, host, addresses)
+        required = await way.security.of_host(policy, host, addresses)
     except (DnsTrouble, Unsafe) as error:
         tried.notes.append(str(error) if host in str(error) else f"{host}: {error}")
-        requirement = None
-    if requirement is not None:
-        told |= {"tls": requirement.level.value, "by": requirement.by, "records": [str(r) for r in requirement.records]}
-        place = next(number for number, group in enumerate(policy.hops.hosts) if host in group)
-        usable = [way.usable(host, addresses, tried, place) for way in ways]
-        told["dialled"] = in_order and any(usable)
+    else:
+        told |= {"tls": required.level.value, "by": required.by, "records": list(map(str, required.records))}
+        usable = [way.usable(host, addresses, tried, place - 1) for way in ways]  # each says why not
+        told["dialled"] = any(usable)
+        told["ours"] = tried.ours + 1
     return told | {"dead": _dead(way, host, addresses), "trouble": list(dict.fromkeys(tried.notes))}
 
 

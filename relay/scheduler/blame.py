@@ -220,14 +220,14 @@ class Blame:
 
         `dialled`: there is no session, for that is how it was greeted.
         """
-        now = clock.now()
+        now, who = clock.now(), "account" if egress.direct is None else "destination"  # by MX its hosts said it
         why = f"{reply} ({trouble.means})"
         COMPLAINTS.inc(1, egress.name, trouble.remedy.value)
         if trouble.remedy is Remedy.REST:
             seconds = REST if trouble.wait is None else trouble.wait
             if egress.breaker.rest(now, seconds, why, passes=trouble.fail_over):
                 self.log.error(
-                    "account_rests",
+                    f"{who}_rests",
                     egress=egress.key,
                     reply=str(reply),
                     means=trouble.means,
@@ -238,9 +238,9 @@ class Blame:
             return
         egress.breaker.returned()  # it is well enough to complain
         if trouble.remedy is Remedy.SLOW and egress.pace.complained(now, began, trouble.wait, why):
-            self.log.warning("account_slowed", egress=egress.key, rate=egress.pace.shown, reply=why)
+            self.log.warning(f"{who}_slowed", egress=egress.key, rate=egress.pace.shown, reply=why)
         if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why, dialled=dialled):
-            self.log.warning("account_crowded", egress=egress.key, connections=egress.connections, reply=why)
+            self.log.warning(f"{who}_crowded", egress=egress.key, connections=egress.connections, reply=why)
 
     def _gone(self, egress: Egress[Work], work: Work, trouble: Trouble, reply: Reply) -> bool:
         """Whether the mail that heard it has gone its way: by another account, or back to be claimed again."""

@@ -45,12 +45,13 @@ def config(
     accounts: dict[str, str] | None = None,
     classes: str = SLOW,
     dsn: str = "to: none",
+    own_port: int = 0,
 ) -> Path:
     """All domains of the test are on loopback, but those of a rule of the test's own."""
     lab = f"  - {{name: lab, per: mx, allow_private: true, port: {port}}}"
     made = f"dns: {{servers: ['{dns.server}'], timeout: 2s, trust_ad: true}}\ndestinations:\n{rules}{lab}\n{extra}"
     routes = f"  - {{name: all, via: {via}}}"
-    return write_config(folder, accounts or {}, routes=routes, extra=made, classes=classes, dsn=dsn)
+    return write_config(folder, accounts or {}, routes=routes, extra=made, classes=classes, dsn=dsn, port=own_port)
 
 
 async def explained(rig: Rig, recipient: str) -> tuple[dict[str, Any], str]:
@@ -122,7 +123,12 @@ async def test_explain_tells_what_is_in_the_way(tmp_path: Path) -> None:
             dns.say(f"{domain}.example", "MX", f"10 mx.{domain}.example.")
             dns.say(f"mx.{domain}.example", "A", "10.1.2.3")
         dns.say("back.example", "MX", "10 relay.test.", "20 mx.inside.example.")
-        async with running(config(tmp_path, dns, 25, rules=rules)) as rig:
+        dns.say("ours.example", "MX", "10 mx.out.example.", "20 mx.ours.example.", "30 mx.none.example.")
+        for name, address in (("out", "9.9.9.9"), ("ours", "127.0.0.1")):
+            dns.say(f"mx.{name}.example", "A", address)
+        port = free_port()
+        rules = rules.replace("*@*.example'}", f"*@*.example'}}, port: {port}")
+        async with running(config(tmp_path, dns, 25, rules=rules, own_port=port)) as rig:
             found, text = await explained(rig, "b@inside.example")
             (host,) = found["destination"]["hosts"]
             private = "mx.inside.example[10.1.2.3]: not an address of the public network (allow_private)"
@@ -135,6 +141,12 @@ async def test_explain_tells_what_is_in_the_way(tmp_path: Path) -> None:
             found, text = await explained(rig, "b@back.example")
             assert [host["dialled"] for host in found["destination"]["hosts"]] == [False, False]
             assert "relay.test: that is this relay" in text
+            found, text = await explained(rig, "b@ours.example")
+            first, second, third = found["destination"]["hosts"]
+            assert (first["dialled"], second["dialled"], third["dialled"]) == (True, False, False)
+            assert "mx.ours.example[127.0.0.1]: that is this relay" in text
+            assert third["trouble"] == ["mx.none.example: it has no address"]
+            assert not len(rig.app.scheduler.network.dead)
             rig.app.scheduler.network.dead.note("mx.inside.example", clock.monotonic())
             _, text = await explained(rig, "b@inside.example")
             assert "mx.inside.example did not answer; until " in text
@@ -331,6 +343,29 @@ async def test_what_is_in_use_has_no_room(tmp_path: Path) -> None:
                 1,
                 "it has as many connections as it may, 1",
             )
+
+
+@pytest.mark.parametrize(
+    ("then", "event"), [("rest", "destination_rests"), ("slow", "destination_slowed"), ("fewer", "destination_crowded")]
+)
+async def test_what_its_hosts_say_is_no_word_about_an_account(tmp_path: Path, then: str, event: str) -> None:
+    port = free_port("127.0.1.1")
+    rule = f"{{reply: '^450 4.7.1 enough', scope: account, then: {then}, wait: 20m, means: too much for them}}"
+    extra = f"direct: {{mx-1: {{replies: [{rule}]}}}}"
+    with Told() as dns:
+        dns.say("example.net", "MX", "10 mx1.example.net.")
+        dns.say("mx1.example.net", "A", "127.0.1.1")
+        async with (
+            SimMx("127.0.1.1", port, {"MAIL": "450 4.7.1 enough"}),
+            running(config(tmp_path, dns, port, via="mx-1", extra=extra)) as rig,
+        ):
+            number = await rig.send("b@example.net")
+            await until(lambda: bool(rig.said(event)))
+            assert rig.said(event)[0]["egress"] == "mx-1 to lab/mx1.example.net"
+            assert not [kind for kind, _ in rig.events if kind.startswith("account_")]
+            await until(lambda: not rig.egress("mx-1 to lab/mx1.example.net").busy)
+            row = await rig.row(number)
+            assert row["egress"] == "mx-1" and "too much for them" in row["why"]
 
 
 async def test_ten_thousand_destinations(tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from rig import write_config
 
 from relay.config.load import load
+from relay.maillog import MailLog
+from relay.nexthop.mx import Mx
+from relay.resolver import Resolver
 from relay.scheduler import lanes as module
 from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.sites import Sites
 from relay.settings import Config
 from relay.spool import Head
 
@@ -37,8 +41,12 @@ def head(number: int, user: str, due_at: float | None = NOW) -> Head:
     return Head(number, f'{{"class":"default","user":"{user}"}}', due_at)
 
 
+def lanes_of(config: Config) -> Lanes:
+    return Lanes(config, Sites(Mx(Resolver()), config, MailLog(None)))
+
+
 def crowd(config: Config, count: int, user: str = "one", due_at: float = NOW) -> Lanes:
-    made = Lanes(config)
+    made = lanes_of(config)
     made.update(head(i, f"{user}{i}", due_at) for i in range(count))
     return made
 
@@ -102,7 +110,7 @@ def test_a_long_rest_is_looked_at_now_and_then(config: Config) -> None:
 
 def test_everybody_comes_to_his_turn(config: Config) -> None:
     """Seven hundred lanes by one account and three hundred by it or another: each is taken as often as any."""
-    lanes = Lanes(config)
+    lanes = lanes_of(config)
     lanes.update(head(i, f"{'both' if i < 300 else 'one'}{i}") for i in range(1000))
     taken = Counter[int]()
     for _ in range(300):
@@ -113,7 +121,7 @@ def test_everybody_comes_to_his_turn(config: Config) -> None:
 
 
 def test_those_that_were_not_reached_come_first(config: Config) -> None:
-    lanes = Lanes(config)
+    lanes = lanes_of(config)
     lanes.update([head(1, "one1"), head(2, "two2"), head(3, "both3"), head(4, "one4")])
     first = [way.egresses for way in lanes.ways(NOW)]
     for lane in lanes.take(lanes.ways(NOW)[:1], 1):
@@ -171,7 +179,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_nothing_is_forgotten(config: Config, steps: list[tuple[str, int, int | None]]) -> None:
     """Whatever happens: what is due and may move is offered, nothing else is, and there is a time to come back for the rest."""
-    lanes, now, due = Lanes(config), NOW, dict[int, float | None]()
+    lanes, now, due = lanes_of(config), NOW, dict[int, float | None]()
     names = ("one", "two", "both", "stranger")
     for what, a, b in steps:
         then = None if b is None else NOW + b
