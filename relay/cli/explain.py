@@ -106,7 +106,7 @@ def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
         click.echo(f"  {found['text']}; by route {found['before_capture']} it would leave so:")
     elif not found["egresses"]:
         click.echo(f"  {found['text']}")
-    pool = ""
+    pool, before = "", list[tuple[str, str | None]]()
     for i, e in enumerate(found["egresses"], 1):
         if e["pool"] and e["pool"] != pool:
             click.echo(
@@ -118,8 +118,10 @@ def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
         if e["mx"]:
             source = " or ".join(e["source"]) or "any address of this machine"
             click.echo(f"       by MX, from {source}, as {e['hostname']}")
-        for text, colour in show.leaving(e, found["sender"]):
+        done = list(show.leaving(e, found["sender"]))
+        for text, colour in [("as above", None)] if done and done == before else done:
             click.secho(f"       {text}", fg=colour)
+        before = done
     if found["destination"]:
         for text, colour in destination(found["destination"]):
             click.secho(f"  {text}", fg=colour)

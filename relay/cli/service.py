@@ -178,7 +178,7 @@ def _leaving(found: dict[str, Any]) -> str:
     now = clock.now()
     down = {r["egress"]: rests(r["egress"], r["until"], now, r["why"]) for r in found["resting_until"]}
     parts = [
-        f"{d['egress']}: {d['resting']} of {show.plural(d['destinations'], 'destination')} rest (relay queue stats)"
+        f"{d['egress']}: {d['resting']} of {show.plural(d['destinations'], 'destination')} rest"
         for d in found["direct"]
         if d["resting"] and d["egress"] not in down
     ]
@@ -187,7 +187,7 @@ def _leaving(found: dict[str, Any]) -> str:
     if not down and not parts:
         return "yes"
     said = "no" if down and len(down) >= found["accounts"] + len(found["direct"]) else "partly" if down else "yes"
-    return f"{said}: {'; '.join([*down.values(), *parts])}"
+    return f"{said}: {'; '.join([*down.values(), *parts])}{' (relay queue stats)' if parts else ''}"
 
 
 @click.group()

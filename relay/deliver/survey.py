@@ -121,14 +121,15 @@ async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str) -> dict
         usable = [way.usable(host, addresses, tried, place - 1) for way in ways]  # each says why not
         told["dialled"] = any(usable)
         told["ours"] = tried.ours + 1
-    return told | {"dead": _dead(way, host, addresses), "trouble": list(dict.fromkeys(tried.notes))}
+    return told | {"dead": _dead(ways, host, addresses), "trouble": list(dict.fromkeys(tried.notes))}
 
 
-def _dead(way: Direct, host: str, addresses: Addresses) -> list[dict[str, Any]]:
+def _dead(ways: Sequence[Direct], host: str, addresses: Addresses) -> list[dict[str, Any]]:
     """What of it did not answer of late and is tried after the others; `until` when."""
-    now, mono = clock.now(), clock.monotonic()
+    now, mono, way = clock.now(), clock.monotonic(), ways[0]
     every = (*addresses.v4, *addresses.v6)
-    what = {host: host} | {address: at(host, address) for address in every}
-    what |= {way.family(address): f"IPv{6 if ':' in address else 4} from here" for address in every}
+    what = {host: host} if way.dead.until(host, mono) else {address: at(host, address) for address in every}
+    for one in ways:
+        what |= {one.family(a): f"IPv{6 if ':' in a else 4} from {one.account.name}" for a in every}
     dead = [(text, way.dead.until(key, mono)) for key, text in what.items()]
     return [{"what": text, "until": round(now + until - mono, 1)} for text, until in dead if until]
