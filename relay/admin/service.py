@@ -131,6 +131,7 @@ class Service:
             row["egress"] = row["egress"] or (name_of(egresses[0]) if egresses else "")
         elif row["state"] == "active":
             _, _, egresses = self.outlook.forecast(lane, now)
+            row["egress"] = row["egress"] or (name_of(egresses[0]) if egresses else "")
             row["why"], row["next_at"] = f"it is being delivered{f' via {egresses[0]}' if egresses else ''}", now
         elif row["state"] == "held" and "relay queue release" not in row["why"]:
             row["why"] = f"{row['why'] or 'held'}; `relay queue release {row['queue_id']}` lets it go"

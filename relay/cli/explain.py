@@ -215,9 +215,6 @@ def _host(host: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         yield f"     TLSA {record}", None
     now = clock.now()
     for dead in host["dead"]:
-        yield (
-            f"     {dead['what']} did not answer; until {clock_time(dead['until'], now)} it is tried after others",
-            "yellow",
-        )
+        yield f"     {dead['what']} {dead['means']} until {clock_time(dead['until'], now)}", "yellow"
     for text in host["trouble"]:
         yield f"     {text}", "yellow"

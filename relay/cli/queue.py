@@ -161,7 +161,10 @@ def _by(told: dict[str, Any]) -> str:
 @queue.command("stats")
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
 def stats(json_: bool) -> None:
-    """Counts by state, by lane, and what each account does; of a direct entry also the destinations that matter."""
+    """Counts by state, by lane, and what each account does.
+
+    Below a direct entry: those of its destinations that matter.
+    """
     found = client.ask("GET", "/v1/stats")
     if json_:
         show.as_json(found)

@@ -272,7 +272,7 @@ class Direct:
                 self.log.warning("sts_testing_failed", domain=tried.domain, host=host, why=str(unsafe))
         # One whose TLS is broken is not asked for it with each session, for each time would be a connection more; but after a
         # minute again, and then ever more seldom. What a rule or a policy asks for is asked for each time.
-        broken, may = f"TLS of {address}", requirement.level is Level.MAY
+        broken, may = broken_tls(address), requirement.level is Level.MAY
         if may and self.dead.until(broken, clock.monotonic()):
             return await self._opened(host, address, requirement, Tls("none"), tried)
         try:
@@ -365,6 +365,11 @@ class Direct:
         if tried.refused:
             return OfDomain(Stage.RESOLVE, Reply(556, f"{domain} takes no mail: {tried.text}", "5.1.10"))
         return OfDomain(Stage.RESOLVE, Reply(550, f"no host of {domain} can be dialled: {tried.text}", "5.4.4"))
+
+
+def broken_tls(address: str) -> str:
+    """What is dead where a host offers TLS that can't be had."""
+    return f"TLS of {address}"
 
 
 def at(host: str, address: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay import clock
-from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at
+from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at, broken_tls
 from relay.deliver.network import Network
 from relay.envelope import ascii_domain, domain_of
 from relay.nexthop.hops import Addresses, Hops
@@ -125,11 +125,19 @@ async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str) -> dict
 
 
 def _dead(ways: Sequence[Direct], host: str, addresses: Addresses) -> list[dict[str, Any]]:
-    """What of it did not answer of late and is tried after the others; `until` when."""
-    now, mono, way = clock.now(), clock.monotonic(), ways[0]
-    every = (*addresses.v4, *addresses.v6)
-    what = {host: host} if way.dead.until(host, mono) else {address: at(host, address) for address in every}
-    for one in ways:
-        what |= {one.family(a): f"IPv{6 if ':' in a else 4} from {one.account.name}" for a in every}
-    dead = [(text, way.dead.until(key, mono)) for key, text in what.items()]
-    return [{"what": text, "until": round(now + until - mono, 1)} for text, until in dead if until]
+    """What of it failed of late, and what that means `until` when."""
+    now, mono, dead = clock.now(), clock.monotonic(), ways[0].dead
+    every, after = (*addresses.v4, *addresses.v6), "did not answer: tried after others"
+    what = {host: (host, after)} if dead.until(host, mono) else {one: (at(host, one), after) for one in every}
+    for one in every:
+        what[broken_tls(one)] = at(host, one), "fails at STARTTLS: in clear text, where nothing asks for more"
+        for way in ways:
+            what[way.family(one)] = (
+                f"IPv{6 if ':' in one else 4} from {way.account.name}",
+                "finds no way out: tried after others",
+            )
+    return [
+        {"what": name, "means": means, "until": round(now + until - mono, 1)}
+        for key, (name, means) in what.items()
+        if (until := dead.until(key, mono))
+    ]

@@ -6,7 +6,6 @@ its TLSA records; else the domain's MTA-STS policy (RFC 8461); else TLS where th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -139,8 +138,3 @@ def _by_rule(rule: Destination) -> Requirement:
     if tls.mode == "opportunistic":
         return Requirement(Level.MAY, tls, by)
     return Requirement(Level.VERIFY if tls.verify or tls.pin else Level.ENCRYPT, tls, by)
-
-
-def allowed(sts: StsPolicy | None, hosts: Sequence[str]) -> bool:
-    """Whether a policy lets any of them be used; for `explain`."""
-    return sts is None or sts.mode != "enforce" or any(sts.matches(host) for host in hosts)

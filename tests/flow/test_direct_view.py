@@ -149,7 +149,7 @@ async def test_explain_tells_what_is_in_the_way(tmp_path: Path) -> None:
             assert not len(rig.app.scheduler.network.dead)
             rig.app.scheduler.network.dead.note("mx.inside.example", clock.monotonic())
             _, text = await explained(rig, "b@inside.example")
-            assert "mx.inside.example did not answer; until " in text
+            assert "mx.inside.example did not answer: tried after others until " in text
 
 
 async def test_explain_waits_for_no_dns_for_ever(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ async def test_explain_tells_a_lane_that_rests(tmp_path: Path) -> None:
             found, text = await explained(rig, "b@example.net")
             assert found["egresses"][0]["when"].startswith("rests until ")
             assert found["egresses"][0]["when"].endswith(": connect: refused")
-            assert "mx1.example.net did not answer; until " in text
+            assert "mx1.example.net did not answer: tried after others until " in text
             status = rig.app.admin.service.status()
             assert status["direct"] == [{"egress": "direct", "destinations": 1, "resting": 1}]
             assert status["accounts"] == 0 and not status["leaving"]
@@ -319,7 +319,7 @@ async def test_a_look_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_what_is_in_use_has_no_room(tmp_path: Path) -> None:
-    hosts = ["127.0.1.1", "127.0.1.2"]
+    hosts = ["127.0.1.1", "127.0.1.2", "127.0.1.3"]
     port = common_port(hosts)
     with Told() as dns:
         for n, host in enumerate(hosts, 1):
@@ -329,14 +329,18 @@ async def test_what_is_in_use_has_no_room(tmp_path: Path) -> None:
         async with (
             SimMx(hosts[0], port, {"DOT": SILENT}) as first,
             SimMx(hosts[1], port),
+            SimMx(hosts[2], port),
             running(config(tmp_path, dns, port, via="mx-1", extra=extra)) as rig,
         ):
             await rig.send("b@d1.example")
             await until(lambda: bool(first.transactions and first.transactions[0].ended))
-            number = await rig.send("b@d2.example")
-            await until(lambda: "mx2.example" in str(rig.app.scheduler.sites.by_name))
+            await rig.send("b@d2.example")
+            await until(lambda: "mx-1 to lab/mx2.example" in rig.app.scheduler.egresses)
+            await until(lambda: rig.egress("mx-1 to lab/mx2.example").busy > 0)  # it stands in line
+            number = await rig.send("b@d3.example")
+            await until(lambda: "mx3.example" in str(rig.app.scheduler.sites.by_name))
             row = await rig.row(number)
-            assert row["why"] == "all connections of mx-1 to lab/mx2.example are busy", row
+            assert row["why"] == "all connections of mx-1 are busy", row
             (row,) = rig.app.scheduler.outlook.egress_rows()
             assert (row["sessions"], row["connections"], row["why"]) == (
                 1,
@@ -364,7 +368,7 @@ async def test_what_its_hosts_say_is_no_word_about_an_account(tmp_path: Path, th
             assert rig.said(event)[0]["egress"] == "mx-1 to lab/mx1.example.net"
             assert not [kind for kind, _ in rig.events if kind.startswith("account_")]
             await until(lambda: not rig.egress("mx-1 to lab/mx1.example.net").busy)
-            row = await rig.row(number)
+            row = await rig.reaches(number, "queued", "deferred")
             assert row["egress"] == "mx-1" and "too much for them" in row["why"]
 
 
