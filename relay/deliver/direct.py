@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import random
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from relay import clock, metrics
 from relay.deliver.connect import Client, NoTls, converse, dialled, words
 from relay.deliver.dead import Dead
+from relay.deliver.ours import Ours
 from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
 from relay.deliver.tls import context_for, peer_chain
 from relay.envelope import ascii_domain
@@ -28,10 +27,10 @@ from relay.nexthop.dane import Mismatch, verify
 from relay.nexthop.hops import Addresses, Hops
 from relay.nexthop.mx import Mx
 from relay.nexthop.policy import DomainPolicy, Level, Requirement, Security, Unsafe
-from relay.policy.networks import is_public, parse
+from relay.policy.networks import is_public
 from relay.reply import Reply, Stage, clean
 from relay.resolver import DnsTrouble
-from relay.settings import Account, Address, Destination, Listen, Tls
+from relay.settings import Account, Destination, Tls
 
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
@@ -59,13 +58,6 @@ class NoSource(OfDomain):
 
 class OfOurs(Failure):
     """It is about this machine: its routes, its addresses. Nothing is known of the host."""
-
-
-class Ours(Protocol):
-    """Which addresses and names are this relay."""
-
-    def hears(self, address: str, port: int) -> bool: ...
-    def is_named(self, host: str) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -394,35 +386,3 @@ def _told(version: str, requirement: Requirement, matched: str) -> str:
         requirement.level, "not verified"
     )
     return f"{version}, {how}"
-
-
-class Here:
-    """Ours: by the listeners of the configuration and the names that we greet with."""
-
-    def __init__(self, listen: Sequence[Listen], names: Sequence[str]) -> None:
-        self._places: set[tuple[str, int]] = set()
-        for one in listen:
-            if isinstance(one.address, Address):
-                self._places.add((str(ipaddress.ip_address(one.address.host)), one.address.port))
-        self._names = {ascii_domain(name) for name in names}
-
-    def hears(self, address: str, port: int) -> bool:
-        found = str(parse(address))  # an IPv4 address within IPv6 leads to the same place
-        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(found, found)  # as connect(2) takes them
-        every = "::" if ":" in address else "0.0.0.0"
-        if (address, port) in self._places:
-            return True
-        return ((every, port) in self._places or ("::", port) in self._places) and _is_local(address)
-
-    def is_named(self, host: str) -> bool:
-        return host in self._names
-
-
-def _is_local(address: str) -> bool:
-    """Whether this machine has it: only then a socket can be bound to it."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as sock:
-        try:
-            sock.bind((address, 0))
-        except OSError:
-            return False
-    return True

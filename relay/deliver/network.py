@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from relay.deliver.dead import Dead
-from relay.deliver.direct import Direct, Here
+from relay.deliver.direct import Direct
+from relay.deliver.ours import Here
 from relay.maillog import MailLog
 from relay.nexthop.mx import Mx
 from relay.nexthop.policy import Security
