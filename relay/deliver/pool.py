@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from relay import clock, metrics
 from relay.deliver.connect import connect
-from relay.deliver.direct import Direct
-from relay.deliver.smtp import TooSoon, Upstream
+from relay.deliver.direct import Direct, OfDomain
+from relay.deliver.smtp import Failure, TooSoon, Upstream
 from relay.deliver.trunk import Trunk
 from relay.policy.breaker import Breaker
 from relay.policy.gate import ANY, EgressView
@@ -95,6 +95,7 @@ class Egress(Generic[W]):
         self._crowded = 0.0  # when it last had too many sessions
         self._alone = 0  # times in a row that a single one was too many
         self._crowd = ""  # what the upstream said then
+        self._proven = False  # the last host that was dialled answered
         self._trusted = account.username is None  # a login has worked since the last one that did not
         self.used = clock.monotonic()  # when it last had work
 
@@ -136,7 +137,7 @@ class Egress(Generic[W]):
         """Whether it takes one transaction more, without a question about its health."""
         if self.breaker.is_open or self.busy >= self.capacity:
             return False
-        if self.trunk is not None and not self._open and self.trunk.places <= 0:
+        if self.trunk is not None and not self._open and self.trunk.places(self._proven) <= 0:
             return False
         if self.pace.free:
             return True
@@ -207,8 +208,8 @@ class Egress(Generic[W]):
             room = 0  # a claim costs a transaction, so it is made for several
         why, passes, recipients, behind = self.breaker.why, self.breaker.passes, ANY, ""
         if self.trunk is not None and not self._open and not self.carriers and room > 0:
-            behind = self.name
-            room = room if self.trunk.places > 0 else 0
+            behind = self.trunk.line(self._proven)
+            room = room if self.trunk.places(self._proven) > 0 else 0
         if not self._open and not wait and not self.pace.free:
             wait, why = self.pace.dial_wait(now)
         if not wait and not self.pace.free:
@@ -264,8 +265,9 @@ class Egress(Generic[W]):
 
     async def _new(self, domain: str) -> Upstream:
         await self._room()
+        proven = self._proven or self.trunk is None
         if self.trunk is not None:
-            await self.trunk.enter()
+            await self.trunk.enter(proven)
         self._open += 1
         try:
             if self.direct is not None:
@@ -273,11 +275,16 @@ class Egress(Generic[W]):
             else:
                 self._dials()
                 session = await connect(self.account, self.hostname, self.tokens)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Failure) and not isinstance(error, OfDomain):
+                self._proven = False
             self._gone()
             raise
+        finally:
+            if self.trunk is not None and not proven:
+                self.trunk.reached()
         DIALLED.inc(1, self.name)
-        self._trusted = True
+        self._trusted = self._proven = True
         self.seven_bit = not session.eight_bit
         return session
 

@@ -24,7 +24,9 @@ class EgressView:
     seven_bit: bool = False  # it takes no content of eight bits
     passes: bool = True  # while it waits, the route's next egress may take over
     recipients: int = ANY  # that its limits let go now
-    behind: str = ""  # without a session of its own, it needs a place among all of this direct entry
+    behind: str = (
+        ""  # without a session of its own, it needs a place among those of its direct entry: the line to stand in
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Go:
 class Wait:
     until: float  # epoch seconds; FOREVER: for an event, not for a time
     why: str
-    behind: str = ""  # the direct entry for a place of which it waits
+    behind: str = ""  # as in EgressView: it waits there
 
 
 def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:

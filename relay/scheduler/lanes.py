@@ -61,7 +61,7 @@ class Way:
     egresses: tuple[str, ...]
     turns: deque[Lane] = field(default_factory=deque)  # those that are due, the longest waiting first
     rests: bool = False
-    behind: str = ""  # it stands in line for a place among the sessions of this direct entry
+    behind: str = ""  # it stands in this line for a place among the sessions of a direct entry (deliver.trunk)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Lanes:
     )  # (due, lane), a heap; what is outdated is passed over
     _open: dict[Way, None] = field(default_factory=dict)  # ways with lanes in their turns
     _by: dict[str, list[Way]] = field(default_factory=dict)  # the ways of each egress
-    _lines: dict[str, deque[Way]] = field(default_factory=dict)  # of direct entries, who has waited longest first
+    _lines: dict[str, deque[Way]] = field(default_factory=dict)  # who has waited longest first
     _rests: list[tuple[float, int, Way]] = field(default_factory=list)  # (until, number, way), a heap
     _turn: int = 0
 
@@ -216,24 +216,24 @@ class Lanes:
 
     # -- for a place among the sessions of a direct entry
 
-    def stand(self, way: Way, entry: str) -> None:
+    def stand(self, way: Way, line: str) -> None:
         """At the end of the line."""
         self._open.pop(way, None)
-        way.behind = entry
-        self._lines.setdefault(entry, deque()).append(way)
+        way.behind = line
+        self._lines.setdefault(line, deque()).append(way)
 
     def lines(self) -> dict[str, int]:
-        """The entries that somebody waits for, with how many."""
-        return {entry: len(line) for entry, line in self._lines.items()}
+        """Those in which somebody stands, with how many."""
+        return {name: len(line) for name, line in self._lines.items()}
 
-    def first(self, entry: str) -> Way | None:
-        """Takes the first out of the line; None: nobody stands there."""
-        line = self._lines.get(entry)
+    def first(self, name: str) -> Way | None:
+        """Takes the first out of a line; None: nobody stands there."""
+        line = self._lines.get(name)
         while line:
             way = line.popleft()
             way.behind = ""
             if not line:
-                del self._lines[entry]
+                del self._lines[name]
             if way.turns:
                 self._open[way] = None
                 return way

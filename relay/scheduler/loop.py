@@ -39,7 +39,7 @@ LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
 class Going:
     """What a pass has let go so far."""
 
-    places: dict[str, int]  # of each direct entry, for lanes that have no session
+    places: dict[str, int]  # for who has no session, by line
     open: dict[str, tuple[Go, list[Way]]] = field(default_factory=dict)  # by egress
 
 
@@ -92,7 +92,7 @@ class Scheduler:
             return False
         if found.site:
             self.sites.look(found.facts.destination)
-            if not egress.sessions and egress.name in self.lanes.lines():
+            if self.lanes.lines() and not egress.sessions:
                 return False
         egress.granted += 1
         self._granted[message] = egress
@@ -194,18 +194,19 @@ class Scheduler:
         """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
         asks: list[Ask] = []
         goes: dict[int, str] = {}
-        going = Going({name: trunk.places for name, trunk in self.carriers.egresses.trunks.items()})
+        trunks = self.carriers.egresses.trunks.values()
+        going = Going({trunk.line(proven): trunk.places(proven) for trunk in trunks for proven in (True, False)})
         lines = self.lanes.lines()
         for way in self.lanes.ways(now):
             if not way.egresses:
                 asks += [Ask(lane.id, 50, now) for lane in self.lanes.take([way], MAX_ENDED)]
             elif len(going.open) < MAX_ASKED:  # the others are the first ones of the next pass
                 self._ask(way, now, going, lines)
-        for entry, count in lines.items():
+        for line, count in lines.items():
             for _ in range(count):
-                if going.places.get(entry, 1) <= 0 or len(going.open) >= MAX_ASKED:
+                if going.places.get(line, 1) <= 0 or len(going.open) >= MAX_ASKED:
                     break
-                if (first := self.lanes.first(entry)) is not None:
+                if (first := self.lanes.first(line)) is not None:
                     self._ask(first, now, going, {})
         for egress, (go, ways) in going.open.items():
             # Fair turns: no lane takes all the room while others have something due.
@@ -224,11 +225,11 @@ class Scheduler:
         """Whether a way may go now; else it rests, or stands in line behind those that do already."""
         decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
         if isinstance(decision, Go):
-            entry = decision.behind
-            if entry and (entry in lines or (decision.egress not in going.open and going.places[entry] <= 0)):
-                return self.lanes.stand(way, entry)
-            if entry and decision.egress not in going.open:
-                going.places[entry] -= 1
+            line, new = decision.behind, decision.egress not in going.open
+            if line and (line in lines or (new and going.places[line] <= 0)):
+                return self.lanes.stand(way, line)
+            if line and new:
+                going.places[line] -= 1
             going.open.setdefault(decision.egress, (decision, []))[1].append(way)
         elif decision.behind:
             self.lanes.stand(way, decision.behind)
