@@ -6,9 +6,11 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from fakes import Later
 from lab import Lab, burst, lab, sites, soon, trunk
 from rig import running
+from simmx import SimMx, greylist
 
 TEN = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 11)}
 
@@ -56,3 +58,158 @@ async def test_a_destination_with_much_mail_starves_nobody(tmp_path: Path) -> No
             for number in late:
                 await rig.reaches(number, "delivered", deadline=9)
             assert rig.app.spool.queued > 500
+
+
+# -- how much a host takes at once
+
+
+def takes(host: SimMx, most: int, reply: str) -> None:
+    host.script["BANNER"] = lambda _: reply if host.open > most else None
+
+
+@pytest.mark.parametrize(
+    "reply", ["421 4.3.2 Service not available", "421 4.7.0 Too many connections, try again later"]
+)
+async def test_a_host_that_takes_three_sessions(tmp_path: Path, reply: str) -> None:
+    """The lane settles there; no message pays for it with an attempt."""
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        mx = here.mx["a.test"]
+        takes(mx, 3, reply)
+        mx.script["DOT"] = Later(0.02, "250 2.0.0 ok")
+        async with running(here.config("per: mx, connections: 12")) as rig:
+            ids = await burst(rig, [f"u{i}@a.test" for i in range(300)])
+            (way,) = sites(rig)
+            await soon(lambda: len(mx.delivered()) > 150)
+            assert 2 <= way.connections <= 4
+            await rig.settled(30)
+            rows = [row for part in range(0, 300, 100) for row in await rig.rows(*ids[part : part + 100])]
+            assert {row["attempts"] for row in rows} == {1}
+            assert not way.breaker.failures
+        refused = sum(not visit.commands for visit in mx.visits)
+        assert refused <= 6, refused
+        assert sorted(here.delivered) == sorted(f"u{i}@a.test" for i in range(300))
+
+
+async def test_a_good_host_gets_all_its_connections(tmp_path: Path) -> None:
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        here.mx["a.test"].script["DOT"] = Later(0.05, "250 2.0.0 ok")
+        async with running(here.config("per: mx, connections: 8")) as rig:
+            await burst(rig, [f"u{i}@a.test" for i in range(200)])
+            await rig.settled(20)
+        assert here.mx["a.test"].most_open == 8
+
+
+async def test_what_the_host_says_of_itself_shrinks_and_of_a_mailbox_does_not(tmp_path: Path) -> None:
+    hour = "  default: {retry: {schedule: [1h], give_up: 1d}}"
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        mx = here.mx["a.test"]
+        mx.script["DOT"] = Later(0.02, "250 2.0.0 ok")
+        async with running(here.config("per: mx, connections: 8", classes=hour)) as rig:
+            await burst(rig, [f"u{i}@a.test" for i in range(100)])
+            await rig.settled()
+            (way,) = sites(rig)
+            assert way.connections == 8
+            for reply in [
+                "450 4.2.0 Greylisted, try again later",
+                "452 4.2.2 mailbox full",
+                "450 4.1.1 unknown for now",
+            ]:
+                mx.script["RCPT"] = reply
+                for number in await burst(rig, [f"v{i}@a.test" for i in range(20)]):
+                    await rig.tried(number)
+                assert way.connections == 8, reply
+            mx.script = {"DOT": "451 4.3.0 local error in processing"}
+            for number in await burst(rig, [f"w{i}@a.test" for i in range(10)]):
+                await rig.tried(number)
+            assert way.connections < 8
+            assert "local error" in way.fewer
+
+
+async def test_greylisting_costs_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the time that the host names, from the same address, once."""
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        here.mx["a.test"].script["RCPT"] = greylist(1.0, "450 4.2.0 Greylisted, try again in 1 seconds")
+        hour = "  default: {retry: {schedule: [1h], give_up: 1d}}"
+        file = here.config(
+            direct="one: {source: 127.0.2.1}, two: {source: 127.0.2.2}, three: {source: 127.0.2.3}",
+            pools="bulk: {members: {one: 1, two: 1, three: 1}}",
+            routes="  - {name: all, via: bulk}",
+            classes=hour,
+        )
+        async with running(file) as rig:
+            ids = await burst(rig, [f"u{i}@a.test" for i in range(30)])
+            await rig.settled(15)
+            assert {row["attempts"] for row in await rig.rows(*ids)} == {2}
+        tried: dict[str, list[str]] = {}
+        for visit in here.mx["a.test"].visits:
+            for line in visit.commands:
+                if line.startswith("RCPT"):
+                    tried.setdefault(line, []).append(visit.source)
+        assert len(tried) == 30
+        assert all(len(sources) == 2 and sources[0] == sources[1] for sources in tried.values())
+
+
+# -- limits
+
+
+async def test_connections_a_minute_are_counted_by_the_host(tmp_path: Path) -> None:
+    """Many carriers at once, TLS that breaks, a reload: never one more. What is open goes on."""
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}, extensions=("PIPELINING", "STARTTLS")) as here:
+        mx = here.mx["a.test"]
+        mx.script |= {"STARTTLS": "454 4.7.0 not now", "DOT": Later(0.02, "250 2.0.0 ok")}
+        rule = "per: mx, connections: 20, limits: [6 connections/min]"
+        async with running(here.config(rule)) as rig:
+            await burst(rig, [f"u{i}@a.test" for i in range(150)])
+            await soon(lambda: len(mx.delivered()) > 60, 20)
+            here.config(rule, extra="log: {redact: false}")
+            assert rig.app.reload()[0]
+            await rig.settled(20)
+            assert len(mx.visits) <= 6
+            mx.cut()
+            number = await rig.send("late@a.test")
+            await asyncio.sleep(0.5)
+            row = await rig.row(number)
+            assert len(mx.visits) <= 6 and row["attempts"] == 0, row
+            assert row["state"] == "queued" and "6 connections/min is used up" in row["why"], row
+
+
+async def test_connections_a_minute_where_a_lane_has_many_hosts(tmp_path: Path) -> None:
+    """A session with one host is none for another: what needs one more waits, and goes round in no circle."""
+    async with lab(tmp_path, TEN) as here:
+        rule = "per: egress, connections: 20, limits: [4 connections/min]"
+        async with running(here.config(rule)) as rig:
+            ids = await burst(rig, [f"u{i}@{name}" for i in range(3) for name in TEN])
+            await asyncio.sleep(2)
+            assert sum(len(host.visits) for host in here.mx.values()) == 4
+            claims = len([1 for number in ids for kind in await rig.story(number) if kind == "deferred"])
+            assert claims == 0
+            assert rig.app.scheduler.carriers.at_work == {} and len(here.delivered) == 12
+            rows = await rig.rows(*ids)
+            assert all(row["attempts"] == 0 for row in rows if row["state"] != "delivered")
+
+
+@pytest.mark.parametrize(
+    ("per", "entries", "count"),
+    [("egress", 1, 5), ("egress", 2, 10), ("relay", 1, 5), ("relay", 2, 5), ("mx", 1, 15), ("domain", 1, 20)],
+)
+async def test_what_a_limit_is_of(tmp_path: Path, per: str, entries: int, count: int) -> None:
+    """Four domains, two of them with one host: 5 messages/min for each of what `per` says, over a reload."""
+    hosts = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 4)}
+    async with lab(tmp_path, hosts) as here:
+        here.dns.say("d4.test", "MX", "1 mx1.d3.test.")
+        direct = ", ".join(f"e{n}: {{source: 127.0.2.{n}}}" for n in range(1, entries + 1))
+        routes = "\n".join(f"  - {{name: r{n}, match: {{sender: '{n}@*'}}, via: e{n}}}" for n in range(1, entries + 1))
+        rule = f"per: {per}, limits: [5 messages/min]"
+        async with running(here.config(rule, direct=direct, routes=routes)) as rig:
+            mail = [
+                (f"{n}@example.com", (f"u{n}{i}@d{d}.test",), b"Subject: x\r\n\r\nx\r\n")
+                for i in range(8)
+                for n in range(1, entries + 1)
+                for d in range(1, 5)
+            ]
+            await rig.send_many(mail)
+            await soon(lambda: len(here.delivered) >= count)
+            here.config(rule, direct=direct, routes=routes, extra="log: {redact: false}")
+            assert rig.app.reload()[0]
+            await asyncio.sleep(0.7)
+            assert len(here.delivered) == count

@@ -11,6 +11,7 @@ from fakes import SILENT, Later
 from lab import burst, lab, sites, soon, trunk
 from ports import blackhole
 from rig import Rig, running
+from simmx import SimMx
 
 from relay.deliver.direct import Direct
 from relay.deliver.smtp import Failure
@@ -214,3 +215,169 @@ async def test_dead_hosts_leave_places_for_others(tmp_path: Path, monkeypatch: p
                 for number in await burst(rig, [f"y@{name}" for name in live]):
                     await rig.reaches(number, "delivered", deadline=5)
         await no_place_is_lost(rig, "mx-1")
+
+
+# -- pools
+
+POOL = "bulk: {members: {one: 3, two: 1}}"
+ENTRIES = "one: {source: 127.0.2.1}, two: {source: 127.0.2.2}"
+BULK = "  - {name: all, via: bulk}"
+
+
+def by_source(here: Lab, name: str = "a.test") -> dict[str, list[str]]:
+    """The recipients whose mail came from each address."""
+    found: dict[str, list[str]] = {}
+    for m in here.mx[name].accepted:
+        found.setdefault(m.visit.source, []).extend(m.recipients)
+    return found
+
+
+async def test_by_weight(tmp_path: Path) -> None:
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        async with running(here.config(direct=ENTRIES, pools=POOL, routes=BULK)) as rig:
+            await burst(rig, [f"u{i}@a.test" for i in range(400)])
+            await rig.settled()
+        shares = {source: len(to) for source, to in by_source(here).items()}
+        assert sum(shares.values()) == 400
+        assert 265 <= shares["127.0.2.1"] <= 335, shares  # 4 standard deviations around 300
+
+
+async def test_a_message_keeps_its_member(tmp_path: Path) -> None:
+    """Over retries, a reload and a restart; all its recipients by the same one."""
+    async with lab(tmp_path, TWO) as here:
+        for host in here.mx.values():
+            host.script["RCPT"] = "450 4.2.0 not now"
+        file = here.config(direct=ENTRIES, pools=POOL, routes=BULK)
+
+        def sources() -> dict[str, set[str]]:
+            """By message, told by the local part: the addresses from which it was tried."""
+            found: dict[str, set[str]] = {}
+            for host in here.mx.values():
+                for visit in host.visits:
+                    for line in visit.commands:
+                        if line.startswith("RCPT TO:<"):
+                            found.setdefault(line[9:].partition("@")[0], set()).add(visit.source)
+            return found
+
+        async with running(file) as rig:
+            mail = [
+                ("app@example.com", (f"u{i}@a.test", f"u{i}@b.test"), b"Subject: x\r\n\r\nx\r\n") for i in range(20)
+            ]
+            ids = await rig.send_many(mail)
+            for number in ids:
+                await rig.tried(number, 2)
+            assert rig.app.reload()[0]
+            for number in ids:
+                await rig.tried(number, 3)
+        async with running(file) as rig:
+            for number in ids:
+                await rig.tried(number, 4)
+            for host in here.mx.values():
+                host.script.clear()
+            await rig.settled()
+        assert len(sources()) == 20
+        assert all(len(seen) == 1 for seen in sources().values())
+        assert {s for seen in sources().values() for s in seen} == {"127.0.2.1", "127.0.2.2"}
+        assert len(here.delivered) == 40
+
+
+async def test_the_next_member_while_one_rests(tmp_path: Path) -> None:
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        mx = here.mx["a.test"]
+        mx.script["BANNER"] = lambda _: "554 5.7.1 not you" if mx.visits[-1].source == "127.0.2.1" else None
+        async with running(here.config(direct=ENTRIES, pools=POOL, routes=BULK)) as rig:
+            ids = await burst(rig, [f"u{i}@a.test" for i in range(30)])
+            await rig.settled()
+            assert {row["attempts"] for row in await rig.rows(*ids)} == {1}
+        assert set(by_source(here)) == {"127.0.2.2"}
+
+
+async def test_a_member_that_is_gone(tmp_path: Path) -> None:
+    """What had drawn it draws anew, of what waits and of what is held; the others keep theirs."""
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        here.mx["a.test"].script["RCPT"] = "450 4.2.0 not now"
+        slow = "  default: {retry: {schedule: [1s], give_up: 1d}}"
+        async with running(here.config(direct=ENTRIES, pools=POOL, routes=BULK, classes=slow)) as rig:
+            ids = await burst(rig, [f"u{i}@a.test" for i in range(20)])
+            for number in ids:
+                await rig.tried(number)
+            here.mx["a.test"].script.clear()
+            here.config(direct="two: {source: 127.0.2.2}", pools="bulk: {members: {two: 1}}", routes=BULK)
+            assert rig.app.reload()[0]
+            await rig.settled()
+        assert {source: len(to) for source, to in by_source(here).items()} == {"127.0.2.2": 20}
+        assert sorted(here.delivered) == sorted(f"u{i}@a.test" for i in range(20))
+
+
+async def test_an_account_in_a_pool(tmp_path: Path) -> None:
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here, SimMx("127.0.0.1") as account:
+        file = here.config(
+            accounts={"ses": f"port: {account.port}, tls: none"},
+            direct=ENTRIES,
+            pools="bulk: {members: {ses: 1, one: 1}}",
+            routes=BULK,
+        )
+        async with running(file) as rig:
+            await burst(rig, [f"u{i}@a.test" for i in range(40)])
+            await rig.settled()
+            assert len(account.delivered()) >= 8 and len(here.delivered) >= 8
+            assert len(account.delivered()) + len(here.delivered) == 40
+            account.script["BANNER"] = "554 5.7.1 no"
+            account.cut()
+            ids = await burst(rig, [f"v{i}@a.test" for i in range(20)])
+            for number in ids:
+                await rig.reaches(number, "delivered")
+            assert {row["egress"] for row in await rig.rows(*ids)} == {"one"}
+
+
+@pytest.mark.parametrize("to", ["bulk", "two"])
+async def test_reroute_of_an_accounts_mail(tmp_path: Path, to: str) -> None:
+    """Its lane names no destination, for an account needs none: the mail finds its way all the same."""
+    async with lab(tmp_path, TWO) as here:
+        with blackhole("127.0.1.9") as port:
+            file = here.config(
+                accounts={"ses": f"port: {port}, tls: none"},
+                direct=ENTRIES,
+                pools=POOL,
+                routes="  - {name: all, via: ses}",
+            )
+            file.write_text(file.read_text().replace("host: 127.0.0.1, port", "host: 127.0.1.9, port"))
+            async with running(file) as rig:
+                rig.app.scheduler.egresses["ses"].breaker.rest(time.time(), 3600, "its quota", passes=False)
+                ids = await burst(rig, [f"u{i}@{name}" for i in range(3) for name in TWO])
+                service = rig.app.admin.service
+                done = await service.act("reroute", service.parse_filter({"id": ",".join(ids)}), to, dry_run=False)
+                assert done["recipients"] == 6, done
+                for number in ids:
+                    row = await rig.reaches(number, "delivered")
+                    assert row["egress"] in (("one", "two") if to == "bulk" else (to,))
+        assert len(here.delivered) == 6
+
+
+async def test_members_that_may_not_send_as_everybody(tmp_path: Path) -> None:
+    direct = "one: {source: 127.0.2.1, senders: ['*@one.example']}, two: {source: 127.0.2.2}"
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        async with running(here.config(direct=direct, pools=POOL, routes=BULK)) as rig:
+            mail = [
+                (f"x@{sender}.example", (f"{sender}{i}@a.test",), b"Subject: x\r\n\r\nx\r\n")
+                for i in range(20)
+                for sender in ("one", "other")
+            ]
+            await rig.send_many(mail)
+            await rig.settled()
+        found = by_source(here)
+        assert all(to.startswith("one") for to in found["127.0.2.1"])
+        assert sum(to.startswith("other") for to in found["127.0.2.2"]) == 20
+
+
+async def test_reports_by_a_pool(tmp_path: Path) -> None:
+    async with lab(tmp_path, TWO) as here:
+        here.mx["a.test"].script["RCPT"] = "550 5.1.1 no such user"
+        file = here.config(direct=ENTRIES, pools=POOL, routes="  - {name: all, via: two}", dsn="to: sender, via: bulk")
+        async with running(file) as rig:
+            for i in range(6):
+                await rig.reaches(await rig.send(f"x{i}@a.test", sender="me@b.test"), "failed")
+            await rig.settled()
+        assert here.mx["b.test"].delivered() == ["me@b.test"] * 6
+        assert {m.sender for m in here.mx["b.test"].accepted} == {""}
+        assert "127.0.2.1" in by_source(here, "b.test")
