@@ -23,7 +23,7 @@ LONGEST, LONGEST_ABSENCE = 86400, 3600
 UNSAID = 60  # seconds for an absence without a SOA, which RFC 2308 §5 would have us forget at once
 _SIGN = 1 << 31  # a TTL with this bit is 0: RFC 2181 §8
 
-Kind = Literal["MX", "A", "AAAA", "TLSA", "TXT"]
+Kind = Literal["MX", "A", "AAAA", "TLSA", "TXT", "CNAME"]
 
 
 class DnsTrouble(Exception):
@@ -35,7 +35,8 @@ class Found:
     """What the DNS holds of one kind under one name, or that it holds nothing.
 
     `records`, by kind: MX (preference, host), the host in lower case without a dot at the end, empty for the root;
-    A and AAAA the address as text; TLSA (usage, selector, matching, octets); TXT its strings in one, as octets.
+    A and AAAA the address as text; TLSA (usage, selector, matching, octets); TXT its strings in one, as octets; CNAME the name
+    that it leads to, and it is not followed.
     """
 
     records: tuple[Any, ...] = ()
@@ -139,6 +140,8 @@ def _value(record: Any) -> Any:
             return record.usage, record.selector, record.mtype, record.cert
         case dns.rdatatype.TXT:
             return b"".join(record.strings)
+        case dns.rdatatype.CNAME:
+            return _text(record.target)
     return record.address
 
 
