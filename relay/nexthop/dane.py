@@ -30,7 +30,7 @@ class Mismatch(Exception):
     """The server did not show what the records promise; the text, for operators, says what it showed instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Tlsa:
     usage: int
     selector: int
