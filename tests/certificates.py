@@ -103,8 +103,8 @@ class Certs:
         """By an intermediate CA, whose certificate is sent too."""
         return self._issued([self.ca.create_child_ca(), self.ca], names, root)
 
-    def expired(self, *names: str) -> Identity:
-        return self._issued([self.ca], names, ends=datetime.now(UTC) - timedelta(days=1))
+    def expired(self, *names: str, root: bool = False) -> Identity:
+        return self._issued([self.ca], names, root, datetime.now(UTC) - timedelta(days=1))
 
     def untrusted(self, *names: str, root: bool = False) -> Identity:
         """By a CA that nobody knows."""

@@ -88,7 +88,7 @@ async def _reached(account: Account, hostname: str, tokens: Tokens | None) -> Up
         return await _connect(account, hostname, account.tls, tokens)
     except NoTls as error:
         # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
-        if account.tls.mode != "opportunistic":
+        if account.tls.mode != "opportunistic" or account.tls.pin:
             raise Failure(Stage.STARTTLS, error.reply) from None
         return await _connect(account, hostname, Tls("none"), tokens)
 

@@ -13,7 +13,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relay import clock, metrics
 from relay.deliver.connect import Client, NoTls, converse, dialled, words
@@ -212,9 +212,8 @@ class Direct:
             elif not self.rule.allow_private and not is_public(address):
                 tried.notes.append(f"{at(host, address)}: not an address of the public network (allow_private)")
             elif not self._leaves_by(address):
-                tried.notes.append(
-                    f"{at(host, address)}: {self.account.name} has no {'IPv6' if ':' in address else 'IPv4'} source"
-                )
+                kind = 6 if ":" in address else 4
+                tried.notes.append(f"{at(host, address)}: {self.account.name} has no IPv{kind} source")
                 tried.sourceless = True
             else:
                 kept.append(address)
@@ -258,10 +257,13 @@ class Direct:
         """Raises Unsafe, Failure."""
         if requirement.tests:
             try:
-                return await self._opened(host, address, requirement, Tls("starttls"), tried)
+                session = await self._as_if_enforced(host, address, requirement, tried)
             except Unsafe as unsafe:
                 TESTING.inc()
                 self.log.warning("sts_testing_failed", domain=tried.domain, host=host, why=str(unsafe))
+            else:
+                session.requirement = requirement
+                return session
         # One whose TLS is broken is not asked for it with each session, for each time would be a connection more; but after a
         # minute again, and then ever more seldom. What a rule or a policy asks for is asked for each time.
         broken, may = broken_tls(address), requirement.level is Level.MAY
@@ -278,16 +280,25 @@ class Direct:
         self.dead.forget(broken)
         return session
 
+    async def _as_if_enforced(self, host: str, address: str, requirement: Requirement, tried: Tried) -> Upstream:
+        """Raises Unsafe, Failure."""
+        if requirement.refused:
+            raise Unsafe(requirement.refused)
+        tls = Tls("starttls")
+        return await self._opened(host, address, replace(requirement, level=Level.VERIFY, tls=tls), tls, tried)
+
     async def _opened(self, host: str, address: str, requirement: Requirement, tls: Tls, tried: Tried) -> Upstream:
         """Raises Unsafe, Failure, NoTls."""
-        wanted = tls.mode == "starttls"
+        # RFC 8461 §4.2 wants the name among those of the certificate (SAN); a rule may trust older ones.
+        subject = self.rule.tls is not None
         try:
-            context = await asyncio.to_thread(context_for, tls) if tls.mode != "none" else None
+            context = await asyncio.to_thread(context_for, tls, subject=subject) if tls.mode != "none" else None
         except (OSError, ssl.SSLError) as error:
             raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up for {self.rule.name}: {error}")) from None
         tried.dials()
         sock = await self._dial(address)
-        matched = ""
+        # An address is no name to ask for (RFC 6066 §3).
+        matched, name = "", address if host.startswith("[") else requirement.base or host
 
         async def check(client: Client) -> None:
             nonlocal matched
@@ -296,11 +307,9 @@ class Direct:
                 matched = await _proven(client, requirement)
 
         try:
-            session = await converse(self.account, self.hostname, sock, host, tls, context, check)
+            session = await converse(self.account, self.hostname, sock, name, tls, context, check)
         except NoTls as error:
-            if wanted and requirement.tests:
-                raise Unsafe(str(error.reply)) from None
-            if wanted:
+            if tls.mode == "starttls":
                 raise Unsafe(f"{error.reply} ({requirement.by})") from None
             raise
         except Failure as failure:
@@ -342,12 +351,13 @@ class Direct:
 
     def _failure(self, domain: str, tried: Tried) -> Failure:
         """What the attempt came to: what may pass before what will not."""
+        if tried.unsafe is not None:
+            # Before all else: a policy that leaves out good hosts must not make bad ones out of those that others share.
+            return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
         if tried.network is not None:
             return Failure(
                 tried.network.stage, Reply(tried.network.reply.code, tried.text, tried.network.reply.enhanced)
             )
-        if tried.unsafe is not None:
-            return OfDomain(Stage.STARTTLS, Reply(451, tried.text, "4.7.5"))
         if tried.passing:
             return OfDomain(Stage.RESOLVE, Reply(451, tried.text, "4.4.3"))
         if tried.sourceless:

@@ -6,6 +6,7 @@ its TLSA records; else the domain's MTA-STS policy (RFC 8461); else TLS where th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
