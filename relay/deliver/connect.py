@@ -194,9 +194,7 @@ async def _dial(host: str, port: int) -> socket.socket:
     raise Failure(Stage.CONNECT, Reply(0, f"{host}:{port}: {last}")) from None
 
 
-async def dialled(
-    family: socket.AddressFamily, address: tuple[Any, ...], source: str = "", timeout: float = TIMEOUTS[Stage.CONNECT]
-) -> socket.socket:
+async def dialled(family: socket.AddressFamily, address: tuple[Any, ...], source: str = "") -> socket.socket:
     """A connected socket. `source`: the address it leaves from. Raises OSError; `words` tells it."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -204,7 +202,7 @@ async def dialled(
         if source:
             sock.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)  # else ports run out at 28,000 connections in all
             _bind(sock, source)
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(TIMEOUTS[Stage.CONNECT]):
             await asyncio.get_running_loop().sock_connect(sock, address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:

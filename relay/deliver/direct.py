@@ -19,7 +19,7 @@ from relay import clock, metrics
 from relay.deliver.connect import Client, NoTls, converse, dialled, words
 from relay.deliver.dead import Dead
 from relay.deliver.ours import Ours
-from relay.deliver.smtp import TIMEOUTS, Failure, Upstream
+from relay.deliver.smtp import Failure, Upstream
 from relay.deliver.tls import context_for, peer_chain
 from relay.envelope import ascii_domain
 from relay.maillog import MailLog
@@ -329,7 +329,6 @@ class Direct:
                 socket.AF_INET6 if v6 else socket.AF_INET,
                 (address, self.rule.port),
                 self.source.v6 if v6 else self.source.v4,
-                TIMEOUTS[Stage.CONNECT],
             )
         except OSError as error:
             reply = Reply(0, words(error))

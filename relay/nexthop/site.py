@@ -50,8 +50,12 @@ def site_of(hops: Hops, ask: Callable[[Question], bool | None], rules: Sequence[
     hosts = frozenset(hops.hosts[0]) if hops.hosts and not hops.refusal and not hops.literal else frozenset()
 
     def answer(question: Question) -> bool | None:
-        # All of them: who lists a provider's host beside his own must not spoil that provider's lane.
-        return bool(hosts) and all(map(question.matches, hosts)) if question.fact == "mx" else ask(question)
+        if question.fact != "mx":
+            return ask(question)
+        # Where only some match, neither a rule for them nor one for all others holds: who lists a provider's host beside his
+        # own must not spoil that provider's lane.
+        found = set(map(question.matches, hosts))
+        return None if len(found) == 2 else found == {True}
 
     provider = provider_of(hosts)
     rule = next((rule for rule in rules if rule.match.test(answer)), ANYWHERE)

@@ -340,7 +340,7 @@ async def test_what_is_in_use_has_no_room(tmp_path: Path) -> None:
             number = await rig.send("b@d3.example")
             await until(lambda: "mx3.example" in str(rig.app.scheduler.sites.by_name))
             row = await rig.row(number)
-            assert row["why"] == "all connections of mx-1 are busy", row
+            assert row["why"] == "all connections of mx-1 to new hosts are busy", row
             (row,) = rig.app.scheduler.outlook.egress_rows()
             assert (row["sessions"], row["connections"], row["why"]) == (
                 1,

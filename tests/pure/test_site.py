@@ -154,14 +154,22 @@ def test_a_rule_called_as_a_provider_leaves_the_others_of_that_provider_apart() 
 
 
 def test_the_first_rule_that_holds_and_what_it_makes_one_lane() -> None:
-    found = hops(("mx1.bank.example", "mx.other.example"), ("mx9.late.example",), domain="shop.example")
+    found = hops(("mx1.bank.example", "mx2.bank.example"), ("mx9.late.example",), domain="shop.example")
     assert name(found, rule("b", mx="*.bank.example"), rule("c")) == "b"
-    assert name(found, rule("late", mx="*.late.example")) == "mx.other.example,mx1.bank.example", "not the best hosts"
+    assert name(found, rule("late", mx="*.late.example")) == "{mx1,mx2}.bank.example", "not the best hosts"
     assert name(found, rule("b", "relay", mx="*.bank.example")) == "b"
-    assert name(found, rule("b", "mx", mx="MX1.*")) == "b/mx.other.example,mx1.bank.example"
-    assert name(found, rule("b", "domain", mx="mx1.*")) == "b/shop.example"
+    assert name(found, rule("b", "mx", mx="MX?.*")) == "b/{mx1,mx2}.bank.example"
+    assert name(found, rule("b", "domain", mx="mx?.*")) == "b/shop.example"
     assert name(found, rule("n", not_mx="*.bank.example"), rule("r", recipient="*@shop.example")) != "n"
     assert name(found, rule("r", recipient="*@shop.example"), recipient="a@shop.example") == "r"
+
+
+def test_a_stranger_gets_into_no_lane_by_a_host_beside_his_own() -> None:
+    found = hops(("aspmx.l.google.com", "mx.stranger.example"))
+    google = rule("g", mx="*.google.com")
+    assert name(found, google) == "aspmx.l.google.com,mx.stranger.example"
+    assert name(found, rule("n", not_mx="*.google.com"), google) == "aspmx.l.google.com,mx.stranger.example"
+    assert name(hops(("aspmx.l.google.com", "alt1.aspmx.l.google.com")), google) == "g"
 
 
 def test_what_is_not_known_of_a_recipient_holds_for_no_rule() -> None:
