@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from relay import clock
@@ -15,6 +15,7 @@ from relay.policy.lanefacts import LaneFacts
 from relay.settings import Config
 
 AGAIN = 5.0  # seconds between two questions for one destination, whatever its TTL
+AT_ONCE = 200  # questions; what may be asked of the DNS at once is less, and of what waits nothing is kept but the name
 
 
 class Sites:
@@ -26,14 +27,20 @@ class Sites:
         self._hops: dict[str, Hops] = {}
         self._asked: dict[str, float] = {}  # when
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, None] = {}  # to be asked for, in their order
         self.by_name: dict[str, Site] = {}
 
     def apply(self, config: Config, mx: Mx) -> None:
-        """A new configuration: sites are named anew, and the DNS is asked anew by who is due."""
+        """A new configuration: sites are named anew, and the DNS is asked anew by who is due. An answer that is under way may
+        be that of a server which is not asked any more."""
         self.config, self.mx = config, mx
         self.by_name.clear()
         self._asked = dict.fromkeys(self._asked, 0.0)
         self._hops = {domain: replace(hops, expires=0.0) for domain, hops in self._hops.items()}
+        asked, self._under_way = self._under_way, {}
+        for domain, task in asked.items():
+            task.cancel()
+            self._ask(domain)
 
     def of(self, facts: LaneFacts) -> Site | None:
         """The site of these facts' destination; None: its MX is not known yet."""
@@ -48,9 +55,14 @@ class Sites:
         hops, now = self._hops.get(domain), clock.monotonic()
         if domain in self._under_way or (hops is not None and now < max(hops.expires, self._asked[domain] + AGAIN)):
             return
-        self._asked[domain] = now
-        task = asyncio.get_running_loop().create_task(self._look(domain), name="site")
-        self._under_way[domain] = task
+        if len(self._under_way) >= AT_ONCE:
+            self._waiting[domain] = None
+        else:
+            self._ask(domain)
+
+    def _ask(self, domain: str) -> None:
+        self._asked[domain] = clock.monotonic()
+        self._under_way[domain] = task = asyncio.get_running_loop().create_task(self._look(domain), name="site")
         task.add_done_callback(lambda done: self._looked(domain, done))
 
     async def _look(self, domain: str) -> None:
@@ -60,20 +72,28 @@ class Sites:
         self._hops[domain] = found
 
     def _looked(self, domain: str, task: asyncio.Task[None]) -> None:
-        del self._under_way[domain]
+        if self._under_way.get(domain) is task:
+            del self._under_way[domain]
         if task.cancelled():
             return
+        if self._waiting and len(self._under_way) < AT_ONCE:
+            following = next(iter(self._waiting))
+            del self._waiting[following]
+            self.look(following)
         if error := task.exception():
             self.log.error("lookup_error", domain=domain, error=repr(error))
             # Mail must move: what is wrong is said at the attempt.
             self._hops[domain] = Hops(domain, ((domain,),), implicit=True)
         self.found(domain)
 
-    def forget(self, domain: str) -> None:
-        """No lane is for it any more."""
-        self._hops.pop(domain, None)
-        self._asked.pop(domain, None)
+    def keep(self, domains: Collection[str], names: Collection[str]) -> None:
+        """Forgets all but these: no lane is for another domain, or leaves to another site."""
+        for gone in self._hops.keys() - domains:
+            del self._hops[gone]
+            self._asked.pop(gone, None)
+        self.by_name = {name: site for name, site in self.by_name.items() if name in names}
 
     def stop(self) -> None:
+        self._waiting.clear()
         for task in self._under_way.values():
             task.cancel()
