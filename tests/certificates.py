@@ -14,7 +14,13 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from relay.secrets import Reference
 from relay.settings import ServerTls
@@ -58,6 +64,10 @@ def tlsa(certificate: bytes, usage: int = 3, selector: int = 1, matching: int = 
         certificate = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     digest = (bytes, lambda data: hashlib.sha256(data).digest(), lambda data: hashlib.sha512(data).digest())[matching]
     return f"{usage} {selector} {matching} {digest(certificate).hex()}"
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 @dataclass(frozen=True)
@@ -112,14 +122,33 @@ class Certs:
 
     def self_signed(self, name: str) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        names = x509.SubjectAlternativeName([x509.DNSName(name)])
+        return self._built(_subject(name), name, key, key, names)
+
+    def nameless(self, name: str) -> Identity:
+        """For a name that stands in its subject alone."""
+        issuer = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()).subject
+        signer = load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        return self._built(issuer, name, key, signer, authority)
+
+    def _built(
+        self,
+        issuer: x509.Name,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        signer: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+    ) -> Identity:
         now = datetime.now(UTC)
         made = (
-            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            x509.CertificateBuilder(issuer, _subject(name), key.public_key(), x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=30))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-            .sign(key, SHA256())
+            .add_extension(extension, critical=False)
+            .sign(signer, SHA256())
         )
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return self._written(made.public_bytes(Encoding.PEM), private, (made.public_bytes(Encoding.DER),))

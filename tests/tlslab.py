@@ -7,6 +7,7 @@ meet the policy.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import ssl
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from certificates import Certs, Identity
+from nameserver import Told
 from ports import common_port
 from rig import Rig, running, write_config
 from simmx import SimMx
@@ -63,8 +65,8 @@ class Case:
     mx: bool = True  # False: the domain itself is its host
     by: int = 0  # which host takes it
     sts: str = ""  # mode, and the hosts: `enforce {0}`
-    policy: Mapping[str, Any] = field(default_factory=dict)  # of stsserver.Policy, beside its text
-    rule: str = ""  # what `tls` of the destination rule is
+    policy: Mapping[str, Any] = field(default_factory=dict)  # of stsserver.Policy, `identity` by its kind
+    rule: str = ""  # what `tls` of the destination rule is; `{pin}` is the first host's key
     dns: str = ""  # `unproven`: of a resolver that never says AD; `untrusted`: of one that is not believed to
     told: str = ""  # an event that says more, by its `why`
     visits: int | None = None  # sessions of all hosts together
@@ -90,6 +92,7 @@ class Case:
 
 def shown(certs: Certs, kind: str, *names: str) -> Identity | None:
     """What a host of these names shows."""
+    made: Identity
     match kind:
         case "":
             return None
@@ -101,10 +104,11 @@ def shown(certs: Certs, kind: str, *names: str) -> Identity | None:
             return certs.right("*." + names[0].partition(".")[2], root=True)
         case "domain_root":
             return certs.right(names[0], root=True)
-        case "self_signed":
-            return certs.self_signed(names[0])
+        case "self_signed" | "nameless":
+            made = getattr(certs, kind)(names[0])
+            return made
     how, _, root = kind.partition("_")
-    made: Identity = getattr(certs, how)(*names, **({"root": True} if root else {}))
+    made = getattr(certs, how)(*names, **({"root": True} if root else {}))
     return made
 
 
@@ -113,6 +117,8 @@ class Lab:
 
     def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
         self.certs = Certs(folder / "certs")
+        self.strangers = folder / "strangers.pem"  # the CA that nobody else trusts
+        self.strangers.write_bytes(self.certs.stranger.cert_pem.bytes())
         self.port = common_port(ADDRESSES)
         self.cases = cases
         self.identities = {
@@ -136,6 +142,24 @@ class Lab:
             at = int(record[4:] or -1) if usage == 2 else 0  # `211@1`: of the second one in the chain
             made.append(shows.tlsa(usage, selector, matching, at))
         return made
+
+    def pin(self, case: Case) -> str:
+        identity = self.identities[case.id, 0]
+        key = identity.tlsa(3, 1, 1).rpartition(" ")[2] if identity else OTHER
+        return base64.b64encode(bytes.fromhex(key)).decode()
+
+    def tell(self, dns: Told, *cases: Case, ad: bool = False) -> None:
+        """A name server what `lines` says; `ad`: as if it were proven."""
+        said: dict[tuple[str, str], list[str]] = {}
+        for case in cases:
+            for _, line in self.lines(case):
+                name, kind, value = line.split(" ", 2)
+                said.setdefault((name.removesuffix("."), kind), []).append(value)
+            said.setdefault((case.domain, "MX"), [])
+            for number in range(len(case.hosts)):
+                said.setdefault((case.real(number), "AAAA"), [])
+        for (name, kind), values in said.items():
+            dns.say(name, kind, *values, ad=ad)
 
     def lines(self, case: Case) -> Iterator[tuple[str, str]]:
         """(zone, line) of all that the DNS holds of a case, but for the records in zones of their own."""
@@ -190,13 +214,16 @@ async def policies(lab: Lab, monkeypatch: pytest.MonkeyPatch, *cases: Case) -> A
         monkeypatch.setattr(fetch, "PORT", server.port)
         for case in cases:
             if case.sts:
-                server.policies[case.domain] = Policy(case.policy_text, **case.policy)
+                more = dict(case.policy)
+                if "identity" in more:
+                    more["identity"] = shown(lab.certs, more["identity"], f"mta-sts.{case.domain}")
+                server.policies[case.domain] = Policy(**{"body": case.policy_text} | more)
         yield server
 
 
 async def judge(case: Case, lab: Lab, folder: Path, dns: str, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A message to the domain of a case ends as it says."""
-    file = lab.config(folder, dns, rule=case.rule.format(lab=lab), trust_ad=case.dns != "untrusted")
+    file = lab.config(folder, dns, rule=case.rule.format(lab=lab, pin=lab.pin(case)), trust_ad=case.dns != "untrusted")
     async with policies(lab, monkeypatch, case), lab.hosts(case) as mxs, running(file) as rig:
         (number,) = await rig.send_many([("a@example.com", (f"b@{case.domain}",), MAIL)])
         row = await rig.reaches(number, "delivered", "deferred", "failed")

@@ -274,7 +274,7 @@ class Direct:
         except NoTls as error:
             # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
             if not may:
-                raise Unsafe(f"{error.reply} ({requirement.by})") from None
+                raise Unsafe(f"STARTTLS: {error.reply} ({requirement.by})") from None
             self.dead.note(broken, clock.monotonic())
             return await self._opened(host, address, requirement, Tls("none"), tried)
         self.dead.forget(broken)
@@ -310,7 +310,7 @@ class Direct:
             session = await converse(self.account, self.hostname, sock, name, tls, context, check)
         except NoTls as error:
             if tls.mode == "starttls":
-                raise Unsafe(f"{error.reply} ({requirement.by})") from None
+                raise Unsafe(f"STARTTLS: {error.reply} ({requirement.by})") from None
             raise
         except Failure as failure:
             if failure.stage is Stage.STARTTLS:
