@@ -8,6 +8,7 @@ import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -18,6 +19,7 @@ from rig import running, write_config
 
 from relay.deliver.connect import connect
 from relay.deliver.smtp import Failure
+from relay.deliver.tls import PinMismatch, check_pin
 from relay.reply import Stage
 from relay.secrets import Reference
 from relay.settings import Account, Tls
@@ -146,6 +148,21 @@ async def test_implicit_verifies(tmp_path: Path, authority: Authority, mode: str
     async with up:
         state, why = await outcome(tmp_path, up, f"{{mode: implicit, ca: {authority.pem}}}")
         assert state == "deferred" and "certificate" in why and up.transactions == []
+
+
+@pytest.mark.parametrize("how", ["none", "454", "drop"])
+async def test_a_pin_is_kept_where_tls_is_only_opportunistic(tmp_path: Path, authority: Authority, how: str) -> None:
+    says: dict[str, Any] = {"454": {"STARTTLS": "454 4.7.0 not now"}, "drop": {"STARTTLS": DROP}}.get(how, {})
+    context = authority.context()
+    async with Upstream(says, tls=None if how == "none" else context) as up:
+        state, _ = await outcome(tmp_path, up, f"{{mode: opportunistic, pin: [{authority.pin()}]}}")
+        assert state == "deferred" and up.commands("MAIL") == []
+
+
+def test_a_certificate_that_is_none_has_no_pin() -> None:
+    for junk in (b"", b"junk", bytes(100), None):
+        with pytest.raises(PinMismatch):
+            check_pin(junk, ("x",))
 
 
 async def test_pin(tmp_path: Path, authority: Authority) -> None:
