@@ -14,10 +14,10 @@ class Dead:
     def __init__(self) -> None:
         self._until: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (until, for how long)
 
-    def note(self, what: str, now: float) -> None:
+    def note(self, what: str, now: float, longest: float = LONGEST) -> None:
         until, seconds = self._until.pop(what, (0.0, 0.0))
         if now >= until:  # what was under way at the same time tells nothing more
-            seconds = min(LONGEST, max(FIRST, 2 * seconds))
+            seconds = min(longest, max(FIRST, 2 * seconds))
             until = now + seconds
         self._until[what] = (until, seconds)
         while len(self._until) > MOST:

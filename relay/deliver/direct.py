@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from relay import clock, metrics
 from relay.deliver.connect import Client, NoTls, converse, dialled, words
-from relay.deliver.dead import Dead
+from relay.deliver.dead import FIRST, Dead
 from relay.deliver.ours import Ours
 from relay.deliver.smtp import Failure, Upstream
 from relay.deliver.tls import context_for, peer_chain
@@ -265,7 +265,7 @@ class Direct:
                 session.requirement = requirement
                 return session
         # One whose TLS is broken is not asked for it with each session, for each time would be a connection more; but after a
-        # minute again, and then ever more seldom. What a rule or a policy asks for is asked for each time.
+        # minute again, for somebody on the way may have broken it. What a rule or a policy asks for is asked for each time.
         broken, may = broken_tls(address), requirement.level is Level.MAY
         if may and self.dead.until(broken, clock.monotonic()):
             return await self._opened(host, address, requirement, Tls("none"), tried)
@@ -275,7 +275,7 @@ class Direct:
             # Opportunistic and only that: RFC 3207 §4.1 lets the client go on without.
             if not may:
                 raise Unsafe(f"STARTTLS: {error.reply} ({requirement.by})") from None
-            self.dead.note(broken, clock.monotonic())
+            self.dead.note(broken, clock.monotonic(), FIRST)
             return await self._opened(host, address, requirement, Tls("none"), tried)
         self.dead.forget(broken)
         return session
