@@ -20,6 +20,7 @@ from relay.submission import BadMessage, read_head
 TICK = 1.0
 EXPIRE_EVERY = 30.0
 PURGE_EVERY = 300.0
+FORGET_EVERY = 3600.0  # lanes, for which all rows are looked at
 DRIFT_ALARM = 60.0  # seconds that the wall clock may leave our time before someone is told
 SLICE = 200
 DELAYS_A_TICK = 2  # slices of 200 recipients; a report costs 0.4 ms
@@ -71,6 +72,7 @@ class Housekeeper:
     async def forget(self) -> None:
         """The loop of what may take minutes where a million rows are concerned: expiry, delays, retention."""
         expire_at = purge_at = delays_at = 0.0
+        lanes_at = clock.now() + PURGE_EVERY
         while True:
             await asyncio.sleep(TICK)
             now = clock.now()
@@ -83,6 +85,10 @@ class Housekeeper:
                 if now >= purge_at:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)
+                    self.scheduler.egresses.forget()
+                if now >= lanes_at:
+                    lanes_at = now + FORGET_EVERY
+                    await self.scheduler.forget()
             except (SpoolError, OSError) as error:
                 self.log.error("housekeeping_failed", error=str(error))
 

@@ -86,6 +86,8 @@ class Lanes:
         """What the spool said: a lane has something due then, or has it earlier than we knew."""
         for head in heads:
             lane = self.by_id.get(head.lane)
+            if lane is None and not head.facts:
+                continue  # it was forgotten meanwhile: nothing is in it
             if lane is None:
                 lane = self.by_id[head.lane] = Lane(head.lane, LaneFacts.parse(head.facts))
                 if lane.facts.destination:
@@ -99,6 +101,24 @@ class Lanes:
         """The spool was asked: this is when the lane's next recipient is due. It goes behind the others."""
         lane.due_at, lane.asked = due_at, False
         self._place(lane)
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """The spool has no recipient of these; and whatever was known for nobody but them."""
+        for lane in (self.by_id.pop(number, None) for number in ids):
+            if lane is None:
+                continue
+            self._leave(lane)
+            if domain := lane.facts.destination:
+                others = [other for other in self._of_domain[domain] if other is not lane]
+                self._of_domain[domain] = others
+                if not others:
+                    del self._of_domain[domain]
+        self._ways = {lane.egresses: lane.way for lane in self.by_id.values() if lane.way is not None}
+        self._by = {}
+        for way in self._ways.values():
+            for egress in way.egresses:
+                self._by.setdefault(egress, []).append(way)
+        self.sites.keep(self._of_domain.keys(), {lane.site for lane in self.by_id.values()})
 
     def imagined(self, facts: str) -> Lane:
         """The lane of these facts as it would be; it is not kept."""
@@ -163,12 +183,17 @@ class Lanes:
             if lane.egresses == before and way is not None:
                 lane.way = way
                 continue
-            if lane.turn and way is not None:
-                way.turns.remove(lane)
-                lane.turn = 0
-                if not way.turns:
-                    self._open.pop(way, None)
+            self._leave(lane, way)
             self._place(lane)
+
+    def _leave(self, lane: Lane, way: Way | None = None) -> None:
+        """The turns of its way, or of the one that it had."""
+        way = way or lane.way
+        if lane.turn and way is not None:
+            way.turns.remove(lane)
+            lane.turn = 0
+            if not way.turns:
+                self._open.pop(way, None)
 
     def _place(self, lane: Lane) -> None:
         """Among the timers, where it can move at all and is not in its turns already."""
@@ -189,7 +214,9 @@ class Lanes:
         """Those that have something due and do not rest."""
         while self._timers and self._timers[0][0] <= now:
             due_at, number = heappop(self._timers)
-            lane = self.by_id[number]
+            lane = self.by_id.get(number)
+            if lane is None:
+                continue
             if lane.due_at == due_at and (lane.site or lane.unsited):
                 self.sites.look(lane.facts.destination)
             if lane.due_at == due_at and lane.way is not None and not lane.turn:
@@ -267,7 +294,7 @@ class Lanes:
     def next_due(self) -> float | None:
         """When there may be more that can move; None: nothing waits for a time."""
         timers = self._timers
-        while timers and (self.by_id[timers[0][1]].due_at != timers[0][0] or self.by_id[timers[0][1]].turn):
+        while timers and ((lane := self.by_id.get(timers[0][1])) is None or lane.due_at != timers[0][0] or lane.turn):
             heappop(timers)
         times = [heap[0][0] for heap in (timers, self._rests) if heap]
         return min(times, default=None)

@@ -75,6 +75,10 @@ class Scheduler:
         self.lanes.reload(config)
         self.spool.wake()
 
+    async def forget(self) -> None:
+        """Lanes that nobody is in any more. Raises SpoolError."""
+        self.lanes.forget(await self.spool.forget_lanes())
+
     # -- what needs no dispatch: a message is claimed by the transaction that accepts it
 
     def grant(self, message: int, lane: int, recipients: int) -> bool:

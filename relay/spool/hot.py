@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.recipient import FINAL, News, State
 from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell, usual
+from relay.spool.lanes import Lanes
 from relay.spool.rows import Rows
 
 _MESSAGE = Rows("INSERT INTO message VALUES {}", 18)
@@ -31,33 +32,6 @@ _SETTLE = Rows(
     9,
 )
 ID_BLOCK = 1 << 16
-
-
-class Lanes:
-    """The dictionary of lanes, and the numbers that outlive a row. Replaced and never changed, so that both threads may read it."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.by_facts: dict[str, int] = {f: i for i, f in connection.execute("SELECT id, facts FROM lane")}
-        self.reserved = 0  # message numbers below this one are reserved
-
-    def intern(self, connection: sqlite3.Connection, facts: set[str]) -> dict[str, int]:
-        """The ids of these facts; unknown ones are inserted. Remembered by `learn` once the transaction has committed."""
-        fresh = sorted(facts - self.by_facts.keys())
-        if not fresh:
-            return self.by_facts
-        ids = dict(self.by_facts)
-        for text in fresh:
-            row = connection.execute(
-                "INSERT INTO lane (facts) VALUES (?) ON CONFLICT (facts) DO UPDATE SET facts = facts RETURNING id",
-                (text,),
-            ).fetchone()
-            ids[text] = row[0]
-        return ids
-
-    def learn(self, ids: dict[str, int]) -> None:
-        """On the loop. Two transactions may have started from the same dictionary: neither forgets the other's lanes."""
-        if ids is not self.by_facts:
-            self.by_facts = self.by_facts | ids
 
 
 @dataclass(slots=True)
@@ -82,7 +56,7 @@ def accept(
     """(id, is it new, lanes of its facts, the reports) for each. A known idempotency key answers with the first id."""
     first = _claim_keys(connection, messages)
     fresh = [m for m in messages if m.id not in first]
-    ids = store(lanes, connection, fresh, run) if fresh else lanes.by_facts
+    ids = store(lanes, connection, fresh, run) if fresh else {}
     # Refused after DATA while others of the same message were accepted: its client was answered 250.
     tells = [
         Tell(m.id, n, News.FAILED, m.accepted_at)
@@ -98,14 +72,19 @@ def accept_usual(
     run: int, lanes: Lanes, m: NewMessage
 ) -> tuple[list[usual.Row], tuple[int, bool, dict[str, int], Written]] | None:
     """The row of a message for which nothing is to be looked up, and what `accept` would return for it."""
-    if m.idempotency_key or m.id >= lanes.reserved or m.recipients[0].facts not in lanes.by_facts:
+    if m.idempotency_key or m.id >= lanes.reserved:
         return None
-    row = usual.coming(m, lanes.by_facts, run)
-    return ([row], (m.id, True, lanes.by_facts, NOTHING)) if row else None
+    facts = m.recipients[0].facts
+    lane = lanes.of(facts)
+    if lane is None:
+        return None
+    ids = {facts: lane}
+    row = usual.coming(m, ids, run)
+    return ([row], (m.id, True, ids, NOTHING)) if row else None
 
 
 def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessage], run: int = 0) -> dict[str, int]:
-    """New messages as rows; returns the lanes. `run` claims those that a Taker granted."""
+    """New messages as rows; returns their lanes. `run` claims those that a Taker granted."""
     ids = lanes.intern(connection, {r.facts for m in fresh for r in m.recipients})
     rows = [usual.coming(m, ids, run) for m in fresh]
     usual.write(connection, [row for row in rows if row])

@@ -17,7 +17,8 @@ from relay.policy.classes import InDoubt
 from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, states_before
 from relay.spool import Event, Head, Place, SpoolError, Tell, hot, reports
 from relay.spool.content import sync
-from relay.spool.hot import Lanes, Write, Written
+from relay.spool.hot import Write, Written
+from relay.spool.lanes import Lanes
 from relay.spool.rows import Rows
 
 PAGE = 200  # rows that are looked for at once; how many go into a transaction is for `slices` to say
@@ -193,6 +194,21 @@ def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list
     ):
         connection.execute(f"DELETE FROM {table} WHERE {column} {among}", (ids,))
     return files, [State(row[0]) for row in gone]
+
+
+def watch_lanes(lanes: Lanes, connection: sqlite3.Connection) -> None:
+    """What was committed before is there to be read; what comes is seen in `used`."""
+    lanes.watch()
+
+
+def forget_lanes(lanes: Lanes, connection: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    """Of lanes that no recipient was of, those that none has become of since. The highest number stays: SQLite would give it
+    to another lane, and who still knows the old one would take it for that."""
+    gone = connection.execute(
+        "DELETE FROM lane WHERE id IN (SELECT value FROM json_each(?)) AND id < (SELECT max(id) FROM lane) RETURNING id",
+        (json.dumps([number for number in ids if number not in (lanes.used or ())]),),
+    )
+    return [row[0] for row in gone.fetchall()]
 
 
 def backup(connection: sqlite3.Connection, folder: Path, content: Path) -> dict[str, Any]:

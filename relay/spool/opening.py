@@ -16,6 +16,7 @@ from pathlib import Path
 from relay.recipient import State
 from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries, usual
 from relay.spool.content import make_folder
+from relay.spool.lanes import Lanes
 
 _APPLICATION_ID = 0x72656C79  # "rely": tells a spool from any other SQLite file
 CHECK_LIMIT = 256 << 20  # bytes; a larger file is looked at by `relay spool check` alone: a start must not take minutes
@@ -27,7 +28,7 @@ MINIMUM_SQLITE = (3, 35, 0)  # RETURNING
 class Opened:
     run: int
     next_id: int
-    lanes: hot.Lanes
+    lanes: Lanes
     counts: dict[State, int]
     migrated_from: int
     restored: int  # recipients that were held because this is a restored backup
@@ -132,7 +133,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     moved = downtime.close(connection, gap, now) if gap else 0
     hot.reserve_ids(connection, next_id)
     connection.execute("COMMIT")
-    return Opened(run, next_id, hot.Lanes(connection), keep.counts(connection), before, restored, gap, moved)
+    return Opened(run, next_id, Lanes(connection), keep.counts(connection), before, restored, gap, moved)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

@@ -163,6 +163,17 @@ def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
+def used_lanes(connection: sqlite3.Connection) -> set[int]:
+    """Those that some recipient is of, whatever its state."""
+    return {
+        row[0]
+        for after, last in parts(connection)
+        for row in connection.execute(
+            "SELECT DISTINCT lane FROM recipient WHERE message > ? AND message <= ?", (after, last)
+        )
+    }
+
+
 _PART = 100_000  # rows, by which all of them are gone through
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from relay.envelope import queue_id
 from relay.recipient import News
 from relay.spool import End, Event, Notify, Original, Report, Reporter, Tell, hot
-from relay.spool.hot import NOTHING, Lanes, Written
+from relay.spool.hot import NOTHING, Written
+from relay.spool.lanes import Lanes
 
 FULL_LIMIT = 50_000  # bytes of a message that a report quotes whole
 
@@ -33,7 +34,7 @@ def write(
         groups.setdefault((end.tell.message, end.tell.news), []).append(end)
     originals = _originals(connection, {message for message, _ in groups})
     found = [(ends, writes.make(originals[message], ends, _when(ends))) for (message, _), ends in groups.items()]
-    written = Written([report for _, report in found], lanes.by_facts)
+    written = Written([report for _, report in found])
     if made := [report.message for _, report in found if report.message is not None]:
         written.lanes = hot.store(lanes, connection, made)
     told = [

@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 from relay.recipient import READY, State, Verb
 from relay.spool import Filter, hot, keep, queries, recent
 from relay.spool.content import Content
+from relay.spool.lanes import Lanes
 from relay.spool.slices import Slices
-from relay.spool.writer import ACT, CLAIM, PAGE, Connection, Writer, connect, each, translate
+from relay.spool.writer import ACT, CLAIM, PAGE, Connection, Writer, connect, each, each_of, translate
 
 T = TypeVar("T")
 
+LANES = 500  # that are forgotten in one transaction
 _NEVER = 1 << 62  # above every id
 
 
@@ -32,7 +34,7 @@ class Seldom:
     keep_bodies: str
     _writer: Writer
     _reader: Connection
-    _lanes: hot.Lanes
+    _lanes: Lanes
     _news: recent.News
     _write: hot.Write
     _oldest: int
@@ -169,6 +171,28 @@ class Seldom:
             if not scanned:
                 return count
             after = scanned
+
+    async def forget_lanes(self) -> list[int]:
+        """Forget the lanes that no recipient is of any more, in slices; returns which. Their numbers are never given again.
+
+        What is accepted meanwhile may be of one of them. So every row that is written from the beginning on tells its lane;
+        a lane leaves the dictionary before it leaves the table, and who needs it then finds it there, or makes it anew.
+        """
+        gone: list[int] = []
+        await self._writer.submit(each(partial(keep.watch_lanes, self._lanes)), None, CLAIM)
+        try:
+            used, known = await self._aside(queries.used_lanes), self._lanes.by_facts
+            unused = [(number, facts) for facts, number in known.items() if number not in used]
+            for start in range(0, len(unused), LANES):
+                part = unused[start : start + LANES]
+                for _, facts in part:
+                    known.pop(facts, None)
+                work = each_of(partial(keep.forget_lanes, self._lanes))
+                # After what is accepted in the same transaction: that was told.
+                gone += await self._writer.submit(work, [number for number, _ in part], CLAIM)
+        finally:
+            self._lanes.used = None
+        return gone
 
     async def recount(self) -> None:
         """The counters from the rows: after what changes many at once."""

@@ -17,6 +17,7 @@ from simmx import SimMx, greylist
 from relay.deliver import connect, dead, direct
 from relay.policy import breaker
 from relay.reply import Stage
+from relay.scheduler import egresses, housekeeping
 
 TEN = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 11)}
 
@@ -297,3 +298,52 @@ async def test_broken_tls_is_not_asked_for_with_each_session(tmp_path: Path) -> 
                 assert row["attempts"] == 1
         assert sum("STARTTLS" in visit.commands for visit in mx.visits) == 1
         assert len(mx.visits) == 6
+
+
+# -- what is kept in memory
+
+
+async def test_destinations_without_mail_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lanes, sites, ways and sessions; and mail that comes again finds its way as before."""
+    monkeypatch.setattr(housekeeping, "PURGE_EVERY", 0.5)
+    monkeypatch.setattr(housekeeping, "FORGET_EVERY", 0.5)
+    monkeypatch.setattr(egresses, "FORGET", 0.5)
+    async with lab(tmp_path, TEN) as here:
+        file = here.config("per: mx, messages_per_connection: 1", spool=", keep: 1s")
+        async with running(file) as rig:
+            lanes, sites_of = rig.app.scheduler.lanes, rig.app.scheduler.sites
+            for _ in range(2):
+                await burst(rig, [f"x@{name}" for name in TEN])
+                await rig.settled()
+                assert len(lanes.by_id) >= 9
+                # The number of the latest lane is not given again, so that one stays.
+                await soon(lambda: len(lanes.by_id) <= 1 and len(rig.app.spool.lanes) <= 1 and not sites(rig), 15)
+                kept = {
+                    len(lanes._ways),
+                    len(lanes._by),
+                    len(lanes._of_domain),
+                    len(sites_of._hops),
+                    len(sites_of.by_name),
+                }
+                assert kept <= {0, 1}
+        assert len(here.delivered) == 20
+
+
+async def test_mail_for_lanes_that_are_just_being_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "PURGE_EVERY", 0.05)
+    monkeypatch.setattr(housekeeping, "FORGET_EVERY", 0.05)
+    monkeypatch.setattr(housekeeping, "TICK", 0.02)
+    monkeypatch.setattr(egresses, "FORGET", 0.0)
+    async with lab(tmp_path, TEN) as here:
+        async with running(here.config("per: mx, messages_per_connection: 2", spool=", keep: 1s")) as rig:
+            rig.app.spool.keep = 0.05
+            wanted = []
+            for i in range(40):
+                part = [f"u{i}@{name}" for name in list(TEN)[i % 3 :: 3]]
+                wanted += part
+                await burst(rig, part)
+                await asyncio.sleep(0.1)
+            await rig.settled()
+            assert max(rig.app.spool.lanes.values()) > 10
+            assert not rig.said("housekeeping_failed") and not rig.said("loop_died")
+        assert sorted(here.delivered) == sorted(wanted)

@@ -119,6 +119,10 @@ class SpoolMachine(RuleBasedStateMachine):
         for key in keys(found):
             self.model[key][2] = lane(to)
 
+    @rule()
+    def forget_lanes(self) -> None:
+        self.run(self.spool.forget_lanes())
+
     @rule(seconds=st.integers(1, 40))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
