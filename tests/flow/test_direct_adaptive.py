@@ -14,7 +14,7 @@ from ports import blackhole
 from rig import running
 from simmx import SimMx, greylist
 
-from relay.deliver import connect, dead, direct
+from relay.deliver import connect, dead
 from relay.policy import breaker
 from relay.reply import Stage
 from relay.scheduler import egresses, housekeeping
@@ -227,8 +227,7 @@ async def test_what_a_limit_is_of(tmp_path: Path, per: str, entries: int, count:
 
 async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One never accepts, one refuses, one never greets: mail of the others goes on, and theirs waits and comes when they do."""
-    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.BANNER: 0.5})
-    monkeypatch.setattr(direct, "TIMEOUTS", direct.TIMEOUTS | {Stage.CONNECT: 0.5})
+    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.BANNER: 0.5, Stage.CONNECT: 0.5})
     monkeypatch.setattr(breaker, "COOL_DOWN", 1.0)
     live = {f"live{n}.test": f"127.0.1.{n}" for n in range(1, 4)}
     gone = {"hole.test": "127.0.3.1", "closed.test": "127.0.3.2", "mute.test": "127.0.3.3"}
@@ -265,7 +264,7 @@ async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.M
 
 async def test_a_backup_for_a_dead_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first time-outs it is used at once; and the best one again, after its time."""
-    monkeypatch.setattr(direct, "TIMEOUTS", direct.TIMEOUTS | {Stage.CONNECT: 1.0})
+    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.CONNECT: 1.0})
     monkeypatch.setattr(dead, "FIRST", 4.0)
     async with lab(tmp_path, {"a.test": "127.0.1.2"}, also=["127.0.1.1"]) as here:
         here.domain("a.test", "127.0.1.1", "127.0.1.2")
