@@ -191,7 +191,7 @@ class Destination:
     tls: Tls | None = None  # None: DANE, else MTA-STS, else opportunistic
     port: int = 25
     allow_private: bool = False  # addresses that are not of the public network
-    origin: str = ""  # file:line
+    origin: str = field(default="", compare=False)  # file:line: the same rule on another line is no other one
 
 
 ANYWHERE = Destination(per="mx")

@@ -45,19 +45,22 @@ class Egresses(dict[str, Egress[Work]]):
         return self[key] if key in self or known else None
 
     def _made(self, account: Account, rule: Destination, site: str) -> Egress[Work]:
-        trunk = self.trunks[account.name]
-        also = [trunk.pace]
-        if rule.per == "relay" and rule.limits:
-            also.append(self._shared.setdefault(rule.name, Pace(rule.limits)))
         way = to_site(account, rule)
         return Egress(
             way,
             self.config.hostname,
             direct=self._network.direct(way, rule),
-            trunk=trunk,
+            trunk=self.trunks[account.name],
             site=site,
-            also=also,
+            also=self._also(account, rule),
         )
+
+    def _also(self, account: Account, rule: Destination) -> list[Pace]:
+        """The limits of others that bind what goes to a site."""
+        also = [self.trunks[account.name].pace]
+        if rule.per == "relay" and rule.limits:
+            also.append(self._shared.setdefault(rule.name, Pace(rule.limits)))
+        return also
 
     def apply(self, config: Config) -> list[Egress[Work]]:
         """A new configuration: sessions of what is unchanged are kept, and what rests is asked again. Returns what is no more."""
@@ -93,13 +96,13 @@ class Egresses(dict[str, Egress[Work]]):
         rule = next((r for r in self.config.destinations if r.name == name), None if name else ANYWHERE)
         if rule is None:
             return [self.pop(egress.key)]
-        made = self._made(account, rule, egress.site)
-        assert made.direct is not None
-        if same_name and rule == egress.direct.rule and made.account == egress.account:
-            egress.direct = made.direct
-            egress.pace.also = made.pace.also
+        way = to_site(account, rule)
+        if same_name and rule == egress.direct.rule and way == egress.account:
+            egress.direct = self._network.direct(way, rule)
+            egress.pace.also = self._also(account, rule)
             egress.breaker.ask_again(clock.now())
             return []
+        made = self._made(account, rule, egress.site)
         made.pace.keep(egress.pace)
         if made.window is not None and egress.window is not None:
             made.window.keep(egress.window)

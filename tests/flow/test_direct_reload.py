@@ -123,7 +123,9 @@ async def test_sessions_of_what_is_unchanged_are_kept(tmp_path: Path) -> None:
         async with running(here.config(rules=rules, direct=ENTRY, routes=DIRECT)) as rig:
             await burst(rig, [f"x@{name}" for name in HOSTS])
             await rig.settled()
-            here.config(rules=rules.replace("3", "4"), direct=ENTRY, routes=DIRECT)
+            # One rule more before them: the others are the same, on another line of the file.
+            before = "name: nobody, match: {recipient: '*@nobody.test'}\n"
+            here.config(rules=before + rules.replace("3", "4"), direct=ENTRY, routes=DIRECT)
             assert rig.app.reload()[0]
             await burst(rig, [f"y@{name}" for name in HOSTS])
             await rig.settled()
