@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import SILENT, Later
@@ -15,7 +16,9 @@ from rig import running
 from simmx import SimMx, greylist
 
 from relay.deliver import connect, dead
+from relay.deliver.pool import Egress
 from relay.policy import breaker
+from relay.policy.gate import EgressView
 from relay.reply import Stage
 from relay.scheduler import egresses, housekeeping
 
@@ -346,3 +349,25 @@ async def test_mail_for_lanes_that_are_just_being_forgotten(tmp_path: Path, monk
             assert max(rig.app.spool.lanes.values()) > 10
             assert not rig.said("housekeeping_failed") and not rig.said("loop_died")
         assert sorted(here.delivered) == sorted(wanted)
+
+
+async def test_what_stands_in_line_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two places and 300 destinations: the gate is asked a few times for each, not of all with each pass."""
+    asked = Counter[str]()
+    view = Egress.view
+
+    def counted(egress: Egress[Any], now: float) -> EgressView:
+        asked["views"] += 1
+        return view(egress, now)
+
+    monkeypatch.setattr(Egress, "view", counted)
+    names = [f"m{n}.test" for n in range(300)]
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        for name in names:
+            here.dns.say(name, "MX", "1 mx1.a.test.")
+        file = here.config("per: domain", direct="mx-1: {connections: 2}", routes="  - {name: all, via: mx-1}")
+        async with running(file) as rig:
+            await burst(rig, [f"x@{name}" for name in names])
+            await rig.settled(30)
+        assert sorted(here.delivered) == sorted(f"x@{name}" for name in names)
+    assert asked["views"] < 10 * len(names), asked
