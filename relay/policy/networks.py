@@ -34,21 +34,27 @@ def is_loopback(client: str) -> bool:
 def is_public(text: str) -> bool:
     """Whether an address is one of the public network: not private, of this machine or link, reserved, or a group's.
 
-    What carries an IPv4 address inside (NAT64, 6to4, Teredo, mapped) is as public as that.
+    What carries an IPv4 address inside (NAT64, 6to4, Teredo, ISATAP, mapped) is as public as that.
     """
     address = parse(text)
-    if address is None:
+    if address is None or any(address in network for network in _RESERVED):
         return False
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in _NAT64:
+        if address in _NAT64 or int(address) >> 32 & 0xFDFFFFFF == _ISATAP:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if address not in _GLOBAL:
+            return False
     return address.is_global and not address.is_multicast
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 §2.1
+_ISATAP = 0x00005EFE  # RFC 5214 §6.1: of an interface identifier, with or without the bit "universal"
+_GLOBAL = ipaddress.ip_network("2000::/3")  # RFC 4291 §2.4: all else that is not special is nobody's yet
+# Python knows parts of the first, and not the others: IETF protocols (RFC 6890), relays of 6to4 (RFC 7526), examples (RFC 9637).
+_RESERVED = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")]
 
 
 def parse(client: str) -> Address | None:
