@@ -45,9 +45,12 @@ class Provider:
 def site_of(hops: Hops, ask: Callable[[Question], bool | None], rules: Sequence[Destination]) -> Site:
     """The lane of a domain whose hosts are `hops`, by the first of `rules` that holds, or else by its hosts.
 
+    All of them count, whatever their preference: what a host says is told of the lane, and a domain can see to it that only
+    its last one is reached (by names that lead nowhere, by its MTA-STS policy).
+
     `ask` answers what is not about the MX. Where it knows no answer, a rule that hangs on it does not hold.
     """
-    hosts = frozenset(hops.hosts[0]) if hops.hosts and not hops.refusal and not hops.literal else frozenset()
+    hosts = frozenset(hops.names) if not hops.refusal and not hops.literal else frozenset()
 
     def answer(question: Question) -> bool | None:
         if question.fact != "mx":
