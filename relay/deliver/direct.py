@@ -13,14 +13,16 @@ import random
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from relay import clock, metrics
 from relay.deliver.connect import Client, NoTls, converse, dialled, words
 from relay.deliver.dead import FIRST, Dead
+from relay.deliver.dialogue import SILENT
 from relay.deliver.ours import Ours
 from relay.deliver.smtp import Failure, Upstream
 from relay.deliver.tls import context_for, peer_chain
+from relay.deliver.tried import Tried, at
 from relay.envelope import ascii_domain
 from relay.maillog import MailLog
 from relay.nexthop.dane import Mismatch, verify
@@ -28,12 +30,15 @@ from relay.nexthop.hops import Addresses, Hops
 from relay.nexthop.mx import Mx
 from relay.nexthop.policy import DomainPolicy, Level, Requirement, Security, Unsafe
 from relay.policy.networks import is_public
-from relay.reply import Reply, Stage, clean
+from relay.reply import Reply, Stage
 from relay.resolver import DnsTrouble
 from relay.settings import Account, Destination, Tls
 
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
+LONG = 60.0  # seconds of an attempt after which no further address is dialled: it has a place that others may wait for
+SET_UP = 300.0  # seconds for a session up to its first MAIL, however many replies that takes; RFC 5321 §4.5.3.2.1 for the first
+PATIENCE = 3.0  # seconds for what a domain's policy is; who asks again later finds it
 BY_SOURCE = "family"
 SERVES = 2.0  # seconds that a session is good for a domain's next message without a look at its MX, policy and records
 OF_OURS = (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EAFNOSUPPORT)  # no such source, no route
@@ -58,30 +63,6 @@ class NoSource(OfDomain):
 
 class OfOurs(Failure):
     """It is about this machine: its routes, its addresses. Nothing is known of the host."""
-
-
-@dataclass(slots=True)
-class Tried:
-    """What became of the hosts of one attempt. `dials` is asked before each connection."""
-
-    domain: str
-    dials: Callable[[], None] = lambda: None
-    notes: list[str] = field(default_factory=list)
-    network: Failure | None = None  # of a host that could be reached another time
-    unsafe: Unsafe | None = None
-    passing: bool = False  # the DNS had no answer for a host, or it was not its turn
-    sourceless: bool = False  # there is one, and no source for its family
-    refused: int = 0  # hosts that take no mail at all (RFC 7504)
-    ours: int = 1 << 16  # the place among the preferences where we stand ourselves
-
-    def more(self, what: str) -> None:
-        """Not all was tried that can be: nothing is settled yet."""
-        self.passing = True
-        self.notes.append(f"{what} are left for the next attempt")
-
-    @property
-    def text(self) -> str:
-        return clean("; ".join(dict.fromkeys(self.notes)))
 
 
 class Direct:
@@ -115,12 +96,21 @@ class Direct:
             session.served[domain] = now + SERVES
         return True
 
+    async def _policy(self, hops: Hops) -> DomainPolicy:
+        """Raises OfDomain where its server takes its time: a session, or the place of one, is not kept for that."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self.security.of_domain(hops, self.rule)
+        except TimeoutError:
+            text = f"whether {hops.domain} has an MTA-STS policy is not known yet"
+            raise OfDomain(Stage.RESOLVE, Reply(451, text, "4.7.5")) from None
+
     async def _may_serve(self, session: Upstream, hops: Hops) -> bool:
         if session.requirement is None or not self._is_next(session, hops):
             return False
         try:
             addresses = await self.mx.addresses(session.host)
-            policy = await self.security.of_domain(hops, self.rule)
+            policy = await self._policy(hops)
             return await self.security.of_host(policy, session.host, addresses) == session.requirement
         except (DnsTrouble, Unsafe):
             return False
@@ -130,11 +120,11 @@ class Direct:
     async def reach(self, domain: str, dials: Callable[[], None] = lambda: None) -> Upstream:
         """`dials` is asked before each connection. Raises Failure, and what `dials` raises."""
         hops = await self._hops(domain)
-        policy = await self.security.of_domain(hops, self.rule)
-        tried = Tried(domain, dials)
+        policy = await self._policy(hops)
+        tried, late = Tried(domain, dials), clock.monotonic() + LONG
         order, left = self.order(hops, tried), MOST_ADDRESSES
         for number, (place, host) in enumerate(order):
-            if left <= 0 or number == MOST_HOSTS:
+            if left <= 0 or number == MOST_HOSTS or clock.monotonic() > late:
                 tried.more(f"{len(order) - number} more hosts")
                 break
             if place >= tried.ours:
@@ -145,13 +135,14 @@ class Direct:
             addresses, requirement = found
             usable = self.usable(host, addresses, tried, place)
             if not addresses.v4 and not addresses.v6:
-                self.dead.note(host, clock.monotonic())
-            for address in usable[:left]:
+                self.dead.note(self.key(host), clock.monotonic())
+            for dialled_, address in enumerate(usable):
+                if dialled_ == left or clock.monotonic() > late:
+                    tried.more(f"{len(usable) - dialled_} more addresses of {host}")
+                    break
                 session = await self._one(host, address, requirement, tried, place)
                 if session is not None:
                     return session
-            if len(usable) > left:
-                tried.more(f"{len(usable) - left} more addresses of {host}")
             left -= len(usable)
         raise self._failure(domain, tried)
 
@@ -167,7 +158,7 @@ class Direct:
         for group in hops.hosts:
             if session.host in group:
                 return True
-            if session.domain != hops.domain and not all(self.dead.until(name, now) for name in group):
+            if session.domain != hops.domain and not all(self.dead.until(self.key(name), now) for name in group):
                 return False
         return False
 
@@ -182,7 +173,7 @@ class Direct:
                 break
             names += [(place, name) for name in random.sample(group, len(group))]
         now = clock.monotonic()
-        return sorted(names, key=lambda found: self.dead.until(found[1], now))
+        return sorted(names, key=lambda found: self.dead.until(self.key(found[1]), now))
 
     async def required(self, policy: DomainPolicy, host: str, tried: Tried) -> tuple[Addresses, Requirement] | None:
         try:
@@ -220,7 +211,7 @@ class Direct:
         if place >= tried.ours:
             return []
         now = clock.monotonic()
-        return sorted(kept, key=lambda a: (self.dead.until(self.family(a), now), self.dead.until(a, now)))
+        return sorted(kept, key=lambda a: (self.dead.until(self.family(a), now), self.dead.until(self.key(a), now)))
 
     def _leaves_by(self, address: str) -> bool:
         source = self.source
@@ -245,11 +236,11 @@ class Direct:
             else:
                 tried.network = failure
             if failure.reply.code in (0, 521) and not isinstance(failure, OfOurs):
-                self.dead.note(address, clock.monotonic())
-                self.dead.note(host, clock.monotonic())
+                self.dead.note(self.key(address), clock.monotonic())
+                self.dead.note(self.key(host), clock.monotonic())
             tried.notes.append(f"{where}: {failure.reply}")
             return None
-        self.dead.forget(host, address, self.family(address))
+        self.dead.forget(self.key(host), self.key(address), self.family(address))
         session.domain = tried.domain
         return session
 
@@ -266,7 +257,7 @@ class Direct:
                 return session
         # One whose TLS is broken is not asked for it with each session, for each time would be a connection more; but after a
         # minute again, for somebody on the way may have broken it. What a rule or a policy asks for is asked for each time.
-        broken, may = broken_tls(address), requirement.level is Level.MAY
+        broken, may = self.broken_tls(host, address), requirement.level is Level.MAY
         if may and self.dead.until(broken, clock.monotonic()):
             return await self._opened(host, address, requirement, Tls("none"), tried)
         try:
@@ -294,7 +285,7 @@ class Direct:
         try:
             context = await asyncio.to_thread(context_for, tls, subject=subject) if tls.mode != "none" else None
         except (OSError, ssl.SSLError) as error:
-            raise Failure(Stage.STARTTLS, Reply(0, f"TLS set-up for {self.rule.name}: {error}")) from None
+            raise OfOurs(Stage.STARTTLS, Reply(0, f"TLS set-up for {self.rule.name}: {error}")) from None
         tried.dials()
         sock = await self._dial(address)
         # An address is no name to ask for (RFC 6066 §3).
@@ -307,7 +298,10 @@ class Direct:
                 matched = await _proven(client, requirement)
 
         try:
-            session = await converse(self.account, self.hostname, sock, name, tls, context, check)
+            async with asyncio.timeout(SET_UP):
+                session = await converse(self.account, self.hostname, sock, name, tls, context, check)
+        except TimeoutError:
+            raise Failure(Stage.EHLO, SILENT) from None
         except NoTls as error:
             if tls.mode == "starttls":
                 raise Unsafe(f"STARTTLS: {error.reply} ({requirement.by})") from None
@@ -336,6 +330,14 @@ class Direct:
                 raise Failure(Stage.CONNECT, reply) from None
             self.dead.note(self.family(address), clock.monotonic())
             raise OfOurs(Stage.CONNECT, reply) from None
+
+    def key(self, what: str) -> str:
+        """What is dead: a host, or an address. At another port it may be another one's."""
+        return what if self.rule.port == 25 else f"{what}:{self.rule.port}"
+
+    def broken_tls(self, host: str, address: str) -> str:
+        """What is dead where TLS is offered and can't be had: of an address by this name (SNI), as the rule asks for it."""
+        return f"TLS {self.rule.tls.minimum if self.rule.tls else ''} of {at(host, self.key(address))}"
 
     def family(self, address: str) -> str:
         """What is dead where we have no way out by IPv4, or by IPv6."""
@@ -366,16 +368,6 @@ class Direct:
         if tried.refused:
             return OfDomain(Stage.RESOLVE, Reply(556, f"{domain} takes no mail: {tried.text}", "5.1.10"))
         return OfDomain(Stage.RESOLVE, Reply(550, f"no host of {domain} can be dialled: {tried.text}", "5.4.4"))
-
-
-def broken_tls(address: str) -> str:
-    """What is dead where a host offers TLS that can't be had."""
-    return f"TLS of {address}"
-
-
-def at(host: str, address: str) -> str:
-    """A host at one of its addresses; an address literal is both."""
-    return host if host.startswith("[") else f"{host}[{address}]"
 
 
 async def _proven(client: Client, requirement: Requirement) -> str:

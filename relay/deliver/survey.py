@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay import clock
-from relay.deliver.direct import MOST_HOSTS, Direct, Tried, at, broken_tls
+from relay.deliver.direct import MOST_HOSTS, Direct
 from relay.deliver.network import Network
+from relay.deliver.tried import Tried, at
 from relay.envelope import ascii_domain, domain_of
 from relay.nexthop.hops import Addresses, Hops
 from relay.nexthop.policy import DomainPolicy, Unsafe
@@ -127,10 +128,15 @@ async def _host(ways: Sequence[Direct], policy: DomainPolicy, host: str) -> dict
 def _dead(ways: Sequence[Direct], host: str, addresses: Addresses) -> list[dict[str, Any]]:
     """What of it failed of late, and what that means `until` when."""
     now, mono, dead = clock.now(), clock.monotonic(), ways[0].dead
-    every, after = (*addresses.v4, *addresses.v6), "did not answer: tried after others"
-    what = {host: (host, after)} if dead.until(host, mono) else {one: (at(host, one), after) for one in every}
+    every, after, key = (*addresses.v4, *addresses.v6), "did not answer: tried after others", ways[0].key
+    what = {key(host): (host, after)}
+    if not dead.until(key(host), mono):
+        what = {key(one): (at(host, one), after) for one in every}
     for one in every:
-        what[broken_tls(one)] = at(host, one), "fails at STARTTLS: in clear text, where nothing asks for more"
+        what[ways[0].broken_tls(host, one)] = (
+            at(host, one),
+            "fails at STARTTLS: in clear text, where nothing asks for more",
+        )
         for way in ways:
             what[way.family(one)] = (
                 f"IPv{6 if ':' in one else 4} from {way.account.name}",

@@ -60,7 +60,7 @@ class Asks(Protocol):
 class Policies(Protocol):
     """MTA-STS."""
 
-    async def of(self, domain: str) -> StsPolicy | None: ...
+    async def of(self, domain: str, private: bool = True) -> StsPolicy | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Security:
     async def of_domain(self, hops: Hops, rule: Destination) -> DomainPolicy:
         if rule.tls is not None or hops.literal:
             return DomainPolicy(hops, rule)
-        return DomainPolicy(hops, rule, await self._sts.of(hops.domain))
+        return DomainPolicy(hops, rule, await self._sts.of(hops.domain, rule.allow_private))
 
     async def of_host(self, policy: DomainPolicy, host: str, addresses: Addresses) -> Requirement:
         """Raises Unsafe."""

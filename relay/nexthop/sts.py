@@ -7,14 +7,13 @@ each day, so that nobody gains by blocking that for a while (§10.2); a fetch th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relay import clock, https
 from relay.maillog import MailLog
@@ -57,7 +56,8 @@ class _Domain:
     again: float = 0.0  # and until when that is not tried again
     renew: float = 0.0  # not before
     told: bool = False
-    asking: asyncio.Event | None = None  # set when the answer is there
+    private: bool = True  # whether its policy may be at an address that `allow_private` lets pass
+    asking: asyncio.Task[None] | None = None  # until the answer is there
 
     def live(self) -> StsPolicy | None:
         return self.policy if self.policy is not None and self.policy.ends > clock.now() else None
@@ -93,22 +93,22 @@ class Sts:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._told = False
 
-    async def of(self, domain: str) -> StsPolicy | None:
+    async def of(self, domain: str, private: bool = True) -> StsPolicy | None:
         """The policy that applies to mail for a domain, in mode enforce or testing; None: none does. Never raises.
 
-        Who asks at the same time shares one fetch, which takes a minute at most.
+        Who asks at the same time shares one fetch, which takes a minute at most, and goes on when they give up. `private`: its
+        rule lets it have an address that is not of the public network.
         """
         name = domain.lower().removesuffix(".")
         if not _DOMAIN.fullmatch(name) or name.rpartition(".")[2].isdigit():
             return None  # an address literal, or nothing that could have a policy
         entry = self._entry(name)
-        entry.used = clock.now()
+        entry.used, entry.private = clock.now(), private
         while entry.due <= clock.now():
-            if entry.asking is not None:
-                await entry.asking.wait()  # who asked may have been cancelled; then it is our turn
-                continue
-            async with _asked(entry):
-                await self._ask(entry)
+            task = entry.asking or _begun(entry, self._ask(entry))
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
         return entry.answer
 
     def known(self, domain: str) -> StsPolicy | None:
@@ -119,12 +119,17 @@ class Sts:
     async def run(self) -> None:
         """Renews policies before they end. Ends only by cancellation."""
         swept = 0.0
-        while True:
-            if self._kept is not None and swept < clock.now() - DAY:
-                swept = clock.now()
-                await self._file(self._kept.sweep, swept)
-            await self.renew()
-            await asyncio.sleep(PAUSE)
+        try:
+            while True:
+                if self._kept is not None and swept < clock.now() - DAY:
+                    swept = clock.now()
+                    await self._file(self._kept.sweep, swept)
+                await self.renew()
+                await asyncio.sleep(PAUSE)
+        finally:
+            for entry in self._domains.values():
+                if entry.asking is not None:
+                    entry.asking.cancel()
 
     async def renew(self) -> None:
         """One round: those in use that are a day old, or half as old as they get."""
@@ -154,15 +159,15 @@ class Sts:
 
     async def _renew(self, entry: _Domain) -> None:
         """Whether it is announced or not: else whoever suppresses the record for long enough takes the policy away."""
-        policy = entry.policy
-        if entry.asking is not None or policy is None:
-            return
-        async with _asked(entry):
-            id_, due = await self._announced(entry)
-            await self._fetch(entry, id_ or policy.id)
-            left = policy.ends - clock.now()
-            entry.renew = clock.now() + min(HOUR, max(AGAIN, left / 4))  # unless it was renewed
-            entry.answered(due)
+        if entry.asking is None and entry.policy is not None:
+            await _begun(entry, self._renewed(entry, entry.policy))
+
+    async def _renewed(self, entry: _Domain, policy: StsPolicy) -> None:
+        id_, due = await self._announced(entry)
+        await self._fetch(entry, id_ or policy.id)
+        left = policy.ends - clock.now()
+        entry.renew = clock.now() + min(HOUR, max(AGAIN, left / 4))  # unless it was renewed
+        entry.answered(due)
 
     async def _fetch(self, entry: _Domain, id_: str) -> None:
         if entry.failed == id_ and clock.now() < entry.again:
@@ -171,7 +176,9 @@ class Sts:
         fetching = await asyncio.to_thread(importlib.import_module, "relay.nexthop.fetch")
         try:
             async with self._gate:
-                raw = await fetching.fetch(entry.name, self.resolver, self.allow_private)
+                raw = await fetching.fetch(
+                    entry.name, self.resolver, lambda address: entry.private and self.allow_private(address)
+                )
             entry.policy = parse_policy(raw, id_, clock.now())
         except (https.Unanswered, ValueError) as error:
             FETCHES.inc(1, "malformed" if isinstance(error, ValueError) else "failed")
@@ -227,12 +234,12 @@ def _is_to_be_renewed(entry: _Domain, now: float) -> bool:
     return now >= max(entry.renew, policy.fetched_at + min(DAY, policy.max_age / 2))
 
 
-@contextlib.asynccontextmanager
-async def _asked(entry: _Domain) -> AsyncIterator[None]:
-    """Others wait for it."""
-    asking = entry.asking = asyncio.Event()
-    try:
-        yield
-    finally:
+def _begun(entry: _Domain, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Others wait for it; it is nobody's own, or who had asked first could leave it undone."""
+
+    def ended(_: object) -> None:
         entry.asking = None
-        asking.set()
+
+    task = entry.asking = asyncio.create_task(work, name=f"sts-{entry.name}")
+    task.add_done_callback(ended)
+    return task

@@ -522,17 +522,32 @@ async def test_one_fetch_for_all_who_wait(world: World) -> None:
     assert len(world.requests) == 1 and world.dns.questions.count((RECORD, "TXT")) == 1
 
 
-async def test_who_gives_up_leaves_it_to_the_next(world: World) -> None:
+async def test_who_gives_up_leaves_it_to_the_others(world: World) -> None:
     world.gate.clear()
     first, second = asyncio.create_task(world.sts.of(DOMAIN)), asyncio.create_task(world.sts.of(DOMAIN))
     await until(lambda: world.requests)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    await until(lambda: len(world.requests) == 2)
     world.gate.set()
     found = await second
-    assert found is not None and found.mode == "enforce"
+    assert found is not None and found.mode == "enforce" and len(world.requests) == 1
+
+
+async def test_it_goes_on_when_all_give_up(world: World) -> None:
+    world.gate.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await world.sts.of(DOMAIN)
+    world.gate.set()
+    await until(lambda: world.sts.known(DOMAIN))
+    assert len(world.requests) == 1
+
+
+async def test_what_one_rule_allows_is_no_others(world: World) -> None:
+    """Of all rules one lets its hosts have private addresses: the policies of other domains may not be at such."""
+    assert await world.sts.of(DOMAIN, private=False) is None
+    assert "has only private addresses: 127.0.0.1" in world.log and not world.requests
 
 
 @pytest.mark.parametrize(
