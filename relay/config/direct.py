@@ -44,6 +44,9 @@ class DirectBuilder(EgressBuilder):
     def entry(self, name: str, entry: DirectEntry) -> Account:
         path: Keys = ("direct", name)
         limits = self.limits(entry.limits, (*path, "limits"))
+        if entry.hostname is not None and "." not in entry.hostname:
+            text = f"'{entry.hostname}' is not fully qualified (RFC 5321 §2.3.5): many receivers refuse it in EHLO"
+            self.site.warn((*path, "hostname"), text)
         return Account(
             name,
             _BY_MX,

@@ -267,6 +267,13 @@ def parse_address_pattern(value: object) -> str:
     pattern = parse_pattern(value)
     if "<" in pattern or ">" in pattern:
         raise ValueError(f"'{shorten(pattern)}' can match nothing: write the address alone; \"\" is the null sender")
+    # Other servers' tables write a domain so. A rule that silently took nothing would let its mail out without its TLS.
+    domain = pattern.removeprefix("@").removeprefix(".")
+    if "." in domain and not set("@*?") & set(domain):
+        meant = f"*@*.{domain}" if pattern.startswith(".") else f"*@{domain}"
+        raise ValueError(
+            f"'{shorten(pattern)}' can match nothing: it is no address; did you mean \"{shorten(meant)}\"?"
+        )
     return pattern
 
 

@@ -106,6 +106,12 @@ def test_one_address_alone_is_one_family(config: Loader) -> None:
     assert made.accounts["b"].source == Source(v6="::1")
 
 
+def test_a_short_name_in_ehlo_only_warns(config: Loader) -> None:
+    made = config("direct: {a: {hostname: mx1}, b: {hostname: mx1.example.com}}\nroutes: [{via: [a, b]}]\n")
+    text = "'mx1' is not fully qualified (RFC 5321 §2.3.5): many receivers refuse it in EHLO"
+    assert warnings(made) == [f"1:24: direct.a.hostname: {text}"]
+
+
 def test_an_address_that_is_not_here_only_warns(config: Loader) -> None:
     made = config(f"direct: {{mx-1: {{source: [{NO_ADDRESS}]}}}}\nroutes: [{{via: mx-1}}]\n")
     assert warnings(made) == [

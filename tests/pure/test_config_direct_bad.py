@@ -101,6 +101,12 @@ def test_a_pool_that_is_refused(problems: Problems, text: str, told: str) -> Non
          "*.google.com, found the string 'mx.bücher.example'; in DNS form (xn--…)"),
         ("{match: {recipient: <>}}", "1:36: destinations[1].match.recipient: '<>' can match nothing: write the address "
          "alone; \"\" is the null sender"),
+        *(
+            (f"{{match: {{recipient: '{written}'}}}}", f"1:36: destinations[1].match.recipient: '{written}' can match nothing: "
+             f"it is no address; did you mean \"{meant}\"?")
+            for written, meant in (("bank.example", "*@bank.example"), ("@bank.example", "*@bank.example"),
+                                   (".bank.example", "*@*.bank.example"))
+        ),
         ("{per: host}", "1:22: destinations[1].per: expected one of egress, relay, mx, domain, found the string 'host'"),
         ("{connections: 0}", "1:30: destinations[1].connections: must be at least 1, found the number 0"),
         ("{port: 0}", "1:23: destinations[1].port: must be at least 1, found the number 0"),
