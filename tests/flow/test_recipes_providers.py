@@ -187,7 +187,7 @@ def test_every_recipe_for_a_provider_is_run() -> None:
     """And loads as it stands, but for its secrets."""
     names = re.findall(r"```yaml\n# recipe: (.*)\n", README)
     assert set(names) == {
-        "microsoft 365", "gmail", "ses", "api keys", "fail-over", "smarthost", "two applications", "staging",
+        "microsoft 365", "gmail", "ses", "api keys", "fail-over", "smarthost", "two applications", "staging", "direct",
     }  # fmt: skip
 
 
