@@ -265,7 +265,7 @@ class Service:
         if to in config.table.by_name:
             return {"route": to, "via": ""}
         names = ", ".join([*config.accounts, *config.pools, *config.table.by_name])
-        raise BadRequest(f"reroute: {to!r} is neither an account, a pool nor a route; there are {names}")
+        raise BadRequest(f"reroute: {to!r} is no account, direct entry, pool or route; there are {names}")
 
     async def _change(
         self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]

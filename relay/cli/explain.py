@@ -113,7 +113,7 @@ def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
                 f"    pool {e['pool']}: each message draws one by weight and keeps to it; where that rests, by the others"
             )
         pool = e["pool"]
-        share = f"  {e['share']:.0%} of {pool}" if pool else ""
+        share = f"  {e['share']:.0%} of {pool} " if pool else ""
         click.echo(f"    {i}. {e['egress']:20}{share} {e['when']}")
         if e["mx"]:
             source = " or ".join(e["source"]) or "any address of this machine"
@@ -188,7 +188,11 @@ def destination(told: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     known = "; ".join(filter(None, (rule, told["provider"] and f"hosts of {told['provider']}")))
     yield f"{told['domain']}: lane {told['lane']}{f' ({known})' if known else ''}{shared}", None
     if told["refusal"]:
-        yield f"  the sender would hear: {told['refusal']}", "red"
+        soft = told["refusal"].startswith("4")
+        yield (
+            f"  {'it would be deferred' if soft else 'the sender would hear'}: {told['refusal']}",
+            "yellow" if soft else "red",
+        )
         return
     kind = "no MX record: the domain is its own host" if told["implicit"] else "MX"
     yield (

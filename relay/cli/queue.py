@@ -260,7 +260,7 @@ def _act(verb: str, help_: str, *, confirm: bool = False, with_target: bool = Fa
     if confirm:
         command = click.option("--yes", is_flag=True, help="Do it.")(command)
     if with_target:
-        command = click.option("--to", help="An account, or a route.")(command)
+        command = click.option("--to", help="An account, direct entry, pool or route.")(command)
         command = click.option("--by-rules", is_flag=True, help="Forget an earlier reroute: the rules decide.")(command)
     return click.command(verb, help=help_)(command)
 

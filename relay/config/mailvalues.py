@@ -83,7 +83,12 @@ def parse_server(value: object) -> str:
     try:
         return str(ipaddress.ip_address(value))  # type: ignore[arg-type]
     except ValueError:
+        pass
+    try:
         address = parse_address_and_port(value)
+    except ValueError:
+        wanted = "expected an IP address such as 127.0.0.1, with a port where it is not 53 (127.0.0.1:5353)"
+        raise ValueError(f"{wanted}, found {describe(value)}") from None
     if not address.port:
         raise ValueError("port 0 is none to ask at; without a port it is 53")
     return str(address)

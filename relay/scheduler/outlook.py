@@ -208,5 +208,8 @@ def _health(egress: Egress[Work], now: float) -> dict[str, Any]:
         state = "paused: login refused" if breaker.auth_failed else "resting"
         return {"state": state, "wait": round(breaker.wait(now), 1), "why": breaker.why}
     wait, why = pace.wait(now)
-    said = [why or breaker.why or (f"it takes about {pace.shown}" if pace.rate else ""), egress.fewer]
-    return {"state": "ready", "wait": round(wait, 1), "why": "; ".join(text for text in said if text)}
+    said, fewer = why or breaker.why or (f"it takes about {pace.shown}" if pace.rate else ""), egress.fewer
+    count, _, reason = fewer.partition(": ")
+    if reason and said.endswith(reason):
+        fewer = count  # one reply is often the reason of both
+    return {"state": "ready", "wait": round(wait, 1), "why": "; ".join(filter(None, (said, fewer)))}

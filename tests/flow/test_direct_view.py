@@ -110,7 +110,8 @@ async def test_explain_tells_what_the_sender_would_hear(tmp_path: Path) -> None:
                 found, text = await explained(rig, recipient)
                 assert found["destination"]["refusal"].startswith(reply), recipient
                 assert found["egresses"][0]["when"].startswith(f"not dialled: {reply}")
-                assert f"the sender would hear: {reply}" in text
+                fate = "it would be deferred" if reply.startswith("4") else "the sender would hear"
+                assert f"{fate}: {reply}" in text
 
 
 async def test_explain_tells_what_is_in_the_way(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ async def test_explain_without_a_relay_asks_the_dns_itself(tmp_path: Path) -> No
         command = ("explain", "--config", str(file), "--from", "a@example.com", "--to", "b@example.net")
         text = await asyncio.to_thread(relay.cli, *command)
     assert "pool bulk: each message draws one by weight and keeps to it" in text
-    assert "75% of bulk no relay is running to ask" in text and "by MX, from 127.0.0.1, as mx1.relay.test" in text
+    assert "75% of bulk  no relay is running to ask" in text and "by MX, from 127.0.0.1, as mx1.relay.test" in text
     assert "example.net: lane lab/mx1.example.net (rule lab " in text
     assert "  1. mx1.example.net  127.0.1.1  opportunistic" in text
 
@@ -370,6 +371,21 @@ async def test_what_its_hosts_say_is_no_word_about_an_account(tmp_path: Path, th
             await until(lambda: not rig.egress("mx-1 to lab/mx1.example.net").busy)
             row = await rig.reaches(number, "queued", "deferred")
             assert row["egress"] == "mx-1" and "too much for them" in row["why"]
+
+
+async def test_one_reply_is_told_once(tmp_path: Path) -> None:
+    """A 421 is why it has fewer connections, and what failed last."""
+    port = free_port("127.0.1.1")
+    with Told() as dns:
+        dns.say("example.net", "MX", "10 mx1.example.net.")
+        dns.say("mx1.example.net", "A", "127.0.1.1")
+        async with (
+            SimMx("127.0.1.1", port, {"MAIL": "421 4.7.0 too many"}),
+            running(config(tmp_path, dns, port)) as rig,
+        ):
+            await rig.reaches(await rig.send("b@example.net"), "deferred")
+            (row,) = await rig.app.scheduler.outlook.destination_rows("direct", 20)
+            assert row["why"] == "mail: 421 4.7.0 too many; 1 of 20 connections"
 
 
 async def test_ten_thousand_destinations(tmp_path: Path) -> None:

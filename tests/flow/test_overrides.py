@@ -101,6 +101,6 @@ async def test_an_operator_may_name_a_pool(tmp_path: Path) -> None:
             which = service.parse_filter({"id": number})
             assert (await service.act("reroute", which, "both", dry_run=True))["recipients"] == 1
             with pytest.raises(
-                BadRequest, match="'none' is neither an account, a pool nor a route; there are main, other, both, keep"
+                BadRequest, match="'none' is no account, direct entry, pool or route; there are main, other, both, keep"
             ):
                 await service.act("reroute", which, "none", dry_run=True)
