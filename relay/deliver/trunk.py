@@ -43,7 +43,7 @@ class Trunk:
 
     def __init__(self, account: Account, freed: Callable[[], None] = lambda: None) -> None:
         self.account, self.freed = account, freed
-        self.pace = Pace(account.limits)
+        self.pace = Pace(account.limits, whose=f"{account.name}'s")
         self.sessions = 0
         self.dialling = 0  # of those, whose host may not answer
         self._waiting: deque[_Waits] = deque()
@@ -53,7 +53,7 @@ class Trunk:
         """Under another configuration: what is open and what was spent count on."""
         if account == self.account:
             return
-        pace = Pace(account.limits)
+        pace = Pace(account.limits, whose=f"{account.name}'s")
         pace.keep(self.pace)
         self.account, self.pace = account, pace
         self._next()

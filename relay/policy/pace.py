@@ -35,6 +35,7 @@ class Pace:
     until: float = 0.0  # it was told to wait so long
     why: str = ""  # of `until`, and of `rate`
     complaints: int = 0  # in a row, with nothing taken between them
+    whose: str = "its"  # its limits are, where one that has this Pace beside its own is told of them
     _spent: list[Spent] = field(default_factory=list)
     _next: float = 0.0  # at the learnt rate nothing before this
     _ceiling: float | None = None  # the learnt rate at which it complained
@@ -95,7 +96,7 @@ class Pace:
             count = min(rate.count, recipients if rate.unit == "recipients" else 1)
             wait = spent.wait(rate, count, now)
             if wait > longest:
-                longest, why = wait, f"its limit of {rate} is used up"
+                longest, why = wait, f"{self.whose} limit of {rate} is used up"
         return longest, why
 
     def room(self, now: float) -> int:
@@ -129,7 +130,8 @@ class Pace:
     def dial_wait(self, now: float) -> tuple[float, str]:
         """As `wait`, for one session more."""
         waits = [
-            (spent.wait(rate, 1, now), f"its limit of {rate} is used up") for rate, spent in self._of("connections")
+            (spent.wait(rate, 1, now), f"{self.whose} limit of {rate} is used up")
+            for rate, spent in self._of("connections")
         ]
         return max([(0.0, ""), *waits, *(other.dial_wait(now) for other in self.also)])
 

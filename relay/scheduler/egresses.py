@@ -59,7 +59,7 @@ class Egresses(dict[str, Egress[Work]]):
         """The limits of others that bind what goes to a site."""
         also = [self.trunks[account.name].pace]
         if rule.per == "relay" and rule.limits:
-            also.append(self._shared.setdefault(rule.name, Pace(rule.limits)))
+            also.append(self._shared.setdefault(rule.name, Pace(rule.limits, whose=f"{rule.name}'s")))
         return also
 
     def apply(self, config: Config) -> list[Egress[Work]]:
@@ -113,7 +113,7 @@ class Egresses(dict[str, Egress[Work]]):
         old, self._shared = self._shared, {}
         for rule in config.destinations:
             if rule.per == "relay" and rule.limits:
-                pace = self._shared[rule.name] = Pace(rule.limits)
+                pace = self._shared[rule.name] = Pace(rule.limits, whose=f"{rule.name}'s")
                 if rule.name in old:
                     pace.keep(old[rule.name])
         for name in self.trunks.keys() - config.accounts.keys():

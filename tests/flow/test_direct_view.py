@@ -373,6 +373,32 @@ async def test_what_its_hosts_say_is_no_word_about_an_account(tmp_path: Path, th
             assert row["egress"] == "mx-1" and "too much for them" in row["why"]
 
 
+async def test_whose_limit_it_is(tmp_path: Path) -> None:
+    """A rule's own, the entry's, and one that all entries have together are raised in three places."""
+    port = free_port("127.0.1.1")
+    rules = "".join(
+        f"  - {{name: {name}, match: {{recipient: '*@{name}.example'}}, allow_private: true, port: {port}{more}}}\n"
+        for name, more in (("own", ", limits: [1/h]"), ("all", ", per: relay, limits: [1/h]"))
+    )
+    with Told() as dns:
+        for name in ("own", "all", "net"):
+            dns.say(f"{name}.example", "MX", "10 mx1.example.")
+        dns.say("mx1.example", "A", "127.0.1.1")
+        extra = "direct: {mx-1: {limits: [3/h]}}"
+        async with (
+            SimMx("127.0.1.1", port),
+            running(config(tmp_path, dns, port, via="mx-1", rules=rules, extra=extra)) as rig,
+        ):
+            for name, whose in (
+                ("own", "its limit of 1/h"),
+                ("all", "all's limit of 1/h"),
+                ("net", "mx-1's limit of 3/h"),
+            ):
+                await rig.reaches(await rig.send(f"a@{name}.example"), "delivered")
+                row = await rig.row(await rig.send(f"b@{name}.example"))
+                assert f"waits: {whose} is used up" in row["why"], row
+
+
 async def test_one_reply_is_told_once(tmp_path: Path) -> None:
     """A 421 is why it has fewer connections, and what failed last."""
     port = free_port("127.0.1.1")

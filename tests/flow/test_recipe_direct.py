@@ -38,8 +38,8 @@ def installed(folder: Path, dns: Told, port: int) -> Path:
     config["dns"]["servers"] = [dns.server]
     key = generate("ed25519")
     (folder / "dkim").mkdir()
-    (folder / "dkim" / "s2026.pem").write_text(key.pem())
-    (folder / "dkim" / "s2026.pem").chmod(0o600)
+    (folder / "dkim" / "example.com.s2026.pem").write_text(key.pem())
+    (folder / "dkim" / "example.com.s2026.pem").chmod(0o600)
     dns.say("s2026._domainkey.example.com", "TXT", f'"{key.record}"')
     config |= {
         "listen": [{"name": "local", "address": "127.0.0.1:0"}],
