@@ -36,6 +36,7 @@ from relay.settings import Account, Destination, Tls
 
 MOST_ADDRESSES = 5  # that are dialled in one attempt, as Postfix does (smtp_mx_address_limit)
 MOST_HOSTS = 20  # that are looked at for that
+MOST_LOOKED_AT = 50  # addresses of each kind of a host; an answer of the DNS has room for thousands
 LONG = 60.0  # seconds of an attempt after which no further address is dialled: it has a place that others may wait for
 SET_UP = 300.0  # seconds for a session up to its first MAIL, however many replies that takes; RFC 5321 §4.5.3.2.1 for the first
 PATIENCE = 3.0  # seconds for what a domain's policy is; who asks again later finds it
@@ -192,7 +193,9 @@ class Direct:
         if not addresses.v4 and not addresses.v6:
             tried.notes.append(f"{host}: it has no address")
         found: list[str] = []
-        v6, v4 = list(addresses.v6), list(addresses.v4)
+        v6, v4 = list(addresses.v6[:MOST_LOOKED_AT]), list(addresses.v4[:MOST_LOOKED_AT])
+        if max(len(addresses.v6), len(addresses.v4)) > MOST_LOOKED_AT:
+            tried.more(f"addresses of {host} beyond {MOST_LOOKED_AT}")
         for i in range(max(len(v6), len(v4))):
             found += [*v6[i : i + 1], *v4[i : i + 1]]
         kept = []

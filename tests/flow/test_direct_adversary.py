@@ -17,7 +17,9 @@ from simmx import SimMx
 from stsserver import Policy, StsServer, text
 
 from relay.deliver import direct
+from relay.deliver.tried import Tried
 from relay.nexthop import fetch
+from relay.nexthop.hops import Addresses
 
 __all__ = ["certs"]
 
@@ -160,3 +162,23 @@ async def test_a_slow_policy_keeps_no_session_of_others(
             row = await rig.tried(bad[0])
             assert row["state"] == "deferred" and "has an MTA-STS policy is not known yet" in row["why"], row
             await soon(lambda: rig.app.scheduler.network.sts.known("evil0.test"), 5)
+
+
+async def test_a_host_with_thousands_of_addresses_holds_up_nobody(tmp_path: Path) -> None:
+    """All in one answer of the DNS, none of which may be dialled; and each could be one of ours, which listens everywhere."""
+    async with lab(tmp_path, {}, also=["0.0.0.0"]) as here:
+        many = [f"10.{n >> 8}.{n & 255}.1" for n in range(3000)]
+        file = here.config(rules="name: own, match: {recipient: '*@evil.test'}", classes=DAY)
+        file.write_text(
+            file.read_text()
+            .replace("allow_private: true, ", "", 1)
+            .replace(
+                'address: "127.0.0.1:0"}',
+                f'address: "127.0.0.1:0"}}, {{name: all, address: "0.0.0.0:{here.port}", clients: [127.0.0.0/8]}}',
+            )
+        )
+        async with running(file) as rig:
+            way = rig.app.scheduler.network.direct(rig.app.config.accounts["direct"], rig.app.config.destinations[0])
+            began = time.perf_counter()
+            kept = way.usable("mx1.evil.test", Addresses(v4=tuple(many)), Tried("evil.test"), 0)
+            assert not kept and time.perf_counter() - began < 0.02
