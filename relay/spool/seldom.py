@@ -182,6 +182,7 @@ class Seldom:
         await self._writer.submit(each(partial(keep.watch_lanes, self._lanes)), None, CLAIM)
         try:
             used, known = await self._aside(queries.used_lanes), self._lanes.by_facts
+            used.add(max(known.values(), default=0))  # it stays in any case
             unused = [(number, facts) for facts, number in known.items() if number not in used]
             for start in range(0, len(unused), LANES):
                 part = unused[start : start + LANES]

@@ -346,7 +346,7 @@ async def test_mail_for_lanes_that_are_just_being_forgotten(tmp_path: Path, monk
                 await burst(rig, part)
                 await asyncio.sleep(0.1)
             await rig.settled()
-            assert max(rig.app.spool.lanes.values()) > 10
+            assert max(rig.app.spool.lanes.values()) > len(TEN)  # some were forgotten, and came again
             assert not rig.said("housekeeping_failed") and not rig.said("loop_died")
         assert sorted(here.delivered) == sorted(wanted)
 
