@@ -130,8 +130,11 @@ class Blame:
                 return
         elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
             self._next_hop(egress, failure, trouble, auth=trouble.scope is Scope.EGRESS)
-            if stage is not Stage.DOT and egress.breaker.passes and self._fail_over(egress, work, str(failure)):
-                return  # never after the dot: it may have been kept
+            # Never after the dot: it may have been kept. And to a host that was reached, and asked for patience, another source
+            # of ours would be a way round it.
+            others = stage is not Stage.DOT and egress.breaker.passes and (egress.direct is None or not reply.code)
+            if others and self._fail_over(egress, work, str(failure)):
+                return
         elif stage is Stage.PREPARE:
             egress.breaker.returned()  # nothing was said to the next hop
         elif stage is Stage.DOT and reply.code == 0:
