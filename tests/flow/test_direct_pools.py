@@ -63,6 +63,18 @@ async def test_an_entry_with_both_families(tmp_path: Path) -> None:
     assert [v.source for v in here.mx["b.test"].visits] == ["::1"]
 
 
+async def test_patience_is_not_evaded_by_another_source(tmp_path: Path) -> None:
+    """A host that was reached and says 421 is not asked at once from the next address; one that is gone would be."""
+    routes = "  - {name: all, via: [mx-1, mx-2]}"
+    direct = "mx-1: {source: 127.0.2.1}, mx-2: {source: 127.0.2.2}"
+    async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
+        here.mx["a.test"].script = {"MAIL": "421 4.7.0 come back in an hour, your rate is too high"}
+        async with running(here.config(direct=direct, routes=routes)) as rig:
+            row = await rig.tried(await rig.send("x@a.test"))
+            assert (row["state"], row["egress"], row["attempts"]) == ("deferred", "mx-1", 1)
+    assert {visit.source for visit in here.mx["a.test"].visits} == {"127.0.2.1"}
+
+
 async def test_a_source_of_the_other_family_alone(tmp_path: Path) -> None:
     """The route's next way out takes it; without one it waits, and says for what."""
     routes = "\n".join(["  - {name: two, match: {sender: 'two@*'}, via: [mx-6, mx-4]}", "  - {name: one, via: mx-6}"])
