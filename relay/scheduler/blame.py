@@ -130,11 +130,13 @@ class Blame:
                 return
         elif trouble.scope in (Scope.NEXT_HOP, Scope.EGRESS):
             self._next_hop(egress, failure, trouble, auth=trouble.scope is Scope.EGRESS)
-            # Never after the dot: it may have been kept. And to a host that was reached, and asked for patience, another source
-            # of ours would be a way round it.
-            others = stage is not Stage.DOT and egress.breaker.passes and (egress.direct is None or not reply.code)
-            if others and self._fail_over(egress, work, str(failure)):
-                return
+            patience = egress.direct is not None and 400 <= reply.code < 500
+            if (
+                stage is not Stage.DOT
+                and egress.breaker.passes
+                and self._fail_over(egress, work, str(failure), patience)
+            ):
+                return  # never after the dot: it may have been kept
         elif stage is Stage.PREPARE:
             egress.breaker.returned()  # nothing was said to the next hop
         elif stage is Stage.DOT and reply.code == 0:
@@ -260,12 +262,15 @@ class Blame:
             if not (passes and self._fail_over(egress, work, why)):
                 self.ways.put_back(work, f"{egress.key} rests: {why}")
 
-    def _fail_over(self, egress: Egress[Work], work: Work, why: str) -> bool:
-        """To the route's next egress, if there is one that may be dialled."""
+    def _fail_over(self, egress: Egress[Work], work: Work, why: str, patience: bool = False) -> bool:
+        """To the route's next egress, if there is one that may be dialled. `patience`: the host was reached and asks for it; to
+        dial it again from another address of ours would be a way round that."""
         now = clock.now()
         work.tried.append((egress.name, why))
         for i, name in enumerate(work.egresses[1:], 1):
             other = self.ways.egress(name)
+            if other is not None and patience and other.direct is not None:
+                continue
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]
                 self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.key, to=name, why=why)
