@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections import Counter
@@ -46,6 +47,7 @@ DOES = [
     {"DOT": "421 4.3.2 shutting down"},
     {"DOT": Later(0.2, "250 2.0.0 ok")},
 ]
+SEEDS = int(os.environ.get("STORM_SEEDS", "2"))
 ENTRIES = [
     "one: {source: 127.0.2.1, connections: 4}, two: {source: 127.0.2.2, connections: 3}",
     "one: {source: 127.0.2.1, connections: 2}, two: {source: 127.0.2.2, connections: 1}",
@@ -130,7 +132,8 @@ def check(rig: Rig, *, quiet: bool = False) -> None:
             assert way.carriers > 0, f"{way.key}: work, and nobody at it"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.storm
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_each_message_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     lot = random.Random(seed)
     random.seed(seed)
