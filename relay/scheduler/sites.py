@@ -53,7 +53,9 @@ class Sites:
     def look(self, domain: str) -> None:
         """Sees to it that what is known of a domain is not older than its TTL; `found` tells what is new."""
         hops, now = self._hops.get(domain), clock.monotonic()
-        if domain in self._under_way or (hops is not None and now < max(hops.expires, self._asked[domain] + AGAIN)):
+        if domain in self._under_way or (
+            hops is not None and now < max(hops.expires, self._asked.get(domain, 0.0) + AGAIN)
+        ):
             return
         if len(self._under_way) >= AT_ONCE:
             self._waiting[domain] = None
@@ -76,7 +78,7 @@ class Sites:
             del self._under_way[domain]
         if task.cancelled():
             return
-        if self._waiting and len(self._under_way) < AT_ONCE:
+        while self._waiting and len(self._under_way) < AT_ONCE:
             following = next(iter(self._waiting))
             del self._waiting[following]
             self.look(following)
