@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from relay.outgoing.rewrite import Rewrite
+from relay.policy.breaker import Health
 from relay.policy.classes import TrafficClass
+from relay.policy.limits import Limit
 from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
 from relay.policy.routing import Match, Question, Table
+from relay.policy.shaping import ShapingRule
+from relay.policy.warmup import WarmUp
 from relay.secrets import Reference
 from relay.signing.key import SigningKey
 from relay.signing.rules import Rules
@@ -100,6 +104,7 @@ class User:
     classes: tuple[str, ...] = ()  # allowed, the first is the default; none: any
     limits: tuple[Rate, ...] = ()
     honour: frozenset[str] = frozenset()  # beside the listener's
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +163,12 @@ class Account:
     recipients_per_message: int = 100
     limits: tuple[Rate, ...] = ()  # how fast it may send
     replies: tuple[ReplyRule, ...] = ()  # what it means by its words; the first that fits decides
+    shaping: tuple[ShapingRule, ...] = ()  # its preset's; asked after the user's
     preset: str = ""  # where what is not said above came from
     idle: float = 30.0  # seconds a session is kept without work
     oauth2: OAuth2 | None = None  # instead of `password`
     source: Source | None = None  # by MX from here: `connections` is over all destinations, `host` means nothing
+    warm_up: WarmUp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +198,7 @@ class Destination:
     tls: Tls | None = None  # None: DANE, else MTA-STS, else opportunistic
     port: int = 25
     allow_private: bool = False  # addresses that are not of the public network
+    warm_up: WarmUp | None = None  # of each egress, for what goes there
     origin: str = field(default="", compare=False)  # file:line: the same rule on another line is no other one
 
 
@@ -271,6 +279,9 @@ class Config:
     destinations: tuple[Destination, ...] = ()
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
     users: Mapping[str, User] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()  # of `limits`, users, tenants and classes; those of egresses and destinations are theirs
+    breaker: Health = Health()
+    shaping: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
     dsn: Dsn = Dsn()
     rewrites: Mapping[str, Rewrite] = field(default_factory=dict)  # by route
     signing: Rules = field(default_factory=Rules)

@@ -14,6 +14,15 @@ COOL_DOWN = 60.0
 MAX_COOL_DOWN = 1800.0
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When an egress that fails is left alone, and for how long. Times in seconds."""
+
+    failures: int = FAILURES  # in a row
+    cool_down: float = COOL_DOWN  # doubled each time that the probe fails
+    longest: float = MAX_COOL_DOWN
+
+
 @dataclass(slots=True)
 class Breaker:
     failures: int = 0  # in a row

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from relay.policy.backoff import Retry
+from relay.policy.hours import Hours
 from relay.policy.routing import Facts, Match
 
 
@@ -32,6 +33,8 @@ class TrafficClass:
     priority: Priority = Priority.NORMAL
     in_doubt: InDoubt = InDoubt.RETRY
     retry: Retry = field(default_factory=Retry)
+    window: Hours | None = None  # it leaves only then
+    quiet: Hours | None = None  # and not then
 
 
 DEFAULT_CLASS = TrafficClass("default")

@@ -10,11 +10,12 @@ from typing import Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-UNITS = ("messages", "recipients", "connections")
+UNITS = ("messages", "recipients", "connections", "bytes")
 _STEPS = 60  # parts of a period that are forgotten one by one
 _WRITTEN = re.compile(r"([0-9]{1,12})(?: ([a-z]+))?/([a-z]+)")
 
-Unit = Literal["messages", "recipients", "connections"]
+Unit = Literal["messages", "recipients", "connections", "bytes"]
+WhenFull = Literal["defer", "reject", "next"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Rate:
     text: str  # as it was written
     calendar: bool = False
     timezone: str = "UTC"
+    burst: int = 0  # so many at once, the others at even distances; 0: the whole count may go at once
+    when_full: WhenFull = "defer"  # wait, be refused when it is handed in, or go by the route's next egress
 
     @classmethod
     def parse(cls, text: object, unit: Unit = "recipients") -> Rate:
