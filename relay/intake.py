@@ -142,7 +142,8 @@ class Intake:
             needs |= LONG_LINES  # by what was put right: a name that is longer now, a comma
         if envelope.smtputf8 and self._needs_utf8(envelope, kept):
             needs |= UTF8
-        recipients = await self._recipients(config, envelope, facts, class_, options.route, start, incoming.id)
+        own = None if options.priority in (None, int(class_.priority)) else options.priority
+        recipients = await self._recipients(config, envelope, facts, class_, options.route, start, incoming.id, own)
         size = len(body) if isinstance(body, bytes) else body.size
         if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):
             body = b""
@@ -230,6 +231,7 @@ class Intake:
         asked_route: str,
         start: float,
         number: int,
+        priority: int | None = None,
     ) -> list[NewRecipient]:
         """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass."""
         named = config.table.by_name.get(asked_route)
@@ -255,7 +257,9 @@ class Intake:
                 continue  # a copy that no route takes is not the sender's fault
             if route and not refused and original:
                 todo.extend((copy, False) for copy in route.copy)
-            made[address] = found = begin(config.table, route, refused, mine, ask, class_, start, overrides, number)
+            made[address] = found = begin(
+                config.table, route, refused, mine, ask, class_, start, overrides, number, priority
+            )
             # Who sent the message knows nothing of a copy: no report may tell of it.
             found.notify, found.orcpt = envelope.asked.get(address, (0, "")) if original else (int(Notify.NEVER), "")
         if all(r.state is State.FAILED for r in made.values()):

@@ -36,12 +36,13 @@ def begin(
     start: float,
     overrides: Mapping[str, str | bool],
     number: int,
+    priority: int | None = None,
 ) -> NewRecipient:
-    """The recipient of message `number` as it is stored first. `ask` answers for `facts`; `overrides`: see `lane_facts`."""
+    """The recipient of message `number` as it is stored first. `ask` answers for `facts`; `overrides`, `priority`: see `lane_facts`."""
     state, why = _first_state(route, refused)
     return NewRecipient(
         address=facts.recipient,
-        facts=lane_facts(table, facts, ask, overrides, number, route),
+        facts=lane_facts(table, facts, ask, overrides, number, route, priority),
         state=state,
         due_at=start,
         expires_at=start + class_.retry.give_up,

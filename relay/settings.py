@@ -12,7 +12,7 @@ from typing import Literal
 from relay.outgoing.rewrite import Rewrite
 from relay.policy.breaker import Health
 from relay.policy.classes import TrafficClass
-from relay.policy.limits import Limit
+from relay.policy.limits import Limit, facts_kept, questions
 from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
 from relay.policy.routing import Match, Question, Table
@@ -198,8 +198,8 @@ class Destination:
     tls: Tls | None = None  # None: DANE, else MTA-STS, else opportunistic
     port: int = 25
     allow_private: bool = False  # addresses that are not of the public network
-    warm_up: WarmUp | None = None  # of each egress, for what goes there
     origin: str = field(default="", compare=False)  # file:line: the same rule on another line is no other one
+    warm_up: WarmUp | None = None  # of each egress, for what goes there
 
 
 ANYWHERE = Destination(per="mx")
@@ -279,8 +279,9 @@ class Config:
     destinations: tuple[Destination, ...] = ()
     classes: Mapping[str, TrafficClass] = field(default_factory=dict)
     users: Mapping[str, User] = field(default_factory=dict)
-    limits: tuple[Limit, ...] = ()  # of `limits`, users, tenants and classes; those of egresses and destinations are theirs
-    breaker: Health = Health()
+    # Of `limits`, users, tenants and classes; those of egresses and destinations are theirs.
+    limits: tuple[Limit, ...] = ()
+    breaker: Health = field(default_factory=Health)
     shaping: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
     dsn: Dsn = Dsn()
     rewrites: Mapping[str, Rewrite] = field(default_factory=dict)  # by route
@@ -293,6 +294,12 @@ class Config:
     stop_timeout: float = 25.0
     files: tuple[Path, ...] = ()  # every file that was read, for `check` and errors
     warnings: tuple[str, ...] = ()
+    suspended: tuple[Question, ...] = ()  # what lanes must answer for what is suspended by hand
+    tenants: Mapping[str, frozenset[str]] = field(default_factory=dict)  # its users
+
+    @cached_property
+    def tenant_of(self) -> Mapping[str, str]:
+        return {user: tenant for tenant, users in self.tenants.items() for user in users}
 
     @cached_property
     def table(self) -> Table:
@@ -306,7 +313,8 @@ class Config:
             ways=frozenset((*self.accounts, *self.pools)),
             direct=direct,
             pools={pool.name: pool.members for pool in self.pools.values()},
-            destinations=tuple(asked) if direct else (),
+            asked=(*(asked if direct else ()), *questions(self.limits), *self.suspended),
+            kept=facts_kept(self.limits),
         )
 
     @cached_property

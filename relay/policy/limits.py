@@ -5,13 +5,18 @@ Those of an account, a direct entry or a destination are `policy.pace`'s: they b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.policy.rate import Rate
-from relay.policy.routing import Match
+from relay.policy.held import FREE, Held
+from relay.policy.rate import Rate, Spent
+from relay.policy.routing import Match, Question
 
 Per = Literal["sender", "from", "user", "tenant", "class", "destination", "egress"]
+Row = tuple[str, float, int]  # (key, until, count): a part of what was spent, as it is kept
+MANY = 10_000  # meters, before those that count nothing are thrown away
+ANY = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,126 @@ class Limit:
 
     name: str
     rate: Rate
-    match: Match = Match()
+    match: Match = field(default_factory=Match)
     per: tuple[Per, ...] = ()
     whose: str = ""  # for people, such as `user shop`; empty: `limit NAME`
     origin: str = ""  # file:line
+
+    @property
+    def at_the_door(self) -> bool:
+        """It is counted as mail is accepted, and refuses; any other is counted as mail leaves."""
+        return self.rate.when_full == "reject"
+
+
+@dataclass(slots=True, eq=False)
+class Meter:
+    """What was spent of one limit by one of those whom it is for."""
+
+    limit: Limit
+    key: str  # names it in the spool
+    whose: str  # and for people
+    spent: Spent = field(default_factory=Spent)
+    reserved: int = 0  # that a claim under way may come to
+
+    def count(self, recipients: int, size: int) -> int:
+        match self.limit.rate.unit:
+            case "recipients":
+                return recipients
+            case "bytes":
+                return size
+        return 1
+
+    def wait(self, now: float, recipients: int = 1, size: int = 1) -> Held:
+        """For one message to so many recipients. More than the whole limit leaves when nothing else was spent."""
+        rate = self.limit.rate
+        seconds = self.spent.wait(rate, min(rate.count, self.count(recipients, size) + self.reserved), now)
+        if seconds <= 0:
+            return FREE
+        return Held(seconds, f"{self.whose} limit of {rate} is used up", rate.when_full == "next")
+
+    def room(self, now: float) -> int:
+        """Messages to one recipient each that may leave now. Of bytes: one, whose size nobody knows yet."""
+        if self.limit.rate.unit == "bytes":
+            return 0 if self.reserved or self.wait(now).seconds else 1
+        return max(0, self.spent.left(self.limit.rate, now) - self.reserved)
+
+    def siblings(self, now: float, messages: int) -> int:
+        """How many more recipients of one of so many messages may leave with it."""
+        if self.limit.rate.unit != "recipients":
+            return ANY
+        return max(0, self.spent.left(self.limit.rate, now) - self.reserved - messages)
+
+    def most(self, messages: int, siblings: int, size: int) -> int:
+        """What a claim of so many may come to."""
+        match self.limit.rate.unit:
+            case "recipients":
+                return messages + siblings
+            case "bytes":
+                return size
+        return messages
+
+    def take(self, now: float, recipients: int, size: int) -> None:
+        self.spent.add(self.limit.rate, self.count(recipients, size), now)
+
+    def take_back(self, when: float, recipients: int, size: int, messages: int = 1) -> None:
+        """What was taken at `when`, and not used."""
+        count = messages if self.limit.rate.unit == "messages" else self.count(recipients, size)
+        if count:
+            self.spent.take_back(self.limit.rate, count, when)
+
+    def rows(self) -> list[Row]:
+        """What changed since it was last asked, to be kept."""
+        return [(self.key, until, count) for until, count in self.spent.changed()]
+
+
+class Meters:
+    """Those of all limits. One that counts nothing may be forgotten: it is made anew as it was."""
+
+    def __init__(self, limits: Sequence[Limit], kept: Callable[[str], Sequence[tuple[float, int]]]) -> None:
+        """`kept`: the parts of a key, as the spool has them."""
+        self.limits, self._kept = tuple(limits), kept
+        self._by_key: dict[str, Meter] = {}
+
+    def reload(self, limits: Sequence[Limit]) -> None:
+        """What was spent stays, where a limit of that name counts the same things."""
+        self.limits = tuple(limits)
+        known = {limit.name: limit for limit in limits}
+        before, self._by_key = self._by_key, {}
+        for meter in before.values():
+            limit = known.get(meter.limit.name)
+            if limit and limit.per == meter.limit.per and limit.rate.key == meter.limit.rate.key:
+                self._by_key[meter.key] = Meter(limit, meter.key, meter.whose, meter.spent)
+
+    def of(
+        self, ask: Callable[[Question], bool | None], values: Mapping[Per, str], now: float, *, door: bool = False
+    ) -> tuple[Meter, ...]:
+        """Those that bind mail of these facts. `values`: what `per` may ask for. `door`: those that are counted there."""
+        found = []
+        for limit in self.limits:
+            if limit.at_the_door is door and limit.match.test(ask):
+                found.append(self._meter(limit, [values[per] for per in limit.per], now))
+        return tuple(found)
+
+    def _meter(self, limit: Limit, values: Sequence[str], now: float) -> Meter:
+        key = f"limit {limit.name} {limit.rate.key} {' '.join(values)}"
+        meter = self._by_key.get(key)
+        if meter is None:
+            if len(self._by_key) >= MANY:
+                self._by_key = {k: m for k, m in self._by_key.items() if m.reserved or not m.spent.empty(now)}
+            whose = f"{limit.whose or f'limit {limit.name}'}'s"
+            whose += f" ({', '.join(v or 'nobody' for v in values)})" if values else ""
+            spent = Spent.restored(limit.rate, self._kept(key), now)
+            meter = self._by_key[key] = Meter(limit, key, whose, spent)
+        return meter
+
+    def all(self) -> Iterable[Meter]:
+        return self._by_key.values()
+
+
+def facts_kept(limits: Iterable[Limit]) -> frozenset[str]:
+    """What lanes must hold as values for these limits, beside class and user."""
+    return frozenset(per for limit in limits for per in limit.per) & {"sender", "from", "destination"}
+
+
+def questions(limits: Iterable[Limit]) -> tuple[Question, ...]:
+    return tuple(q for limit in limits for q in (*limit.match.all_of, *limit.match.none_of))

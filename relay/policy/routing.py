@@ -176,7 +176,8 @@ class Table:
     ways: frozenset[str] = frozenset()  # the egresses that there are, pools among them
     direct: frozenset[str] = frozenset()  # the egresses that deliver by MX
     pools: Mapping[str, Members] = field(default_factory=dict)
-    destinations: tuple[Question, ...] = ()  # what tells the lanes of direct delivery apart, of those that lanes answer
+    asked: tuple[Question, ...] = ()  # beside those of routes: by destinations, limits, and what is suspended by hand
+    kept: frozenset[str] = frozenset()  # what lanes hold as values for limits: sender, from, destination
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -184,7 +185,7 @@ class Table:
         seen = {q.key: q for r in self.routes for q in (*r.match.all_of, *r.match.none_of) if q.fact not in VALUE_FACTS}
         if self.capture:
             seen[self.capture.key] = self.capture
-        seen |= {q.key: q for q in (*self.senders.values(), *self.destinations)}
+        seen |= {q.key: q for q in (*self.senders.values(), *self.asked) if q.fact not in VALUE_FACTS}
         return tuple(seen.values())
 
     @cached_property

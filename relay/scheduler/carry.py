@@ -23,7 +23,9 @@ from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Scope, Stage
 from relay.scheduler.blame import Blame
+from relay.scheduler.bounds import Bounds
 from relay.scheduler.egresses import Egresses
+from relay.scheduler.ledger import Ledger
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
@@ -33,6 +35,8 @@ from relay.spool import Claim, Claimed, Spool, SpoolError
 
 STOPPED = "the relay was stopped before it was sent"
 NOT_LONG = 1.0  # seconds that claimed work waits for the pace of its account; what would wait longer goes back
+
+BEFORE_MAIL = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.PREPARE)
 
 IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
 
@@ -50,8 +54,11 @@ class Carriers:
         preparer: Preparer,
         log: MailLog,
         nudge: Callable[[], None],
+        bounds: Bounds,
+        ledger: Ledger,
     ) -> None:
         """`nudge`: there is room for more."""
+        self.bounds, self.ledger = bounds, ledger
         self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
         self.keeper = Keeper(log, self._token_back)
         self.egresses = Egresses(config, network, sites, self.keeper, nudge)
@@ -105,6 +112,8 @@ class Carriers:
             return self.put_back(work, f"{egress.key} rests: {egress.breaker.why}")
         if self.blame.resting and not self.blame.awake(egress, work):
             return
+        if (work.charged or not self.bounds.none) and not self._charge(egress, work):
+            return
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
         egress.backlog.append(work)
         self._hire(egress, 1)
@@ -128,9 +137,36 @@ class Carriers:
             self.at_work[task] = None
             task.add_done_callback(lambda done: self._carried(done, egress))
 
+    def _charge(self, egress: Egress[Work], work: Work) -> bool:
+        """Counts it against the limits that bind it on this way; where one has no room for it, it goes back to wait there."""
+        assert work.lane is not None
+        now, lane, count, size = clock.now(), work.lane, len(work.recipients), work.claim.size
+        meters = self.bounds.meters_of(lane, egress.key, now)
+        for meter in work.charged.keys() - set(meters):  # of the egress that it comes from
+            meter.take_back(work.charged.pop(meter), count, size)
+            self.ledger.note(meter)
+        new = [meter for meter in meters if meter not in work.charged]
+        lane.size = size if any(meter.limit.rate.unit == "bytes" for meter in meters) else 1
+        for meter in new:
+            held = meter.wait(now, count, size)
+            if held.seconds > 0:
+                self.put_back(work, held.why)
+                return False
+        for meter in new:
+            meter.take(now, count, size)
+            work.charged[meter] = now
+            self.ledger.note(meter)
+        lane.size = 1
+        return True
+
+    def _refund(self, work: Work) -> None:
+        for meter in work.refund():
+            self.ledger.note(meter)
+
     def put_back(self, work: Work, why: str) -> None:
         """Nothing was said upstream: no attempt is counted."""
         work.drop()
+        self._refund(work)
         outcome = Outcome(Result.RETURNED, "", Stage.CONNECT, Reply(0, why))
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
@@ -188,6 +224,8 @@ class Carriers:
             egress.breaker.returned()
             self._too_soon(egress, work, error)
         except Failure as failure:
+            if failure.stage in BEFORE_MAIL:
+                self._refund(work)
             self.blame.failed(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
             egress.breaker.returned()
@@ -253,6 +291,8 @@ class Carriers:
         work.remote, work.security = session.remote, session.security
         if not egress.pace.free:
             await self._in_turn(egress, work)
+        if (work.charged or work.paced) and self.ledger.unsaved:
+            await self.ledger.save()
         try:
             if work.needs & EIGHT_BIT and not session.eight_bit:
                 await self._seven_bit(egress, work, body)
@@ -299,6 +339,7 @@ class Carriers:
         if not (error.wait and egress.sessions):
             return self.put_back(work, str(error))
         work.drop()
+        self._refund(work)
         outcome = Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, str(error)), wait=error.wait)
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 

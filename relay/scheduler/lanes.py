@@ -1,26 +1,31 @@
 """The lanes in memory: when each is due, which way it leaves by, and why it waits.
 
-A pass costs by what can move, not by what waits. A lane lies in one of three places: among the timers until it is due,
-then in the turns of its way, or nowhere while nothing waits in it or nothing of it may move. A way is all lanes that leave
-by the same accounts: one question to the gate answers for all of them, and one whose accounts rest is not asked again
-before they may be dialled. Where mail leaves by MX these are the lanes of one site, whatever their domains.
+A pass costs by what can move, not by what waits. A lane lies in one of four places: among the timers until it is due,
+then in the turns of its way; at a post that holds it back (scheduler.bounds); or nowhere while nothing waits in it or nothing
+of it may move. A way is all lanes that leave by the same accounts: one question to the gate answers for all of them, and one
+whose accounts rest is not asked again before they may be dialled. Where mail leaves by MX these are the lanes of one site,
+whatever their domains.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from relay.deliver.pool import key_of
+from relay.policy.classes import DEFAULT_CLASS
 from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Action, Route, Undecided
+from relay.scheduler.bounds import Bounds, Post
 from relay.scheduler.sites import Sites
+from relay.scheduler.turns import Flow, Order, Turns
 from relay.settings import Config
 from relay.spool import Head
 
 AGAIN = 5.0  # seconds after which a way that rests is looked at again, whatever it was told
+NEXT = 0.02  # seconds after which more of those that wait at a post that is open are let in
 _SLACK = 64
 
 _NO_ROUTE = "no route of the configuration in force matches it; it waits for one that does, see `relay explain`"
@@ -42,8 +47,15 @@ class Lane:
     site: str = ""  # which of those it leaves to
     why: str = ""  # it does not move
     way: Way | None = None  # None: it does not move
+    detour: Way | None = None  # it waits in the turns of this one, for a limit makes it go by a later egress
     turn: int = 0  # its place in the turns of its way; 0: it is not in them
     asked: bool = False  # a claim of it is under way
+    level: int = 2  # of priority
+    flow: Flow = (2, "", "")
+    posts: dict[str, tuple[Post, ...]] = field(default_factory=dict)  # by egress, see scheduler.bounds
+    post: Post | None = None  # at which it waits
+    size: int = 1  # bytes of what it will send next, where a limit counts them
+    suspended: str = ""  # by hand: why
 
     def idle(self, now: float) -> bool:
         """Nothing of it is due, nor being claimed: what comes now overtakes nobody."""
@@ -51,7 +63,7 @@ class Lane:
 
     @property
     def movable(self) -> bool:
-        return not self.stale and self.route is not None
+        return not self.stale and self.route is not None and not self.suspended
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +71,7 @@ class Way:
     """The lanes that leave by the same accounts; without any: those that a rule ends here."""
 
     egresses: tuple[str, ...]
-    turns: deque[Lane] = field(default_factory=deque)  # those that are due, the longest waiting first
+    turns: Turns = field(default_factory=Turns)  # those that are due
     rests: bool = False
     behind: str = ""  # it stands in this line for a place among the sessions of a direct entry (deliver.trunk)
 
@@ -70,6 +82,9 @@ class Lanes:
 
     config: Config
     sites: Sites
+    bounds: Bounds
+    order: Order = field(default_factory=Order)
+    suspended: Callable[[Lane], str] = lambda lane: ""  # why a lane does not move, by hand
     by_id: dict[int, Lane] = field(default_factory=dict)
     _of_domain: dict[str, list[Lane]] = field(default_factory=dict)  # those that leave by MX
     _ways: dict[tuple[str, ...], Way] = field(default_factory=dict)
@@ -80,7 +95,8 @@ class Lanes:
     _by: dict[str, list[Way]] = field(default_factory=dict)  # the ways of each egress
     _lines: dict[str, deque[Way]] = field(default_factory=dict)  # who has waited longest first
     _rests: list[tuple[float, int, Way]] = field(default_factory=list)  # (until, number, way), a heap
-    _turn: int = 0
+    _posts: list[tuple[float, int, Post]] = field(default_factory=list)  # the same of posts at which somebody waits
+    _number: int = 0
 
     def update(self, heads: Iterable[Head]) -> None:
         """What the spool said: a lane has something due then, or has it earlier than we knew."""
@@ -129,10 +145,12 @@ class Lanes:
     def reload(self, config: Config) -> None:
         """Every lane is routed anew, and nothing rests for what was known before."""
         self.config = config
-        for kept in (self._ways, self._timers, self._open, self._rests, self._by, self._lines):
+        for kept in (self._ways, self._timers, self._open, self._rests, self._posts, self._by, self._lines):
             kept.clear()
+        self.bounds.apply(config)
         for lane in self.by_id.values():
-            lane.turn = 0
+            lane.turn, lane.post, lane.detour = 0, None, None
+            lane.posts.clear()
             self._route(lane)
             self._place(lane)
 
@@ -140,7 +158,11 @@ class Lanes:
         """Derive the route from the lane's facts; no row is read."""
         table = self.config.table
         lane.why, lane.egresses, lane.way, lane.site, lane.unsited = "", (), None, "", False
-        lane.stale = not lane.facts.covers(table.questions)
+        lane.stale = not (lane.facts.covers(table.questions) and lane.facts.holds(table))
+        facts = lane.facts
+        class_ = self.config.classes.get(facts.class_) or self.config.classes.get("default", DEFAULT_CLASS)
+        lane.level = int(class_.priority) if facts.priority is None else facts.priority
+        lane.flow = (lane.level, facts.class_, facts.user)
         route = None if lane.stale else lane.facts.route_in(table)
         lane.route = None if isinstance(route, Undecided) else route
         if lane.route is not None and not lane.facts.fits(table, lane.route):
@@ -152,14 +174,21 @@ class Lanes:
         elif lane.route.action is Action.VIA:
             known = table.egresses(lane.route, lane.facts.ask, lane.facts.drawn)
             lane.egresses = self._to_site(lane, tuple(e for e in known if e in self.config.accounts))
-        if lane.stale or lane.unsited:
+        lane.suspended = "" if lane.stale else self.suspended(lane)
+        if lane.suspended:
+            lane.why = lane.suspended
+        if lane.stale or lane.unsited or lane.suspended:
             return
         if lane.route is not None and (lane.egresses or lane.route.action is not Action.VIA):
-            lane.way = self._ways.get(lane.egresses)
-            if lane.way is None:
-                lane.way = self._ways[lane.egresses] = Way(lane.egresses)
-                for egress in lane.egresses:
-                    self._by.setdefault(egress, []).append(lane.way)
+            lane.way = self._way(lane.egresses)
+
+    def _way(self, egresses: tuple[str, ...]) -> Way:
+        way = self._ways.get(egresses)
+        if way is None:
+            way = self._ways[egresses] = Way(egresses)
+            for egress in egresses:
+                self._by.setdefault(egress, []).append(way)
+        return way
 
     def _to_site(self, lane: Lane, egresses: tuple[str, ...]) -> tuple[str, ...]:
         """Of those that deliver by MX the one that is for its destination's site."""
@@ -183,21 +212,24 @@ class Lanes:
             if lane.egresses == before and way is not None:
                 lane.way = way
                 continue
-            self._leave(lane, way)
+            self._leave(lane, lane.detour or way)
             self._place(lane)
 
     def _leave(self, lane: Lane, way: Way | None = None) -> None:
-        """The turns of its way, or of the one that it had."""
-        way = way or lane.way
+        """The turns of its way, or of the one that it had; and the post at which it waits."""
+        way = way or lane.detour or lane.way
         if lane.turn and way is not None:
-            way.turns.remove(lane)
-            lane.turn = 0
+            way.turns.leave(lane)
             if not way.turns:
                 self._open.pop(way, None)
+        if lane.post is not None:
+            lane.post.queue.remove(lane)
+        lane.post = lane.detour = None
+        lane.posts.clear()
 
     def _place(self, lane: Lane) -> None:
-        """Among the timers, where it can move at all and is not in its turns already."""
-        if lane.due_at is None or not (lane.way or lane.unsited) or lane.turn:
+        """Among the timers, where it can move at all and does not wait elsewhere already."""
+        if lane.due_at is None or not (lane.way or lane.unsited) or lane.turn or lane.post:
             return
         heappush(self._timers, (lane.due_at, lane.id))
         if len(self._timers) > 2 * len(self.by_id) + _SLACK:  # a busy lane leaves one behind for each time it was due
@@ -219,18 +251,64 @@ class Lanes:
                 continue
             if lane.due_at == due_at and (lane.site or lane.unsited):
                 self.sites.look(lane.facts.destination)
-            if lane.due_at == due_at and lane.way is not None and not lane.turn:
-                self._turn += 1
-                lane.turn = self._turn
-                lane.way.turns.append(lane)
-                if not (lane.way.rests or lane.way.behind):
-                    self._open[lane.way] = None
+            if lane.due_at == due_at and lane.way is not None and not lane.turn and not lane.post:
+                self._enter(lane, lane.way)
+        while self._posts and self._posts[0][0] <= now:
+            *_, post = heappop(self._posts)
+            post.awaited = False
+            self._let_in(post, now)
         while self._rests and self._rests[0][0] <= now:
             *_, way = heappop(self._rests)
             way.rests = False
             if way.turns:
                 self._open[way] = None
         return list(self._open)
+
+    def _enter(self, lane: Lane, way: Way) -> None:
+        self.order.enter(way.turns, lane)
+        if not (way.rests or way.behind):
+            self._open[way] = None
+
+    # -- what a limit holds back, or the hours of its class
+
+    def park(self, lane: Lane, post: Post, until: float, now: float) -> None:
+        """Out of its turns, to wait at this post until then."""
+        lane.post, lane.detour = post, None
+        post.queue.append(lane)
+        self._await(post, max(until, now))
+
+    def _await(self, post: Post, until: float) -> None:
+        if not post.awaited:
+            post.awaited = True
+            self._number += 1
+            heappush(self._posts, (until, self._number, post))
+
+    def _let_in(self, post: Post, now: float) -> None:
+        """As many as have room; one whose way rests uses none of it."""
+        room = post.room(now)
+        while post.queue and room > 0:
+            lane = post.queue.popleft()
+            lane.post = None
+            if lane.way is None or lane.due_at is None or lane.turn:
+                continue
+            self._enter(lane, lane.way)
+            if lane.way in self._open:
+                room -= 1
+        if post.queue:
+            self._await(post, now + max(NEXT, post.wait(now).seconds))
+
+    def turn_aside(self, lane: Lane, egresses: tuple[str, ...]) -> None:
+        """Out of its turns into those of a way by later egresses of its route: a limit keeps it from the first ones."""
+        lane.detour = self._way(egresses)
+        self._enter(lane, lane.detour)
+
+    def come_back(self, way: Way) -> None:
+        """Who is in the turns of another way than its own: that way rests, and its own may be free again."""
+        for lane in [lane for lane in way.turns if lane.detour is way]:
+            way.turns.leave(lane)
+            lane.detour = None
+            if lane.way is not None and lane.due_at is not None:
+                heappush(self._timers, (lane.due_at, lane.id))
 
     @property
     def waiting(self) -> bool:
@@ -270,25 +348,24 @@ class Lanes:
         """None of its accounts may be dialled before that time, and nobody is at work who could learn better."""
         del self._open[way]
         way.rests = True
-        self._turn += 1
-        heappush(self._rests, (min(until, now + AGAIN), self._turn, way))
+        self._number += 1
+        heappush(self._rests, (min(until, now + AGAIN), self._number, way))
 
-    def take(self, ways: Sequence[Way], most: int) -> Iterator[Lane]:
-        """Up to so many lanes out of these, whoever has waited longest first; each comes back by `found`."""
-        waiting = [way for way in ways if way.turns]
-        while waiting and most > 0:
-            way = waiting[0] if len(waiting) == 1 else min(waiting, key=lambda w: w.turns[0].turn)
-            lane = way.turns.popleft()
-            lane.turn = 0
+    def take(self, ways: Sequence[Way], egress: str = "") -> Iterator[Lane]:
+        """Lanes out of these in their order, as long as somebody asks. Each has to be claimed and comes back by `found`, or is
+        parked, or turned aside."""
+        waiting = {id(way.turns): way for way in ways if way.turns}
+        while waiting:
+            turns, lane = self.order.first([way.turns for way in waiting.values()], egress)
+            way = waiting[id(turns)]
+            lane.detour = None
             # Emptied it is asked again once it has something; else after the others, for a claim may be full before its end.
             self._open.pop(way, None)
-            if way.turns:
+            if turns:
                 self._open[way] = None
             else:
-                waiting.remove(way)
+                del waiting[id(turns)]
             if lane.due_at is not None:
-                most -= 1
-                lane.asked = True
                 yield lane
 
     def next_due(self) -> float | None:
@@ -296,7 +373,7 @@ class Lanes:
         timers = self._timers
         while timers and ((lane := self.by_id.get(timers[0][1])) is None or lane.due_at != timers[0][0] or lane.turn):
             heappop(timers)
-        times = [heap[0][0] for heap in (timers, self._rests) if heap]
+        times = [heap[0][0] for heap in (timers, self._rests, self._posts) if heap]
         return min(times, default=None)
 
     def stale(self) -> list[Lane]:

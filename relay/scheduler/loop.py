@@ -5,59 +5,66 @@ transaction. What is claimed goes to the carriers; what they came to goes to the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from relay import clock, metrics
 from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.envelope import queue_id
 from relay.maillog import MailLog
-from relay.policy.gate import FOREVER, Go, admit
+from relay.policy.gate import FOREVER
 from relay.policy.routing import Action
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
+from relay.scheduler.bounds import Bounds
 from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.egresses import Egresses
-from relay.scheduler.lanes import Lane, Lanes, Way
+from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.ledger import Ledger
 from relay.scheduler.outlook import Outlook
+from relay.scheduler.plan import Planner
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
-from relay.spool import SIBLINGS, Ask, Claim, Claimed, Spool, SpoolError
+from relay.spool import Ask, Claim, Claimed, Spool, SpoolError
 
-MAX_ASKED = 200  # lanes in one claim: others wait for its transaction
-MAX_ENDED = 10  # lanes that a rule ends, in one claim
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 
 LANES = metrics.Gauge("relay_lanes", "Lanes in memory")
 
 
-@dataclass(slots=True)
-class Going:
-    """What a pass has let go so far."""
-
-    places: dict[str, int]  # for who has no session, by line
-    open: dict[str, tuple[Go, list[Way]]] = field(default_factory=dict)  # by egress
-
-
 class Scheduler:
     """Lanes, carriers, recorder and the loop between them; they share one event loop, so no lock is needed between awaits."""
 
-    def __init__(self, spool: Spool, config: Config, preparer: Preparer, network: Network, log: MailLog) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        config: Config,
+        preparer: Preparer,
+        network: Network,
+        log: MailLog,
+        kept: Mapping[str, Sequence[tuple[float, int]]] = MappingProxyType({}),
+    ) -> None:
+        """`kept`: what the run before had spent of limits."""
         self.spool, self.config, self.network, self.log = spool, config, network, log
         self.sites = Sites(network.mx, config, log)
         self.sites.found = self._sited
-        self.lanes = Lanes(config, self.sites)
+        self.ledger = Ledger(spool, kept)
+        self.bounds = Bounds(config, self.ledger.kept)
+        self.lanes = Lanes(config, self.sites, self.bounds)
         self.recorder = Recorder(spool, config, log, self._nudge)
         self.preparer = preparer
-        self.carriers = Carriers(spool, config, network, self.sites, self.recorder, preparer, log, self._nudge)
+        self.carriers = Carriers(
+            spool, config, network, self.sites, self.recorder, preparer, log, self._nudge, self.bounds, self.ledger
+        )
         self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
+        self.planner = Planner(self.lanes, self.egresses, self.egresses.trunks)
         self._granted: dict[int, Egress[Work]] = {}
-        self._look_at = FOREVER  # a way that is not at rest may go then, whether or not anybody ends before
         LANES.source = lambda: [((), float(len(self.lanes.by_id)))]
         self.apply(config)
 
@@ -92,7 +99,8 @@ class Scheduler:
             return False
         if recipients > 1 and found.route is not None and self.preparer.plan(found.route.name, account).apart:
             return False
-        if not found.idle(clock.now()) or self.lanes.waits_for(egress.key):
+        now = clock.now()
+        if not found.idle(now) or self.lanes.waits_for(egress.key) or self.bounds.of(found, egress.key, now):
             return False
         if found.site:
             self.sites.look(found.facts.destination)
@@ -149,27 +157,29 @@ class Scheduler:
                 timeout: float | None = 0.0
                 await asyncio.sleep(0)
             else:
-                due = min(self.lanes.next_due() or FOREVER, self._look_at)
+                due = min(self.lanes.next_due() or FOREVER, self.planner.look_at)
                 timeout = min(5.0, max(0.01, due - now))
             self.lanes.update(await self.spool.wait(timeout))
 
     async def _pass(self, now: float) -> bool:
-        """One round over the lanes that have something due; whether anything was claimed."""
-        self._look_at = FOREVER
+        """One round over the lanes that have something due; whether anything was claimed, or may be at once."""
         if self.recorder.unrecorded > MAX_UNRECORDED:
             return False
-        asks, goes = self._plan(now)
-        if not asks:
-            return False
-        lanes = [self.lanes.by_id[ask.lane] for ask in asks]
-        due = {lane.id: lane.due_at for lane in lanes}
+        plan = self.planner.plan(now)
+        if not plan.asks:
+            return plan.again
+        lanes = [self.lanes.by_id[ask.lane] for ask in plan.asks]
+        due, served = {lane.id: lane.due_at for lane in lanes}, Counter[int]()
         try:
-            claims, due = await self._claim(asks)
+            claims, due = await self._claim(plan.asks)
+            served.update(r.lane for claim in claims for r in claim.recipients)
         finally:
+            self.planner.end(plan)
             for lane in lanes:
                 self.lanes.found(lane, due[lane.id])
-        self._assign_all(claims, goes)
-        return bool(claims)
+                self.lanes.order.served(lane, plan.goes.get(lane.id, ""), served[lane.id])
+        self._assign_all(claims, plan.goes)
+        return bool(claims) or plan.again
 
     def _assign_all(self, claims: list[Claim], goes: dict[int, str]) -> None:
         for claim in claims:
@@ -194,54 +204,6 @@ class Scheduler:
                 self.carriers.give_back(claim, claim.recipients, STOPPED)
             raise
 
-    def _plan(self, now: float) -> tuple[list[Ask], dict[int, str]]:
-        """What to claim: for each lane that may go, how many and by which egress. The gate is asked, nothing is written."""
-        asks: list[Ask] = []
-        goes: dict[int, str] = {}
-        trunks = self.carriers.egresses.trunks.values()
-        going = Going({trunk.line(proven): trunk.places(proven) for trunk in trunks for proven in (True, False)})
-        lines = self.lanes.lines()
-        for way in self.lanes.ways(now):
-            if not way.egresses:
-                asks += [Ask(lane.id, 50, now) for lane in self.lanes.take([way], MAX_ENDED)]
-            elif len(going.open) < MAX_ASKED:  # the others are the first ones of the next pass
-                self._ask(way, now, going, lines)
-        for line, count in lines.items():
-            for _ in range(count):
-                if going.places.get(line, 1) <= 0 or len(going.open) >= MAX_ASKED:
-                    break
-                if (first := self.lanes.first(line)) is not None:
-                    self._ask(first, now, going, {})
-        for egress, (go, ways) in going.open.items():
-            # Fair turns: no lane takes all the room while others have something due.
-            room, turns = go.count, sum(len(way.turns) for way in ways)
-            share, siblings = -(-room // turns), min(SIBLINGS, -(-go.recipients // turns))
-            for lane in self.lanes.take(ways, min(room, MAX_ASKED - len(asks))):
-                goes[lane.id] = egress
-                count = min(share, room)
-                asks.append(Ask(lane.id, count, now, max(0, siblings - count)))
-                room -= share
-                if room <= 0:
-                    break
-        return asks, goes
-
-    def _ask(self, way: Way, now: float, going: Going, lines: Mapping[str, int]) -> None:
-        """Whether a way may go now; else it rests, or stands in line behind those that do already."""
-        decision = admit([self.egresses[name].view(now) for name in way.egresses], now)
-        if isinstance(decision, Go):
-            line, new = decision.behind, decision.egress not in going.open
-            if line and (line in lines or (new and going.places[line] <= 0)):
-                return self.lanes.stand(way, line)
-            if line and new:
-                going.places[line] -= 1
-            going.open.setdefault(decision.egress, (decision, []))[1].append(way)
-        elif decision.behind:
-            self.lanes.stand(way, decision.behind)
-        elif any(self.egresses[name].busy for name in way.egresses):
-            self._look_at = min(self._look_at, decision.until)
-        else:
-            self.lanes.rest(way, decision.until, now)
-
     def _assign(self, claim: Claim, goes: dict[int, str]) -> None:
         """Hand a claim's recipients to their egress, in transactions of a size that it takes."""
         by_lane: dict[int, list[Claimed]] = {}
@@ -262,7 +224,7 @@ class Scheduler:
                 if not self.preparer.plan(lane.route.name, account).apart:
                     size = account.recipients_per_message
             for start in range(0, len(recipients), size):
-                self.carriers.push(Work(claim, recipients[start : start + size], lane.route, order))
+                self.carriers.push(Work(claim, recipients[start : start + size], lane.route, order, lane=lane))
 
     def _end_by_rule(self, claim: Claim, recipients: list[Claimed], lane: Lane) -> None:
         """Since a reload its route rejects, holds, discards or captures."""

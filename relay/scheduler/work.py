@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relay.deliver.content import Content, ContentError
 from relay.deliver.smtp import Failure, Parcel
 from relay.envelope import ascii_domain, domain_of
+from relay.policy.limits import Meter
 from relay.policy.routing import Route
 from relay.prepare.message import CannotLeave, Outbound, Plan, Ready
 from relay.prepare.preparer import Preparer
 from relay.reply import Stage
 from relay.settings import Account
 from relay.spool import Claim, Claimed, Notify
+
+if TYPE_CHECKING:
+    from relay.scheduler.lanes import Lane
 
 
 @dataclass(slots=True)
@@ -36,6 +41,9 @@ class Work:
     remote: str = ""  # the host that it was said to, where it leaves by MX, and what TLS was had
     security: str = ""
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
+    lane: Lane | None = None
+    charged: dict[Meter, float] = field(default_factory=dict)  # limits that it was counted against, and when
+    part: bool = False  # of a transaction whose other recipients go on: it is no message of its own
 
     @property
     def domain(self) -> str:
@@ -53,7 +61,17 @@ class Work:
 
     def share(self, recipients: list[Claimed]) -> Work:
         """Some of its recipients, to go a way of their own."""
-        return Work(self.claim, recipients, self.route, self.egresses, list(self.tried))
+        return Work(
+            self.claim, recipients, self.route, self.egresses, list(self.tried),
+            lane=self.lane, charged=dict(self.charged), part=True,
+        )  # fmt: skip
+
+    def refund(self) -> list[Meter]:
+        """Nothing was said of it: what it was counted against has it back. Returns those."""
+        charged, self.charged = self.charged, {}
+        for meter, when in charged.items():
+            meter.take_back(when, len(self.recipients), 0 if self.part else self.claim.size, 0 if self.part else 1)
+        return list(charged)
 
     def begin(self, preparer: Preparer, account: Account, body: bytes | Path, seven_bit: bool) -> None:
         """It is made ready for this account, off the loop; `made` waits for it."""

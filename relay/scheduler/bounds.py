@@ -1,0 +1,107 @@
+"""What binds a lane beside its egress: the limits of what its mail is, and the hours of its class.
+
+A lane that is held back waits at the post that holds it, not in the turns of its way, so nobody stands behind it. A post
+that opens lets in as many as have room, and a little later the next ones: what one of them does not use another may.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from relay.deliver.pool import name_of
+from relay.policy.classes import TrafficClass
+from relay.policy.held import FREE, Held
+from relay.policy.hours import Clockwork
+from relay.policy.limits import ANY, Meter, Meters, Per
+from relay.settings import Config
+
+if TYPE_CHECKING:
+    from relay.scheduler.lanes import Lane
+
+
+@dataclass(slots=True, eq=False)
+class Post:
+    """A meter, or the hours of a class, with the lanes that wait there."""
+
+    meter: Meter | None = None
+    hours: Clockwork | None = None
+    queue: deque[Lane] = field(default_factory=deque)
+    awaited: bool = False  # it is known when it opens
+
+    def wait(self, now: float, size: int = 1) -> Held:
+        if self.meter is not None:
+            return self.meter.wait(now, 1, size)
+        return self.hours.wait(now) if self.hours is not None else FREE
+
+    def room(self, now: float) -> int:
+        """Messages to one recipient each that may pass now."""
+        if self.meter is not None:
+            return self.meter.room(now)
+        return 0 if self.wait(now).seconds else ANY
+
+
+class Bounds:
+    """Finds the posts of a lane."""
+
+    def __init__(self, config: Config, kept: Callable[[str], Sequence[tuple[float, int]]]) -> None:
+        """`kept`: see `policy.limits.Meters`."""
+        self.meters = Meters(config.limits, kept)
+        self._posts: dict[Meter, Post] = {}
+        self._hours: dict[str, Post | None] = {}
+        self.apply(config)
+
+    def apply(self, config: Config) -> None:
+        self.config = config
+        self.meters.reload(config.limits)
+        self._posts.clear()
+        self._hours = {name: _hours(class_) for name, class_ in config.classes.items()}
+        self.none = not any(self._hours.values()) and all(limit.at_the_door for limit in config.limits)
+
+    def of(self, lane: Lane, egress: str, now: float) -> tuple[Post, ...]:
+        """The posts of a lane on its way by an egress (its key). They are the same until a reload."""
+        if self.none:
+            return ()
+        name = name_of(egress)
+        found = lane.posts.get(name)
+        if found is None:
+            found = lane.posts[name] = self._find(lane, name, now)
+        return found
+
+    def _find(self, lane: Lane, egress: str, now: float) -> tuple[Post, ...]:
+        hours = self._hours.get(lane.facts.class_)
+        found = [hours] if hours is not None else []
+        for meter in self.meters.of(lane.facts.ask, self.values(lane, egress), now):
+            post = self._posts.get(meter)
+            if post is None:
+                post = self._posts[meter] = Post(meter)
+            found.append(post)
+        return tuple(found)
+
+    def values(self, lane: Lane, egress: str) -> Mapping[Per, str]:
+        facts = lane.facts
+        return {
+            "sender": facts.sender or "",
+            "from": facts.from_ or "",
+            "user": facts.user,
+            "tenant": self.config.tenant_of.get(facts.user, ""),
+            "class": facts.class_,
+            "destination": facts.destination,
+            "egress": egress,
+        }
+
+    def meters_of(self, lane: Lane, egress: str, now: float) -> tuple[Meter, ...]:
+        return tuple(post.meter for post in self.of(lane, egress, now) if post.meter is not None)
+
+    def forget(self) -> None:
+        """Posts at which nobody waits: their meters are forgotten by themselves."""
+        known = set(self.meters.all())
+        self._posts = {meter: post for meter, post in self._posts.items() if post.queue or meter in known}
+
+
+def _hours(class_: TrafficClass) -> Post | None:
+    if class_.window is None and class_.quiet is None:
+        return None
+    return Post(hours=Clockwork(class_.window, class_.quiet))

@@ -1,0 +1,122 @@
+"""Who goes first of those that leave by the same egress.
+
+Strictly what is `immediate`; below, the levels share by weight, and within a level all users of all classes share alike,
+and so do the lanes of one. Start-time fair queueing (Goyal, Vin and Cheng 1996): who comes back gets a tag behind what he was
+served, never before what is being served now; the smallest tag goes first. So nobody starves, and who was away saves
+nothing up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relay.scheduler.lanes import Lane
+
+WEIGHTS = (0.0, 16.0, 4.0, 1.0)  # of the levels; the first has no share, it has everything
+LEVELS = range(4)
+MANY = 10_000  # flows that are remembered
+
+Flow = tuple[int, str, str]  # level, class, user
+
+
+@dataclass(slots=True)
+class Turns:
+    """The lanes of one way that are due."""
+
+    heaps: tuple[list[tuple[float, int, Lane]], ...] = field(default_factory=lambda: ([], [], [], []))
+    sizes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def __bool__(self) -> bool:
+        return any(self.sizes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        """In no order."""
+        return (lane for heap in self.heaps for _, turn, lane in heap if lane.turn == turn)
+
+    def leave(self, lane: Lane) -> None:
+        """What is left of it in the heap is passed over."""
+        lane.turn = 0
+        self.sizes[lane.level] -= 1
+        if not self.sizes[lane.level]:
+            self.heaps[lane.level].clear()
+
+    def tag(self, level: int) -> float:
+        """Of the first one of a level that has some."""
+        heap = self.heaps[level]
+        while heap[0][2].turn != heap[0][1]:
+            heappop(heap)
+        return heap[0][0]
+
+
+class Order:
+    """The order in which lanes get their turns, over all ways."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._now = [0.0] * 4  # tag that was served last, by level
+        self._next: dict[Flow, float] = {}  # tag of what a flow brings next
+        self._levels: dict[
+            str, list[float]
+        ] = {}  # the same of levels that share an egress; the first is the last served
+
+    def enter(self, turns: Turns, lane: Lane) -> None:
+        """At the end of what its flow has waiting."""
+        self._turn += 1
+        level, flow = lane.level, lane.flow
+        tag = max(self._now[level], self._next.get(flow, 0.0))
+        if len(self._next) >= MANY:
+            self._next = {f: t for f, t in self._next.items() if t > self._now[f[0]]}
+        self._next[flow] = tag + 1.0
+        lane.turn = self._turn
+        heappush(turns.heaps[level], (tag, self._turn, lane))
+        turns.sizes[level] += 1
+
+    def first(self, waiting: Sequence[Turns], egress: str) -> tuple[Turns, Lane]:
+        """Takes the next one out of these, of which each has some."""
+        level = self._level(waiting, egress)
+        found = [turns for turns in waiting if turns.sizes[level]]
+        turns = found[0] if len(found) == 1 else min(found, key=lambda t: t.tag(level))
+        tag = self._now[level] = max(self._now[level], turns.tag(level))
+        lane = heappop(turns.heaps[level])[2]
+        self._next[lane.flow] = max(self._next.get(lane.flow, 0.0), tag)
+        turns.leave(lane)
+        return turns, lane
+
+    def served(self, lane: Lane, egress: str, count: int) -> None:
+        """It was given so many; one of them is counted already."""
+        if count > 1:
+            self._next[lane.flow] = self._next.get(lane.flow, 0.0) + count - 1
+            if (shares := self._levels.get(egress)) is not None and lane.level:
+                shares[lane.level] += (count - 1) / WEIGHTS[lane.level]
+
+    def _level(self, waiting: Sequence[Turns], egress: str) -> int:
+        present = [level for level in LEVELS if any(turns.sizes[level] for turns in waiting)]
+        if not present[0] or len(present) == 1:
+            return present[0]
+        if len(self._levels) >= MANY:
+            self._levels.clear()
+        shares = self._levels.setdefault(egress, [0.0] * 4)
+        for level in present:
+            shares[level] = max(shares[level], shares[0])
+        level = min(present, key=lambda one: shares[one])
+        shares[0] = shares[level]
+        shares[level] += 1.0 / WEIGHTS[level]
+        return level
+
+
+def share(waiting: Sequence[Turns], lane: Lane, room: int) -> int:
+    """How much of the room this one, just taken, gets in one claim, so that others of its level and below get theirs."""
+    if lane.level == 0:
+        return room
+    sizes = [sum(turns.sizes[level] for turns in waiting) for level in LEVELS]
+    sizes[lane.level] += 1
+    weights = sum(WEIGHTS[level] for level in LEVELS if sizes[level])
+    return max(1, math.ceil(room * WEIGHTS[lane.level] / weights / sizes[lane.level]))
