@@ -85,6 +85,7 @@ class Housekeeper:
                 if now >= purge_at:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)
+                    await self.spool.forget_spent(now)
                     self.scheduler.egresses.forget()
                 if now >= lanes_at:
                     lanes_at = now + FORGET_EVERY

@@ -4,14 +4,15 @@ The spool remembers when the relay was last alive. What that says at the next st
 
 - long ago: the relay did not run, or the clock was set forward. Nobody could have delivered anything in that time: it is
   added to the time that mail may still take.
-- in the future: the clock was set back. What is due then would wait for it: it moves back by as much.
+- in the future: the clock was set back. What is due then would wait for it: it moves back by as much. So does when what was
+  spent of a rate is forgotten, or nothing more would fit for so long. It never moves forward: nothing was spent meanwhile.
 """
 
 from __future__ import annotations
 
 import sqlite3
 
-from relay.spool import queries
+from relay.spool import counts, queries
 
 AHEAD = 300.0  # seconds without a sign of life that are told; a restart takes less
 BACK = -60.0
@@ -41,6 +42,7 @@ def close(connection: sqlite3.Connection, seconds: float, now: float) -> int:
     # In parts: of each statement SQLite keeps what it is to change in memory.
     moved = sum(connection.execute(sql, (seconds, now, *part)).rowcount for part in queries.parts(connection))
     if seconds < 0:
+        counts.move(connection, seconds)
         # Accepted in a future that never was: its age would be unknown for so long, and nothing after it be forgotten.
         connection.execute("UPDATE message SET accepted_at = ?1 WHERE accepted_at > ?1", (now,))
     return moved

@@ -72,7 +72,7 @@ def accept_usual(
     run: int, lanes: Lanes, m: NewMessage
 ) -> tuple[list[usual.Row], tuple[int, bool, dict[str, int], Written]] | None:
     """The row of a message for which nothing is to be looked up, and what `accept` would return for it."""
-    if m.idempotency_key or m.id >= lanes.reserved:
+    if m.idempotency_key or m.spent or m.id >= lanes.reserved:
         return None
     facts = m.recipients[0].facts
     lane = lanes.of(facts)

@@ -35,6 +35,8 @@ _GAP = 1 << 14  # numbers between two readable ends that are tried one by one
 _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "message": {"id": int, "sender": str, "class": str, "user": str, "head": bytes, "accepted_at": (int, float), "size": int},
     "recipient": {"n": int, "lane": int, "due_at": (int, float), "expires_at": (int, float), "address": str, "attempts": int},
+    "spent": {"key": str, "until": (int, float), "count": int},
+    "kept": {"key": str, "value": str},
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -106,7 +108,8 @@ class _Salvage:
     def run(self, progress: Callable[[int, int], None]) -> Salvaged:
         try:
             self.known = {
-                t: self._names(self.old, t) for t in ("message", "recipient", "content", "event", "idempotency")
+                t: self._names(self.old, t)
+                for t in ("message", "recipient", "content", "event", "idempotency", "spent", "kept")
             }
         except UNREADABLE as error:
             raise SpoolCorrupt(f"not even the list of its tables can be read ({error}); restore a backup") from None
@@ -126,6 +129,8 @@ class _Salvage:
             self._message(number)
         if numbers:
             self.new.execute("COMMIT")
+        self._table("spent", "key", "until")
+        self._table("kept", "key")
         self._meta(max(numbers, default=0))
         progress(len(numbers), len(numbers))
         return self.done
@@ -291,6 +296,23 @@ class _Salvage:
                 "recipients": " ".join(_shown(r["address"]) for r in recipients),
             }
         )
+
+    def _table(self, name: str, *key: str) -> None:
+        """A small one, as it is: from its first row up to the first bad page, and from its last down to it."""
+        if not self.known[name]:
+            return  # of an older schema
+        self.new.execute("BEGIN")
+        for order in ("ASC", "DESC"):
+            by = ", ".join(f"{column} {order}" for column in key)
+            try:
+                for values in self.old.execute(f"SELECT * FROM {name} ORDER BY {by}"):
+                    row = dict(zip(self.known[name], values, strict=True))
+                    if _sound(name, row):
+                        self._insert(name, row, "OR IGNORE")
+                break
+            except UNREADABLE as error:
+                self.done.errors.add(" ".join(str(error).split()))
+        self.new.execute("COMMIT")
 
     def _meta(self, highest: int) -> None:
         kept, _ = self._try("meta", "key IN ('next_id', 'run', 'alive_at')")

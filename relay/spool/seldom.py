@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from relay.recipient import READY, State, Verb
-from relay.spool import Filter, hot, keep, queries, recent
+from relay.spool import Filter, counts, hot, keep, queries, recent
 from relay.spool.content import Content
 from relay.spool.lanes import Lanes
 from relay.spool.slices import Slices
@@ -194,6 +194,26 @@ class Seldom:
         finally:
             self._lanes.used = None
         return gone
+
+    async def spent(self) -> dict[str, list[tuple[float, int]]]:
+        """(until, count) of every key that `spend` has written, in order of `until`. Once at start."""
+        return await self._aside(counts.spent)
+
+    async def forget_spent(self, before: float) -> None:
+        """Forget what was spent until then or sooner, in slices."""
+        slices = self._slices["forget_spent"]
+        for part in slices.cut(await self._aside(counts.ended, before)):
+            await self._writer.submit(slices.timed(partial(counts.forget, before)), part, ACT)
+
+    async def remember(self, documents: Mapping[str, str | None]) -> None:
+        """Small documents by key; None: there is no such one any more. Durable when it returns. Raises SpoolError."""
+        if documents:
+            size = sum(len(text) for text in documents.values() if text)
+            await self._writer.submit(counts.remember, dict(documents), ACT, size)
+
+    async def remembered(self) -> dict[str, str]:
+        """All that is remembered. Once at start."""
+        return await self._aside(counts.remembered)
 
     async def recount(self) -> None:
         """The counters from the rows: after what changes many at once."""

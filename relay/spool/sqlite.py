@@ -27,6 +27,7 @@ from relay.spool import (
     Settlement,
     SpoolFull,
     Taker,
+    counts,
     hot,
     keep,
     opening,
@@ -65,7 +66,7 @@ class SqliteSpool(Seldom):
         self._expiry, self._delay = recent.Bound(), recent.Bound()  # of the first that expires, or is to be told of
         self._slices: defaultdict[str, Slices] = defaultdict(Slices)
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
-        self._accept = partial(hot.accept, self.run, self._lanes, self._write)
+        self._accept = partial(counts.accept, partial(hot.accept, self.run, self._lanes, self._write))
         self._claim = partial(hot.claim, self.run)
         self._record = partial(hot.record, lambda: self.keep_bodies, self._write)
         self._accept_usual = partial(hot.accept_usual, self.run, self._lanes)
@@ -212,6 +213,14 @@ class SqliteSpool(Seldom):
                 self._hot.forget(change.message)
                 if change.state in READY:
                     self._news.announce(change.lane, "", change.due_at)
+
+    async def spend(self, rows: Sequence[tuple[str, float, int]]) -> None:
+        """(key, until, count): so much is used up of that key, as of now, until then; 0: nothing. Durable when it returns.
+
+        Of what is spent and accepted at once, what was asked for last stays. Raises SpoolError.
+        """
+        if rows:
+            await self._writer.submit(self._accept, tuple(rows), ACCEPT)
 
     async def recover(self, in_doubt: Mapping[str, InDoubt], now: float, chance: float) -> tuple[int, list[int]]:
         """What a dead process had in flight: deferred and in doubt, held where that happened too often, or as its class says.
