@@ -92,6 +92,19 @@ async def test_expires_while_its_account_rests(tmp_path: Path, monkeypatch: pyte
         assert row["why"].startswith("expired") and row["attempts"] == 1
 
 
+async def test_what_was_spent_is_forgotten_when_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the spool would keep a row for every minute of every rate."""
+    monkeypatch.setattr(housekeeping, "PURGE_EVERY", 0.1)
+    async with Upstream() as up, running(write_config(tmp_path, one(up))) as rig:
+        now = clock.now()
+        await rig.app.spool.spend([("limit old", now - 1, 5), ("limit new", now + 3600, 7)])
+        for _ in range(100):
+            if "limit old" not in (left := await rig.app.spool.spent()):
+                break
+            await asyncio.sleep(0.05)
+        assert left == {"limit new": [(now + 3600, 7)]}
+
+
 async def test_priority_goes_first(tmp_path: Path) -> None:
     gate = asyncio.Event()
     more = ", connections: 1"

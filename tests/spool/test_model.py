@@ -34,6 +34,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.flying: list[Claim] = []
         self.by_key: dict[str, int] = {}
         self.crashes: Counter[tuple[int, int]] = Counter()
+        self.spent: dict[str, dict[float, int]] = {}
         self.spool: SqliteSpool = self.run(self._open())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -56,11 +57,13 @@ class SpoolMachine(RuleBasedStateMachine):
         wait=st.sampled_from([0, 0, 30]),
         state=st.sampled_from([State.QUEUED, State.QUEUED, State.HELD, State.DELIVERED]),
         key=st.sampled_from(["", "", "k1", "k2"]),
+        used=st.sampled_from([None, None, 1, 2]),
     )
-    def accept(self, count: int, priority: int, name: str, wait: int, state: State, key: str) -> None:
+    def accept(self, count: int, priority: int, name: str, wait: int, state: State, key: str, used: int | None) -> None:
         to = [f"r{i}@example.net" for i in range(count)]
         due = self.now + wait
         made = message(self.spool, *to, priority=priority, at=self.now, due=due, facts=lane(name), state=state, key=key)
+        made.spent = [(name, self.now + wait, used)] if used else ()
         number, fresh = self.run(self.spool.accept(made))
         assert fresh is not (bool(key) and key in self.by_key)
         assert number == (made.id if fresh else self.by_key[key])
@@ -68,6 +71,25 @@ class SpoolMachine(RuleBasedStateMachine):
             self.model |= {(number, n): [state, due, lane(name)] for n in range(count)}
             if key:
                 self.by_key[key] = number
+            if used:
+                self.spent.setdefault(name, {})[self.now + wait] = used
+
+    @rule(
+        parts=st.lists(
+            st.tuples(st.sampled_from("abc"), st.sampled_from([0, 30, 60]), st.integers(0, 3)), min_size=1, max_size=5
+        )
+    )
+    def spend(self, parts: list[tuple[str, int, int]]) -> None:
+        self.run(self.spool.spend([(name, self.now + wait, count) for name, wait, count in parts]))
+        for name, wait, count in parts:
+            self.spent.setdefault(name, {})[self.now + wait] = count
+
+    @rule()
+    def forget_spent(self) -> None:
+        self.run(self.spool.forget_spent(self.now))
+        for parts in self.spent.values():
+            for until in [until for until in parts if until <= self.now]:
+                del parts[until]
 
     @rule(limit=st.integers(1, 5))
     def claim(self, limit: int) -> None:
@@ -172,6 +194,15 @@ class SpoolMachine(RuleBasedStateMachine):
                 due[facts] = min(at, due.get(facts, at))
         found = {h.facts: h.due_at for h in self.run(self.spool.heads()) if h.due_at is not None}
         assert found == due
+
+    @invariant()
+    def what_was_spent_is_the_models(self) -> None:
+        left = {
+            name: sorted((until, count) for until, count in parts.items() if count)
+            for name, parts in self.spent.items()
+            if any(parts.values())
+        }
+        assert self.run(self.spool.spent()) == left
 
     @invariant()
     def the_file_is_sound(self) -> None:
