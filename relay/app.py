@@ -25,10 +25,12 @@ from relay.notices import Reports
 from relay.policy import poison
 from relay.prepare.preparer import Preparer
 from relay.pulse import Pulse
+from relay.quotas import Quotas
 from relay.resolver import Resolver
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
+from relay.scheduler.memory import Memory
 from relay.settings import Activated, Config
 from relay.signing.rules import Rule
 from relay.signing.watch import Watch
@@ -81,13 +83,22 @@ class App:
         )
         await self._recover()
         self._limits(config)
-        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log)
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
         network = Network(config, self.log)
-        self.spool.taker = self.scheduler = Scheduler(self.spool, config, self.preparer, network, self.log)
+        kept, memory = await self._remembered()
+        self.spool.taker = self.scheduler = Scheduler(
+            self.spool, config, self.preparer, network, self.log, kept, memory
+        )
+        quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
+        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
-        self.runtime.subscribers += [self._limits, self.scheduler.apply, lambda _: self.housekeeper.reloaded()]
+        self.runtime.subscribers += [
+            self._limits,
+            quotas.apply,
+            self.scheduler.apply,
+            lambda _: self.housekeeper.reloaded(),
+        ]
         await self._open_admin(config)
         await self._open_doors(config)
         # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
@@ -135,6 +146,13 @@ class App:
             self.log.error("held", id=queue_id(message), why=why, hint=poison.WHAT_TO_DO)
         for message in await self.spool.sweep():
             self.log.error("body_missing", id=queue_id(message), hint="its body file is gone; restore it from a backup")
+
+    async def _remembered(self) -> tuple[dict[str, list[tuple[float, int]]], Memory]:
+        """What earlier runs have spent and learnt. Raises StartError."""
+        try:
+            return await self.spool.spent(), Memory(self.spool, await self.spool.remembered())
+        except SpoolError as error:
+            raise StartError(str(error)) from None
 
     def _limits(self, config: Config) -> None:
         spool = config.spool
@@ -268,6 +286,7 @@ class App:
         except SpoolError as error:
             self.log.error("spool_refused", error=str(error))
         await self.scheduler.recorder.finish()
+        await self.scheduler.remember()
         self.preparer.close()
         await self.admin.close()
         await self.spool.close()

@@ -20,6 +20,7 @@ from relay.maillog import INFO, WARNING, MailLog
 from relay.outgoing.octets import long_line
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
+from relay.quotas import Charge, Quotas
 from relay.recipient import READY, State
 from relay.repair import Fault, Outcome
 from relay.routed import begin, refusal
@@ -60,12 +61,17 @@ class Envelope:
     ret: str = ""  # RFC 3461, as is `asked`: recipient -> (bits of Notify, ORCPT)
     envid: str = ""
     asked: dict[str, tuple[int, str]] = field(default_factory=dict)
+    wanted: list[tuple[Facts, str]] = field(
+        default_factory=list
+    )  # for the quotas: each recipient, and how he would leave
+    charge: Charge | None = None
 
 
 class Intake:
     """The steps. `config` returns the generation in force."""
 
-    def __init__(self, spool: Spool, config: Callable[[], Config], log: MailLog) -> None:
+    def __init__(self, spool: Spool, config: Callable[[], Config], log: MailLog, quotas: Quotas) -> None:
+        self.quotas = quotas
         self.spool, self._config, self._log = spool, config, log
         self.budget = Budget()
 
@@ -93,18 +99,23 @@ class Intake:
         facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
         table = self._config().table
         route = table.pick_for(facts)
-        if isinstance(route, Undecided):
-            return None
-        return refusal(table, route, facts)
+        refused = None if isinstance(route, Undecided) else refusal(table, route, facts)
+        if refused is None and not self.quotas.none:
+            refused = self.quotas.check(facts, len(envelope.recipients) + 1, clock.now())
+        return refused
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""
+        fresh = False
         try:
             message = await self._message(envelope, incoming, needs)
             number, fresh = await self.spool.accept(message)
         except BadMessage as error:
             REFUSED.inc(1, str(error.code))
             raise
+        finally:
+            if envelope.charge is not None and not fresh:
+                envelope.charge.give_back()
         if fresh and not isinstance(message.body, bytes):
             incoming.keep()
         self._tell(envelope, message, number, fresh)
@@ -144,6 +155,8 @@ class Intake:
             needs |= UTF8
         own = None if options.priority in (None, int(class_.priority)) else options.priority
         recipients = await self._recipients(config, envelope, facts, class_, options.route, start, incoming.id, own)
+        if envelope.wanted:
+            envelope.charge = self.quotas.take(envelope.wanted, len(kept) + incoming.size, now)
         size = len(body) if isinstance(body, bytes) else body.size
         if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):
             body = b""
@@ -167,6 +180,7 @@ class Intake:
             send_at=options.send_at or 0.0,
             envid=envelope.envid,
             ret=envelope.ret,
+            spent=envelope.charge.rows() if envelope.charge else (),
         )
 
     def _options(self, config: Config, envelope: Envelope, number: int, head: Head, now: float) -> Options:
@@ -257,6 +271,8 @@ class Intake:
                 continue  # a copy that no route takes is not the sender's fault
             if route and not refused and original:
                 todo.extend((copy, False) for copy in route.copy)
+            if route and not refused and original and not self.quotas.none:
+                envelope.wanted.append((mine, next(iter(config.table.egresses(route, ask)), "")))
             made[address] = found = begin(
                 config.table, route, refused, mine, ask, class_, start, overrides, number, priority
             )

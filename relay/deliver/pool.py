@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from relay import clock, metrics
 from relay.deliver.connect import connect
 from relay.deliver.direct import Direct, OfDomain
 from relay.deliver.smtp import Failure, TooSoon, Upstream
 from relay.deliver.trunk import Trunk
-from relay.policy.breaker import Breaker
+from relay.policy.breaker import Breaker, Health
 from relay.policy.gate import ANY, EgressView
 from relay.policy.pace import Pace
 from relay.policy.window import Window
@@ -34,6 +34,7 @@ class Sized(Protocol):
 
 
 W = TypeVar("W", bound=Sized)
+HEALTH = Health()
 CLAIM = 0.02  # seconds that a claim may take
 CROWDED = 10.0  # seconds of rest where a single session is one too many; doubled each time, up to REGROW
 REGROW = 900.0  # seconds without a complaint until one session more is tried
@@ -70,6 +71,7 @@ class Egress(Generic[W]):
         trunk: Trunk | None = None,
         site: str = "",
         also: Sequence[Pace] = (),
+        health: Health = HEALTH,
     ) -> None:
         """`tokens`: where it logs in with those. By MX: `direct` finds the hosts of what goes to `site`, `trunk` is the entry's
         own, and `also` are limits that bind beside the lane's."""
@@ -77,7 +79,8 @@ class Egress(Generic[W]):
         self.direct, self.trunk, self.site = direct, trunk, site
         self.name = account.name
         self.key = key_of(self.name, site)
-        self.breaker = Breaker()
+        self.breaker = Breaker(health)
+        self.stopped: tuple[float, str] | None = None  # by hand: until when, and why
         self.pace = Pace(account.limits, also)
         self.window = Window(account.connections) if direct else None
         self._most = account.connections  # at once; fewer while the upstream says that they are too many
@@ -135,7 +138,7 @@ class Egress(Generic[W]):
     @property
     def open(self) -> bool:
         """Whether it takes one transaction more, without a question about its health."""
-        if self.breaker.is_open or self.busy >= self.capacity:
+        if self.breaker.is_open or self.stopped is not None or self.busy >= self.capacity:
             return False
         if self.trunk is not None and not self._open and self.trunk.places(self._proven) <= 0:
             return False
@@ -200,6 +203,8 @@ class Egress(Generic[W]):
         self._trusted = self.account.username is None
 
     def view(self, now: float) -> EgressView:
+        if self.stopped is not None and self.stopped[0] > now:
+            return EgressView(self.key, 0, self.stopped[0] - now, self.stopped[1])
         wait = self.breaker.wait(now)
         probing = self.breaker.is_open
         capacity = self.capacity
@@ -227,6 +232,15 @@ class Egress(Generic[W]):
     def _recipients(self, now: float) -> int:
         """How many its limits allow beyond those that are claimed already."""
         return self.pace.recipients(now) - self.asking - sum(len(work.recipients) for work in self.backlog)
+
+    def state(self) -> dict[str, Any]:
+        """What it has learnt, for the next run; empty: nothing."""
+        found = {"breaker": self.breaker.state(), "pace": self.pace.state()}
+        return {name: state for name, state in found.items() if state}
+
+    def load(self, state: Mapping[str, Any], now: float) -> None:
+        self.breaker.load(state.get("breaker", {}), now)
+        self.pace.load(state.get("pace", {}), now)
 
     def had_its_turn(self, session: Upstream) -> bool:
         """Whether the place of the session that a carrier works with goes to another lane of the entry."""

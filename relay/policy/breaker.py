@@ -7,11 +7,14 @@ itself, such as a quota that is used up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 FAILURES = 5
 COOL_DOWN = 60.0
 MAX_COOL_DOWN = 1800.0
+LONGEST = 2 * 86400.0  # seconds that anything may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Health:
 
 @dataclass(slots=True)
 class Breaker:
+    health: Health = field(default_factory=Health)
     failures: int = 0  # in a row
     opened: int = 0  # times in a row
     until: float = 0.0
@@ -85,8 +89,24 @@ class Breaker:
         self.auth_failed = auth or (self.auth_failed and now < self.until)
         self.why = why
         # Sessions that were under way fail with it: only the first of them makes the pause longer.
-        if (self.probing or auth or self.failures >= FAILURES) and now >= self.until:
+        if (self.probing or auth or self.failures >= self.health.failures) and now >= self.until:
             self.opened += 1
-            cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2.0 ** min(self.opened - 1, 10))
+            cool_down = min(self.health.longest, self.health.cool_down * 2.0 ** min(self.opened - 1, 10))
             self.until = now + cool_down * (0.8 + 0.2 * chance)
         self.probing = False
+
+    def state(self) -> dict[str, Any]:
+        """What outlives a restart, as JSON has it; empty: there is nothing to remember. Times are epoch seconds."""
+        if not self.opened and not self.failures:
+            return {}
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def load(self, state: Mapping[str, Any], now: float) -> None:
+        """What `state` gave. A rest that would end later than any can was written by another clock."""
+        for name in _KEPT:
+            if type(value := state.get(name)) is type(getattr(self, name)):
+                setattr(self, name, value)
+        self.until = min(self.until, now + LONGEST)
+
+
+_KEPT = ("failures", "opened", "until", "why", "auth_failed", "told", "passes")

@@ -119,13 +119,21 @@ class Meters:
                 self._by_key[meter.key] = Meter(limit, meter.key, meter.whose, meter.spent)
 
     def of(
-        self, ask: Callable[[Question], bool | None], values: Mapping[Per, str], now: float, *, door: bool = False
+        self,
+        ask: Callable[[Question], bool | None],
+        values: Mapping[Per, str | None],
+        now: float,
+        *,
+        door: bool = False,
     ) -> tuple[Meter, ...]:
-        """Those that bind mail of these facts. `values`: what `per` may ask for. `door`: those that are counted there."""
+        """Those that bind mail of these facts. `values`: what `per` may ask for, None where it is not known. `door`: those that
+        are counted there."""
         found = []
         for limit in self.limits:
             if limit.at_the_door is door and limit.match.test(ask):
-                found.append(self._meter(limit, [values[per] for per in limit.per], now))
+                mine = [value for per in limit.per if (value := values[per]) is not None]
+                if len(mine) == len(limit.per):
+                    found.append(self._meter(limit, mine, now))
         return tuple(found)
 
     def _meter(self, limit: Limit, values: Sequence[str], now: float) -> Meter:

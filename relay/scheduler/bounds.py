@@ -34,7 +34,7 @@ class Post:
     def wait(self, now: float, size: int = 1) -> Held:
         if self.meter is not None:
             return self.meter.wait(now, 1, size)
-        return self.hours.wait(now) if self.hours is not None else FREE
+        return Held(*self.hours.waits(now)) if self.hours is not None else FREE
 
     def room(self, now: float) -> int:
         """Messages to one recipient each that may pass now."""

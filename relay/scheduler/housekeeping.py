@@ -18,6 +18,7 @@ from relay.spool.downtime import PULSE
 from relay.submission import BadMessage, read_head
 
 TICK = 1.0
+REMEMBER_EVERY = 5.0
 EXPIRE_EVERY = 30.0
 PURGE_EVERY = 300.0
 FORGET_EVERY = 3600.0  # lanes, for which all rows are looked at
@@ -57,11 +58,15 @@ class Housekeeper:
 
     async def tick(self) -> None:
         """The loop of what is short and must come round. Ends only by cancellation."""
+        remembered = clock.monotonic()
         while True:
             await asyncio.sleep(TICK)
             self._watch_clock()
             await self._room()
             await self.scheduler.carriers.sweep()
+            if clock.monotonic() - remembered > REMEMBER_EVERY:
+                remembered = clock.monotonic()
+                await self.scheduler.remember()
             try:
                 self.oldest = await self.spool.oldest() if self.spool.queued else None
             except (SpoolError, OSError) as error:

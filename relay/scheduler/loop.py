@@ -15,6 +15,7 @@ from relay.deliver.pool import Egress
 from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.gate import FOREVER
+from relay.policy.held import FREE, Held
 from relay.policy.routing import Action
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
@@ -23,6 +24,7 @@ from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.egresses import Egresses
 from relay.scheduler.lanes import Lane, Lanes
 from relay.scheduler.ledger import Ledger
+from relay.scheduler.memory import Memory
 from relay.scheduler.outlook import Outlook
 from relay.scheduler.plan import Planner
 from relay.scheduler.record import Recorder
@@ -48,8 +50,10 @@ class Scheduler:
         network: Network,
         log: MailLog,
         kept: Mapping[str, Sequence[tuple[float, int]]] = MappingProxyType({}),
+        memory: Memory | None = None,
     ) -> None:
-        """`kept`: what the run before had spent of limits."""
+        """`kept`: what the run before had spent of limits; `memory`: what it had learnt."""
+        self.memory = memory or Memory(spool, {})
         self.spool, self.config, self.network, self.log = spool, config, network, log
         self.sites = Sites(network.mx, config, log)
         self.sites.found = self._sited
@@ -85,6 +89,20 @@ class Scheduler:
     async def forget(self) -> None:
         """Lanes that nobody is in any more. Raises SpoolError."""
         self.lanes.forget(await self.spool.forget_lanes())
+
+    async def remember(self) -> None:
+        """What was spent and learnt is written. A spool that can't is told of elsewhere too."""
+        try:
+            await self.ledger.save()
+            await self.memory.save()
+        except SpoolError as error:
+            self.log.error("not_remembered", error=str(error))
+
+    def full(self, name: str, recipients: int, now: float) -> Held:
+        """How long so many would wait for those limits of an account, or a direct entry, that refuse."""
+        trunk, egress = self.egresses.trunks.get(name), self.egresses.get(name)
+        pace = trunk.pace if trunk is not None else egress.pace if egress is not None else None
+        return FREE if pace is None else pace.refuses(now, recipients)
 
     # -- what needs no dispatch: a message is claimed by the transaction that accepts it
 
