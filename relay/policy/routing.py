@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from operator import ge, gt, le, lt
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,7 @@ class Facts:
     tag: str | None = None
     size: int | None = None
     headers: Mapping[str, tuple[str, ...]] | None = None  # lower-case name -> values
+    reputation: float | None = None  # 0 to 1: the score of the From domain, or without one of the MAIL FROM domain
 
 
 @lru_cache(maxsize=4096)
@@ -57,12 +59,13 @@ def matches_any(patterns: Iterable[str], value: str) -> bool:
 class Question:
     """One key of a `match`: the fact it asks for, and any of what it accepts.
 
-    For `header` a pattern is `Name: glob`; for `client` a network; for `size` one of `>10MB` as (operator, bytes).
+    For `header` a pattern is `Name: glob`; for `client` a network. For `size` and `reputation` it is compared with `bounds`:
+    `>10MB` is (operator, bytes), `< 0.7` (operator, score).
     """
 
     fact: str
     patterns: tuple[str, ...]
-    sizes: tuple[tuple[str, int], ...] = ()
+    bounds: tuple[tuple[str, float], ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -75,7 +78,9 @@ class Question:
             case "header":
                 return None if facts.headers is None else self._header(facts.headers)
             case "size":
-                return None if facts.size is None else any(_compare(facts.size, *s) for s in self.sizes)
+                return None if facts.size is None else self._within(facts.size)
+            case "reputation":
+                return None if facts.reputation is None else self._within(facts.reputation)
             case "client":
                 return in_networks(facts.client, self.patterns)
             case "from":
@@ -89,6 +94,9 @@ class Question:
     def matches(self, value: str) -> bool:
         return matches_any(self.patterns, value)
 
+    def _within(self, value: float) -> bool:
+        return any(_OPERATORS[operator](value, bound) for operator, bound in self.bounds)
+
     def _header(self, headers: Mapping[str, tuple[str, ...]]) -> bool:
         for pattern in self.patterns:
             name, _, value = pattern.partition(": ")
@@ -97,16 +105,7 @@ class Question:
         return False
 
 
-_OPERATORS: dict[str, Callable[[int, int], bool]] = {
-    ">": int.__gt__,
-    ">=": int.__ge__,
-    "<": int.__lt__,
-    "<=": int.__le__,
-}
-
-
-def _compare(size: int, operator: str, bound: int) -> bool:
-    return _OPERATORS[operator](size, bound)
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge, "<": lt, "<=": le}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from relay.policy.lanefacts import LaneFacts, lane_facts
 from relay.policy.routing import CAPTURED, OVERRIDE, UNDECIDED, Action, Facts, Match, Question, Route, Table, glob
 
 
-def q(fact: str, *patterns: str, sizes: tuple[tuple[str, int], ...] = ()) -> Question:
-    return Question(fact, patterns, sizes)
+def q(fact: str, *patterns: str, bounds: tuple[tuple[str, float], ...] = ()) -> Question:
+    return Question(fact, patterns, bounds)
 
 
 def facts(sender: str = "a@corp.example", recipient: str = "b@x.example", **more: object) -> Facts:
@@ -67,10 +67,10 @@ def test_globs(pattern: str, text: str, holds: bool) -> None:
         (q("client", "10.0.0.0/8"), facts(client="::ffff:10.1.2.3"), True),
         (q("client", "10.0.0.0/8"), facts(client="192.0.2.1"), False),
         (q("client", "::/0"), facts(client=""), False),
-        (q("size", ">10", sizes=((">", 10),)), facts(size=10), False),
-        (q("size", ">=10", sizes=((">=", 10),)), facts(size=10), True),
-        (q("size", "<5", ">9", sizes=(("<", 5), (">", 9))), facts(size=10), True),
-        (q("size", ">10", sizes=((">", 10),)), facts(size=None), None),
+        (q("size", ">10", bounds=((">", 10),)), facts(size=10), False),
+        (q("size", ">=10", bounds=((">=", 10),)), facts(size=10), True),
+        (q("size", "<5", ">9", bounds=(("<", 5), (">", 9))), facts(size=10), True),
+        (q("size", ">10", bounds=((">", 10),)), facts(size=None), None),
     ],
 )
 def test_questions(question: Question, known: Facts, answer: bool | None) -> None:
