@@ -102,7 +102,6 @@ class User:
     senders: tuple[str, ...] = ("*",)  # MAIL FROM and From, globs
     recipients: tuple[str, ...] = ("*",)
     classes: tuple[str, ...] = ()  # allowed, the first is the default; none: any
-    limits: tuple[Rate, ...] = ()
     honour: frozenset[str] = frozenset()  # beside the listener's
     tenant: str = ""
 
@@ -198,8 +197,8 @@ class Destination:
     tls: Tls | None = None  # None: DANE, else MTA-STS, else opportunistic
     port: int = 25
     allow_private: bool = False  # addresses that are not of the public network
-    origin: str = field(default="", compare=False)  # file:line: the same rule on another line is no other one
     warm_up: WarmUp | None = None  # of each egress, for what goes there
+    origin: str = field(default="", compare=False)  # file:line: the same rule on another line is no other one
 
 
 ANYWHERE = Destination(per="mx")
@@ -295,11 +294,7 @@ class Config:
     files: tuple[Path, ...] = ()  # every file that was read, for `check` and errors
     warnings: tuple[str, ...] = ()
     suspended: tuple[Question, ...] = ()  # what lanes must answer for what is suspended by hand
-    tenants: Mapping[str, frozenset[str]] = field(default_factory=dict)  # its users
-
-    @cached_property
-    def tenant_of(self) -> Mapping[str, str]:
-        return {user: tenant for tenant, users in self.tenants.items() for user in users}
+    tenants: Mapping[str, frozenset[str]] = field(default_factory=dict)  # tenant -> its users
 
     @cached_property
     def table(self) -> Table:
@@ -315,11 +310,17 @@ class Config:
             pools={pool.name: pool.members for pool in self.pools.values()},
             asked=(*(asked if direct else ()), *questions(self.limits), *self.suspended),
             kept=facts_kept(self.limits),
+            overflow={a.name: a.warm_up.overflow for a in self.accounts.values() if a.warm_up and a.warm_up.overflow},
         )
+
+    @cached_property
+    def tenant_of(self) -> Mapping[str, str]:
+        """User -> tenant, of those who have one."""
+        return {user: tenant for tenant, users in self.tenants.items() for user in users}
 
     @cached_property
     def asks_headers(self) -> bool:
         """Whether any rule looks at a header: if none does, none is decoded."""
-        matches = [c.match for c in self.classes.values() if c.match]
+        matches = [c.match for c in self.classes.values() if c.match] + [limit.match for limit in self.limits]
         asked = [q for m in matches for q in (*m.all_of, *m.none_of)]
         return self.table.asks_headers or any(q.fact == "header" for q in asked)

@@ -11,21 +11,27 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from relay.config import places
+from relay.config import places, shaping
 from relay.config.accounts import AccountBuilder
+from relay.config.classes import ClassBuilder
 from relay.config.direct import BUILT_IN, EGRESSES, DirectBuilder
 from relay.config.doors import DoorBuilder, default_listen
 from relay.config.leaving import DnsSection
-from relay.config.matches import build_match
+from relay.config.limits import LimitsBuilder
+from relay.config.matches import MatchSection, build_match
+from relay.config.pacing import BreakerSection
 from relay.config.problems import Keys, Report
-from relay.config.retry import build_retry
-from relay.config.shape import ClassEntry, File, MatchSection, RouteEntry, SpoolSection
+from relay.config.shape import File, RouteEntry, SpoolSection
+from relay.config.shaping import ShapingEntry
 from relay.config.signing import SigningBuilder
 from relay.config.site import Site, no_such
-from relay.config.values import parse_hostname
+from relay.config.values import parse_hostname, print_duration
+from relay.config.warmup import check_overflow
 from relay.config.yamltree import Node
-from relay.policy.classes import DEFAULT_CLASS, InDoubt, Priority, TrafficClass
+from relay.policy.breaker import Health
+from relay.policy.classes import DEFAULT_CLASS
 from relay.policy.routing import Action, Facts, Match, Question, Route, Table
+from relay.policy.shaping import ShapingRule
 from relay.resolver import server
 from relay.settings import Account, Admin, Config, Destination, Dns, Dsn, Log, Pool, Spool
 
@@ -44,7 +50,7 @@ def default_hostname() -> str:
 def may_report(route: Route) -> bool:
     """Whether it could take a report: from the null sender, by no listener, to a recipient whom nobody knows yet."""
     report = Facts(sender="", recipient="", tag="")
-    return route.match.test(lambda q: None if q.fact == "recipient" else q.ask(report)) is not False
+    return route.match.test(lambda q: None if q.fact in ("recipient", "reputation") else q.ask(report)) is not False
 
 
 class Builder:
@@ -64,12 +70,15 @@ class Builder:
         doors = DoorBuilder(self.site)
         listen = doors.listen(file, kept)
         doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)
-        classes = {name: self.traffic_class(name, entry) for name, entry in file.classes.items()}
+        class_builder = ClassBuilder(self.site, self.match)
+        classes = {name: class_builder.build(name, entry) for name, entry in file.classes.items()}
         routes = self.routes(file.routes, kept.get("routes", []))
         capture = None if file.capture is None else Question("recipient", file.capture.allow)
         accounts, pools, destinations = self.egresses(file, kept.get("destinations", []))
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
+        tenants = {name: frozenset(user for user in users if users[user].tenant == name) for name in file.tenants}
+        limits = LimitsBuilder(self.site, self.match).build(file, kept.get("limits", []), tenants)
         dsn = self.dsn(file, routes, accounts, pools)
         signing = SigningBuilder(self.site)
         named = self.site.list_names("routes", "route")
@@ -88,6 +97,10 @@ class Builder:
             destinations=destinations,
             classes={"default": DEFAULT_CLASS} | classes,
             users=users,
+            tenants=tenants,
+            limits=limits,
+            breaker=self.breaker(file.breaker),
+            shaping=self.shaping(file.shaping, kept.get("shaping", [])),
             dsn=dsn,
             rewrites=signing.rewrites(file.routes, kept.get("routes", []), feedback),
             signing=signing.rules(file.signing, kept.get("signing", []), named),
@@ -136,34 +149,31 @@ class Builder:
         accounts |= {name: direct.entry(name, entry) for name, entry in file.direct.items()}
         pools = {name: direct.pool(name, entry) for name, entry in file.pools.items()}
         named = {name for route in file.routes for name in route.via or ()} | {file.dsn.via}
+        named |= {a.warm_up.overflow for a in accounts.values() if a.warm_up}
         if BUILT_IN in named | members(pools.values()):
             accounts[BUILT_IN] = direct.built_in()
+        plans = {
+            name: (account.warm_up, ("direct" if account.source else "accounts", name, "warm_up"))
+            for name, account in accounts.items()
+            if account.warm_up is not None
+        }
+        pool_names = self.site.names("pools") or set()
+        check_overflow(plans, pool_names, self.site.names("accounts", "direct", also=(BUILT_IN,)), self.site)
         return accounts, pools, direct.destinations(file.destinations, numbers)
 
-    # Classes
-
-    def traffic_class(self, name: str, entry: ClassEntry) -> TrafficClass:
-        path: Keys = ("classes", name)
-        match: Match | None = None
-        if entry.match is not None:
-            for section, where in ((entry.match, ("match",)), (entry.match.not_, ("match", "not"))):
-                if section is not None and section.class_ is not None:
-                    text = "a class cannot ask for the class: it is what the match decides"
-                    self.site.wrong((*path, *where, "class"), text)
-            match = self.match((*path, "match"), entry.match)
-        priority = Priority(int(entry.priority)) if entry.priority.isdigit() else Priority[entry.priority.upper()]
-        return TrafficClass(
-            name, match, priority, InDoubt(entry.in_doubt), build_retry(entry.retry, (*path, "retry"), self.site)
-        )
+    # What rules ask
 
     def match(self, path: Keys, section: MatchSection) -> Match:
         for part, where in ((section, path), (section.not_, (*path, "not"))):
             if part is None:
                 continue
-            self.dangling((*where, "class"), "class", part.class_, self.site.names("classes", also=("default",)))
+            self.dangling((*where, "class"), "class", part.class_, self.class_names())
             self.dangling((*where, "listener"), "listener", part.listener, self.listener_names())
             self.dangling((*where, "user"), "user", part.user, self.site.names("users", also=("",)))
         return build_match(section)
+
+    def class_names(self) -> set[str] | None:
+        return self.site.names("classes", also=("default",))
 
     def listener_names(self) -> set[str] | None:
         if self.site.root.find(("listen",)) is None:
@@ -173,6 +183,33 @@ class Builder:
     def dangling(self, path: Keys, what: str, patterns: tuple[str, ...] | None, known: set[str] | None) -> None:
         for number, pattern in enumerate(patterns or ()):
             self.site.known((*path, number), what, pattern, known)
+
+    # What is done about failures
+
+    def breaker(self, section: BreakerSection) -> Health:
+        for key in ("cool_down", "max"):
+            if getattr(section, key) <= 0:
+                self.site.wrong(("breaker", key), f"`{key}` must be longer than nothing")
+        if section.max < section.cool_down:
+            named = "max" if "max" in section.model_fields_set else "cool_down"
+            text = f"`max` ({print_duration(section.max)}) is shorter than `cool_down` ({print_duration(section.cool_down)})"
+            self.site.wrong(("breaker", named), text)
+        return Health(section.failures, section.cool_down, section.max)
+
+    def shaping(self, entries: Iterable[ShapingEntry], numbers: list[int]) -> tuple[ShapingRule, ...]:
+        self.site.names_once("shaping", "shaping")
+        made = []
+        for number, entry in zip(numbers, entries, strict=True):
+            path: Keys = ("shaping", number)
+            key, wrong = shaping.problem(entry)
+            if wrong:
+                self.site.wrong((*path, key) if key else path, wrong)
+            self.dangling((*path, "match", "class"), "class", entry.match.class_, self.class_names())
+            known = self.site.names("accounts", "direct", also=(BUILT_IN,))
+            self.dangling((*path, "match", "egress"), "account", entry.match.egress, known)
+            mark = self.site.root.mark_of(path)
+            made.append(shaping.rule(entry, f"shaping-{number + 1}", f"{mark.file}:{mark.line}"))
+        return tuple(made)
 
     # Routes
 

@@ -57,7 +57,9 @@ class DirectBuilder(EgressBuilder):
             recipients_per_message=largest(100, limits),
             limits=limits,
             replies=self.replies(entry.replies, (*path, "replies")) + presets.generic(),
+            shaping=presets.generic_shaping(),
             source=self.source(entry, (*path, "source")),
+            warm_up=self.warm_up(entry.warm_up, (*path, "warm_up")),
         )
 
     def built_in(self) -> Account:
@@ -112,6 +114,9 @@ class DirectBuilder(EgressBuilder):
         path: Keys = ("destinations", number)
         limits = self.limits(entry.limits, (*path, "limits"))
         mark = self.site.root.mark_of(path)
+        if entry.warm_up is not None and entry.warm_up.overflow is not None:
+            text = "what a destination has in excess waits; `overflow` is of the warm-up of an account or direct entry"
+            self.site.wrong((*path, "warm_up", "overflow"), text)
         return Destination(
             entry.name or f"destination-{number + 1}",
             Match() if entry.match is None else build_hop_match(entry.match),
@@ -123,6 +128,7 @@ class DirectBuilder(EgressBuilder):
             None if entry.tls is None else self.tls(entry.tls, (*path, "tls")),
             entry.port,
             entry.allow_private,
+            self.warm_up(entry.warm_up, (*path, "warm_up")),
             f"{mark.file}:{mark.line}",
         )
 

@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from relay.config.leaving import RewriteSection, SigningEntry
+from relay.config.matches import NotSection
 from relay.config.mx import DestinationEntry, DirectEntry, HopNot, HopTlsSection
+from relay.config.pacing import BreakerSection, EgressLimitEntry, HoursSection, LimitEntry, WarmUpSection
 from relay.config.replies import ReplyEntry
 from relay.config.reword import bare
-from relay.config.shape import File, NotSection
+from relay.config.shape import ClassEntry, File, LimitRule, TenantEntry
+from relay.config.shaping import ShapingEntry
 from relay.config.types import NotNull, OrAlone, Section, Written
 from relay.config.upstream import OAuth2Section, TlsSection
 from relay.config.values import print_duration, print_size
@@ -93,8 +96,64 @@ Without `tls` the receiver's own word counts: DANE (RFC 7672; where `dns.trust_a
 `opportunistic`: TLS where it is offered, with any certificate. With it, only what is said here: `none`: never.
 `opportunistic`: as above. `starttls`: by STARTTLS or not at all.
 """
+_EGRESS_LIMIT = """
+Limits of what leaves here, whatever it is; all of them bind, and so do those of the mail itself (`limits`, users, tenants,
+classes). What counts is what was said to the server: a recipient or a message counts when it is tried, and its bytes as
+they go over the wire. A connection counts when it is dialled. By `window: sliding` no span of that length ever has more; by
+`calendar` none by the clock of `timezone` does.
+
+A rate by the second goes evenly: `14/s` lets one go every 71 ms. One by `min`, `h` or `d` may go at once and then waits,
+unless `burst` says how many may: the others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every
+43 s. The counts outlive a restart and a reload.
+"""
+_LIMIT = """
+As of an account, but it counts mail by who sends it. `when_full`: `defer`: it is accepted and waits, and hides no other
+mail. `reject`: 452 4.7.1 when it is handed in; such a limit counts what is accepted, so the program that sends can wait itself.
+`next`: it goes by the route's next egress where there is one, and waits where there is none.
+"""
+_LIMIT_RULE = """
+Every limit that matches binds. Without `per` all that match share one count; with it each `sender` (the reverse-path), `from`
+(the domain of the From header), `user`, `tenant`, `class`, `destination` (the recipient's domain) or `egress` has its own;
+`[user, destination]`: each user to each domain. `[{per: sender, rate: 500/d}]` is what many providers ask for a mailbox.
+"""
+_TENANT = """
+Users name theirs by `tenant`; its limits bind them together, beside their own.
+"""
+_CLASS = """
+`immediate` goes strictly before all others. Of the rest each level goes four times as often as the next lower one that waits, so
+that none starves. Within a level classes take turns, within a class its users do. What its `window`
+or `quiet` keeps waiting is nobody's obstacle.
+"""
+_HOURS = """
+`hours` that end at or before they begin end on the next day, and belong to the day on which they begin: `days: fri, hours:
+"22:00-06:00"` ends on Saturday morning.
+"""
+_WARM_UP = """
+On `start` as much as `first`; on each day after it `growth` more, but by no more than `max_step`, until it would be `until`. `table:
+[100, 200, 400]` says it of each day instead, and a bare number there counts recipients. All say the same unit: recipients, or
+`100 messages/d`. Shares of `hold_above` are of what was tried lately. It binds beside `limits`. What is in excess waits for the next hour or day, or goes by `overflow`, which stands
+in each route right behind the egress that it helps, unless the route names it elsewhere.
+"""
+_BREAKER = """
+Failures of the egress or of a next hop open it, such as a refused connection or login; what is said about one recipient or
+message does not. One probe after the rest closes it, or opens it for twice as long.
+"""
+_SHAPING = """
+All rules that fit act, the user's and those of presets, each for its time, beside what `replies` says of the same words. For a reply
+to mail by MX "there" is the lane of that destination at that egress; else it is the account. `relay presets NAME` shows a
+preset's rules.
+"""
 _NOTES: dict[type[Section], str] = {
+    BreakerSection: _BREAKER,
+    ClassEntry: _CLASS,
+    EgressLimitEntry: _EGRESS_LIMIT,
+    HoursSection: _HOURS,
+    LimitEntry: _LIMIT,
+    LimitRule: _LIMIT_RULE,
     ReplyEntry: _REPLIES,
+    ShapingEntry: _SHAPING,
+    TenantEntry: _TENANT,
+    WarmUpSection: _WARM_UP,
     TlsSection: _TLS,
     DirectEntry: _DIRECT,
     DestinationEntry: _DESTINATION,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relay.certificate import complaint, load_into
 from relay.config.problems import Keys
-from relay.config.reword import NOT_BUILT
-from relay.config.shape import File, LimitEntry, ListenEntry, ListenTlsSection, UserEntry
-from relay.config.site import Site
-from relay.policy.rate import Rate, known_timezone
+from relay.config.shape import File, ListenEntry, ListenTlsSection, UserEntry
+from relay.config.site import Site, no_such
 from relay.secrets import Reference, SecretError
 from relay.settings import Activated, Address, Admin, Listen, ServerTls, User
 
@@ -165,6 +162,9 @@ class DoorBuilder:
         for number, class_ in enumerate(entry.classes):
             known = self.site.names("classes", also=("default",))
             self.site.known((*path, "classes", number), "class", class_, known)
+        tenants = self.site.names("tenants")
+        if entry.tenant is not None and tenants is not None and entry.tenant not in tenants:
+            self.site.wrong((*path, "tenant"), no_such("tenant", entry.tenant, tenants))
         return User(
             name,
             self.site.reference(entry.password, (*path, "password")),
@@ -172,20 +172,9 @@ class DoorBuilder:
             entry.senders,
             entry.recipients,
             entry.classes,
-            tuple(self.limit((*path, "limits", n), limit) for n, limit in enumerate(entry.limits)),
             frozenset(entry.honour),
+            entry.tenant or "",
         )
-
-    def limit(self, path: Keys, entry: LimitEntry) -> Rate:
-        if entry.when_full != "reject":
-            text = f"`{entry.when_full}` is {NOT_BUILT.replace('remove it', 'write reject')}"
-            self.site.wrong((*path, "when_full"), text)
-        if not known_timezone(entry.timezone):
-            self.site.wrong(
-                (*path, "timezone"), f"no time zone '{entry.timezone}'; one is such as Europe/Berlin, or UTC"
-            )
-            return entry.rate
-        return replace(entry.rate, calendar=entry.window == "calendar", timezone=entry.timezone)
 
     def logins(self, listen: Iterable[Listen], numbers: list[int], users: Mapping[str, User]) -> None:
         asking = [place for place, one in enumerate(listen) if one.auth != "none"]

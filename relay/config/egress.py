@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from relay.config import replies
+from relay.config.limits import build_rate
 from relay.config.mx import HopTlsSection
+from relay.config.pacing import LimitEntry, WarmUpSection
 from relay.config.problems import Keys
 from relay.config.replies import ReplyEntry
 from relay.config.site import Site
-from relay.config.upstream import AccountLimitEntry, TlsSection
-from relay.policy.rate import Rate, known_timezone
+from relay.config.upstream import TlsSection
+from relay.config.warmup import build_warm_up
+from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
+from relay.policy.warmup import WarmUp
 from relay.settings import Tls, TlsMode
 
 IN_CLEAR = ("none", "opportunistic")  # opportunistic falls back to clear text
@@ -22,14 +25,11 @@ class EgressBuilder:
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    def limits(self, entries: Sequence[AccountLimitEntry], path: Keys) -> tuple[Rate, ...]:
-        made = []
-        for number, entry in enumerate(entries):
-            if not known_timezone(entry.timezone):
-                self.site.wrong((*path, number, "timezone"), f"no time zone '{entry.timezone}'")
-                continue
-            made.append(replace(entry.rate, calendar=entry.window == "calendar", timezone=entry.timezone))
-        return tuple(made)
+    def limits(self, entries: Sequence[LimitEntry], path: Keys) -> tuple[Rate, ...]:
+        return tuple(build_rate(entry, (*path, number), self.site) for number, entry in enumerate(entries))
+
+    def warm_up(self, section: WarmUpSection | None, path: Keys) -> WarmUp | None:
+        return None if section is None else build_warm_up(section, path, self.site)
 
     def replies(self, entries: Sequence[ReplyEntry], path: Keys) -> tuple[ReplyRule, ...]:
         made = []
@@ -55,4 +55,4 @@ class EgressBuilder:
 
 def largest(wanted: int, limits: Sequence[Rate]) -> int:
     """Recipients in one transaction: no more than what a limit lets go at once."""
-    return min([wanted] + [rate.count for rate in limits if rate.unit == "recipients"])
+    return min([wanted] + [rate.burst or rate.count for rate in limits if rate.unit == "recipients"])

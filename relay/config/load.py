@@ -30,7 +30,10 @@ from relay.settings import Account, Address, Admin, Config, Spool, Tls
 __all__ = ["ConfigError", "Problem", "default_config", "load"]
 
 # Sections whose entries stand for themselves: a mistake in one leaves the others in order.
-_COLLECTIONS = ("accounts", "classes", "destinations", "direct", "listen", "pools", "routes", "signing", "users")
+_COLLECTIONS = (
+    *("accounts", "classes", "destinations", "direct", "limits", "listen", "pools", "routes", "shaping", "signing"),
+    *("tenants", "users"),
+)
 
 
 def load(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -1,10 +1,48 @@
-"""`match` -> the questions that a rule asks. Pure."""
+"""`match`: its shape, and the questions that a rule asks by it. Pure."""
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from relay.config.mx import HopMatch, HopNot
-from relay.config.shape import MatchSection, NotSection
+from relay.config.types import (
+    AddressPattern,
+    Given,
+    HeaderName,
+    Network,
+    OneOrMany,
+    Pattern,
+    ReputationBound,
+    Section,
+    SizeBound,
+)
 from relay.policy.routing import Match, Question
+
+
+class NotSection(Section):
+    """The keys of a `match`. All must hold; of a list, any."""
+
+    planned = frozenset({"mx", "destination"})
+
+    sender: Given[OneOrMany[AddressPattern]] = Field(None, description='MAIL FROM; `""` is the null sender.')
+    from_: Given[OneOrMany[AddressPattern]] = Field(None, alias="from", description="The address in the From header.")
+    recipient: Given[OneOrMany[AddressPattern]] = Field(None, description="RCPT TO.")
+    class_: Given[OneOrMany[Pattern]] = Field(None, alias="class", description="The traffic class.")
+    user: Given[OneOrMany[Pattern]] = Field(None, description="Who logged in; empty without a login.")
+    listener: Given[OneOrMany[Pattern]] = Field(None, description="The listener that took the message.")
+    client: Given[OneOrMany[Network]] = Field(None, description="Where the client connected from.")
+    header: Given[dict[HeaderName, OneOrMany[Pattern]]] = Field(
+        None, description="Header fields by name, each with a glob or a list of them."
+    )
+    size: Given[OneOrMany[SizeBound]] = Field(None, description="The message's size, with `>`, `>=`, `<` or `<=`.")
+    reputation: Given[OneOrMany[ReputationBound]] = Field(
+        None, description="How mail like it fared lately, from 0 (badly) to 1, with `>`, `>=`, `<` or `<=`."
+    )
+    tag: Given[OneOrMany[Pattern]] = Field(None, description="What X-Relay-Tag said.")
+
+
+class MatchSection(NotSection):
+    not_: Given[NotSection] = Field(None, alias="not", description="The same keys; none of them may hold.")
 
 
 def build_match(section: MatchSection) -> Match:
@@ -39,4 +77,7 @@ def _questions(section: NotSection) -> tuple[Question, ...]:
     if section.size is not None:
         written = tuple(bound[0] for bound in section.size)
         questions.append(Question("size", written, tuple(bound[1:] for bound in section.size)))
+    if section.reputation is not None:
+        written = tuple(bound[0] for bound in section.reputation)
+        questions.append(Question("reputation", written, tuple(bound[1:] for bound in section.reputation)))
     return tuple(questions)

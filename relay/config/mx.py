@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from relay.config.pacing import EgressLimit, WarmUpSection
 from relay.config.replies import ReplyEntry
 from relay.config.types import (
     AddressPattern,
+    Count,
     FilePath,
     Given,
     HopPattern,
@@ -22,7 +24,7 @@ from relay.config.types import (
     SourceAddress,
     Written,
 )
-from relay.config.upstream import AccountLimit, AnyPort, Count, TlsVersion, mode_alone
+from relay.config.upstream import AnyPort, TlsVersion, mode_alone
 from relay.config.values import describe
 from relay.settings import Per
 
@@ -31,8 +33,6 @@ Weight = Annotated[int, Field(ge=1, le=1000)]
 
 
 class DirectEntry(Section):
-    planned = frozenset({"warm_up"})
-
     source: Given[OneOrMany[SourceAddress]] = Field(
         None, description="Its own address, or one IPv4 and one IPv6; without: the kernel chooses."
     )
@@ -43,8 +43,11 @@ class DirectEntry(Section):
         ("*",), description="Reverse-paths that it may send as; fail-over passes it by for others."
     )
     connections: Count = Field(200, description="Sessions at once, over all destinations.")
-    limits: ListOf[AccountLimit] = Field(
+    limits: ListOf[EgressLimit] = Field(
         (), description="How fast it may send, over all destinations, as of an account; all bind."
+    )
+    warm_up: Given[WarmUpSection] = Field(
+        None, description="How much more it may send from day to day, while its address is new; as of an account."
     )
     replies: ListOf[ReplyEntry] = Field(
         (), description="What receivers mean by their replies, as of an account; asked before the general dictionary."
@@ -123,7 +126,11 @@ class DestinationEntry(Section):
     connections: Count = Field(20, description="Sessions at once; fewer while replies are bad.")
     messages_per_connection: Count = Field(100, description="Messages in one session.")
     recipients_per_message: Count = Field(100, description="Recipients in one transaction.")
-    limits: ListOf[AccountLimit] = Field((), description="How fast it takes mail, as of an account; all bind.")
+    limits: ListOf[EgressLimit] = Field((), description="How fast it takes mail, as of an account; all bind.")
+    warm_up: Given[WarmUpSection] = Field(
+        None,
+        description="How much more each egress may send there from day to day; as of an account, but no `overflow`.",
+    )
     tls: Given[HopTls] = Field(None, description="Instead of DANE, MTA-STS and opportunistic TLS, see below.")
     port: AnyPort = Field(25, description="Where its servers listen.")
     allow_private: bool = Field(False, description="Its servers may have addresses that are not of the public network.")

@@ -11,14 +11,17 @@ import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from relay import policy
+from relay.config import shaping
 from relay.config.problems import shorten
 from relay.config.replies import ReplyEntry, problem, rule
 from relay.config.reword import nearest
+from relay.config.shaping import ShapingEntry
 from relay.config.types import AnyRate, ListOf, Section
 from relay.config.values import parse_size
 from relay.policy.preset import Fact, Preset, Source
 from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
+from relay.policy.shaping import ShapingRule
 
 FOLDER = Path(policy.__file__).parent / "presets"
 GENERIC = "generic"  # of every upstream, after its own preset's
@@ -61,12 +64,25 @@ class _Reply(ReplyEntry):
         return self
 
 
+class _Shaping(ShapingEntry):
+    source: str
+    note: str = ""
+
+    @model_validator(mode="after")
+    def whole(self) -> _Shaping:
+        key, wrong = shaping.problem(self)
+        if wrong or self.match.egress or self.match.class_:
+            raise ValueError(f"{key}: {wrong}" if wrong else "a preset knows no `egress` and no `class`")
+        return self
+
+
 class _File(Section):
     title: str
     about: str
     sources: dict[str, _Source]
     facts: dict[str, _Fact] = Field(default_factory=dict)
     replies: ListOf[_Reply] = ()
+    shaping: ListOf[_Shaping] = ()
 
 
 # What each fact must be; those that end in `Text` are for people only.
@@ -108,6 +124,10 @@ def load_preset(name: str) -> Preset:
         facts,
         replies=tuple(rule(entry, f"preset {name}") for entry in file.replies),
         sources=tuple(sources[entry.source] for entry in file.replies),
+        shaping=tuple(
+            shaping.rule(entry, f"{name}-{number}", f"preset {name}") for number, entry in enumerate(file.shaping, 1)
+        ),
+        shaping_sources=tuple(sources[entry.source] for entry in file.shaping),
         host=host,
         regions=regions,
         region=known.get("region", ""),
@@ -132,6 +152,11 @@ def of_host(host: str) -> Preset | None:
         if host == preset.host or host in preset.regions.values():
             return preset
     return None
+
+
+def generic_shaping() -> tuple[ShapingRule, ...]:
+    """What is done at every upstream."""
+    return load_preset(GENERIC).shaping
 
 
 def generic() -> tuple[ReplyRule, ...]:

@@ -13,18 +13,20 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relay.config.leaving import ArcSection, DnsSection, FeedbackSection, RewriteSection, SigningEntry
+from relay.config.matches import MatchSection
 from relay.config.mx import DestinationEntry, DirectEntry, PoolEntry
+from relay.config.pacing import BreakerSection, HoursSection, Limit, LimitEntry, rate_alone
+from relay.config.shaping import ShapingEntry
 from relay.config.types import (
     AddressPattern,
+    Count,
     Duration,
     FilePath,
     Given,
-    HeaderName,
     Hostname,
     HostPort,
     ListenAddress,
     ListOf,
-    MailRate,
     MessageRate,
     Name,
     Network,
@@ -32,17 +34,15 @@ from relay.config.types import (
     OnlyTrue,
     OrAlone,
     PasswordHash,
-    Pattern,
     Recipient,
     ReplyText,
     ReportTo,
     Secret,
     Section,
     Size,
-    SizeBound,
     Written,
 )
-from relay.config.upstream import AccountEntry, Count, TlsVersion, rate_alone
+from relay.config.upstream import AccountEntry, TlsVersion
 from relay.settings import DEFAULT_HONOUR, Address
 
 Honourable = Literal["class", "priority", "send_at", "tag", "idempotency_key", "route"]
@@ -106,23 +106,7 @@ class ListenEntry(Section):
     )
 
 
-class LimitEntry(Section):
-    rate: MailRate = Field(description="How many recipients (or `N messages/min`) in each s, min, h or d.")
-    window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
-    timezone: str = Field("UTC", description="Whose clock.")
-    when_full: Literal["reject", "defer", "next"] = Field(
-        "reject", description="Refuse it (450); in this version only that."
-    )
-
-
-Limit = Annotated[
-    LimitEntry, BeforeValidator(rate_alone), OrAlone({"type": "string"}), Written("rate (`5000/d`), or a map")
-]
-
-
 class UserEntry(Section):
-    planned = frozenset({"tenant"})
-
     password: Given[Secret] = Field(None, description="The secret to log in with; or `password_hash`.")
     password_hash: Given[PasswordHash] = Field(None, description="Its argon2 hash, as `relay password hash` makes one.")
     senders: OneOrMany[AddressPattern] = Field(
@@ -130,8 +114,23 @@ class UserEntry(Section):
     )
     recipients: OneOrMany[AddressPattern] = Field(("*",), description="To whom it may send.")
     classes: ListOf[Name] = Field((), description="Which classes it may use, the first is its default; without: any.")
-    limits: ListOf[Limit] = Field((), description="How much it may send, see below; all of them bind.")
+    tenant: Given[Name] = Field(None, description="Whom it belongs to: the tenant's limits bind it too.")
+    limits: ListOf[Limit] = Field((), description="How much it may send; all of them bind.")
     honour: ListOf[Honourable] = Field((), description="Which X-Relay-* count beside those of the listener.")
+
+
+class TenantEntry(Section):
+    planned = frozenset({"routes"})
+
+    limits: ListOf[Limit] = Field((), description="How much its users may send together; all of them bind.")
+
+
+class LimitRule(LimitEntry):
+    name: Given[Name] = Field(None, description="Its name in logs and metrics; default `limit-N`.")
+    match: Given[MatchSection] = Field(None, description="Which mail it binds, as of a route; without: all.")
+    per: OneOrMany[Literal["sender", "from", "user", "tenant", "class", "destination", "egress"]] = Field(
+        (), description="What has a count of its own, of several each combination; without: all that match have one."
+    )
 
 
 class AdminSection(Section):
@@ -164,29 +163,6 @@ class SpoolSection(Section):
     )
 
 
-class NotSection(Section):
-    """The keys of a `match`. All must hold; of a list, any."""
-
-    planned = frozenset({"mx", "destination"})
-
-    sender: Given[OneOrMany[AddressPattern]] = Field(None, description='MAIL FROM; `""` is the null sender.')
-    from_: Given[OneOrMany[AddressPattern]] = Field(None, alias="from", description="The address in the From header.")
-    recipient: Given[OneOrMany[AddressPattern]] = Field(None, description="RCPT TO.")
-    class_: Given[OneOrMany[Pattern]] = Field(None, alias="class", description="The traffic class.")
-    user: Given[OneOrMany[Pattern]] = Field(None, description="Who logged in; empty without a login.")
-    listener: Given[OneOrMany[Pattern]] = Field(None, description="The listener that took the message.")
-    client: Given[OneOrMany[Network]] = Field(None, description="Where the client connected from.")
-    header: Given[dict[HeaderName, OneOrMany[Pattern]]] = Field(
-        None, description="Header fields by name, each with a glob or a list of them."
-    )
-    size: Given[OneOrMany[SizeBound]] = Field(None, description="The message's size, with `>`, `>=`, `<` or `<=`.")
-    tag: Given[OneOrMany[Pattern]] = Field(None, description="What X-Relay-Tag said.")
-
-
-class MatchSection(NotSection):
-    not_: Given[NotSection] = Field(None, alias="not", description="The same keys; none of them may hold.")
-
-
 class RetrySection(Section):
     first: Given[Duration] = Field(None, description="Before the second try; default `1m`.")
     factor: Given[float] = Field(None, description="Each wait is so many times the one before; default `2`.")
@@ -203,8 +179,6 @@ def _priority(value: object) -> object:
 
 
 class ClassEntry(Section):
-    planned = frozenset({"window", "limits"})
-
     match: Given[MatchSection] = Field(
         None, description="Which messages are of this class, where no header chose one; without: by name only."
     )
@@ -218,6 +192,9 @@ class ClassEntry(Section):
         "retry", description="What to do when a server took a message's end and never answered."
     )
     retry: RetrySection = Field(RetrySection(), description="When to try again and when to give up.")
+    window: Given[HoursSection] = Field(None, description="It leaves only then.")
+    quiet: Given[HoursSection] = Field(None, description="And not then; as `window`.")
+    limits: ListOf[Limit] = Field((), description="How much of it may leave; all of them bind.")
 
 
 class RouteEntry(Section):
@@ -254,7 +231,7 @@ class DsnSection(Section):
 class File(Section):
     """A whole configuration, includes merged."""
 
-    planned = frozenset({"tenants", "breaker", "shaping", "suppression", "webhooks", "alarms"})
+    planned = frozenset({"suppression", "webhooks", "alarms"})
 
     include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
     hostname: Given[Hostname] = Field(
@@ -268,6 +245,7 @@ class File(Section):
     admin: AdminSection = Field(default_factory=AdminSection, description="Where `relay` commands reach the service.")
     probes: ProbesSection = Field(ProbesSection(), description="What a scraper may see.")
     spool: SpoolSection = Field(SpoolSection(), description="Where messages are kept, and how many.")
+    tenants: dict[Name, TenantEntry] = Field({}, description="Whom users belong to, by name.")
     users: dict[Name, UserEntry] = Field({}, description="Who may log in, by name.")
     accounts: dict[Name, AccountEntry] = Field({}, description="The servers that mail is handed to, by name.")
     direct: dict[Name, DirectEntry] = Field(
@@ -278,6 +256,15 @@ class File(Section):
         (), description="How mail leaves by MX to some domains; the first match wins."
     )
     classes: dict[Name, ClassEntry] = Field({}, description="Traffic classes, by name; `default` is always there.")
+    limits: ListOf[
+        Annotated[
+            LimitRule, BeforeValidator(rate_alone), OrAlone({"type": "string"}), Written("rate (`5000/d`), or a map")
+        ]
+    ] = Field((), description="How much mail may leave by who sends it, what it is, and where it goes; all bind.")
+    breaker: BreakerSection = Field(BreakerSection(), description="When an egress that fails is left alone.")
+    shaping: ListOf[ShapingEntry] = Field(
+        (), description="What is done for a time when an upstream says certain words; before the presets' rules."
+    )
     routes: ListOf[RouteEntry] = Field((), description="Which mail goes where; the first match wins. Required.")
     capture: Given[CaptureSection] = Field(None, description="For staging: nothing leaves but to whom it is allowed.")
     dsn: DsnSection = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -10,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     PlainValidator,
     WithJsonSchema,
@@ -26,6 +28,20 @@ from relay.config.mailvalues import (
     parse_signing_domain,
     parse_source_address,
     parse_template,
+)
+from relay.config.pacevalues import (
+    parse_burst,
+    parse_clock_hours,
+    parse_daily,
+    parse_date,
+    parse_days,
+    parse_growth,
+    parse_part,
+    parse_reputation,
+    parse_sessions,
+    parse_slower,
+    parse_table_day,
+    parse_timezone,
 )
 from relay.config.values import (
     describe,
@@ -135,6 +151,7 @@ Given = Annotated[T | None, BeforeValidator(given), NotNull()]
 ListOf = Annotated[tuple[T, ...], BeforeValidator(_many)]
 OneOrMany = Annotated[tuple[T, ...], BeforeValidator(_one_or_many), OrAlone()]
 
+Count = Annotated[int, Field(ge=1, le=2**31)]
 Duration = Annotated[
     float, PlainValidator(parse_duration), text_schema(r"^[0-9.]+ ?(ms|s|m|h|d|w)$"), Written("duration (`25s`, `5m`)")
 ]
@@ -202,3 +219,36 @@ Scope = Annotated[
     Written("text, or a list"),
 ]
 Tenant = Annotated[str, PlainValidator(parse_tenant), text_schema(), Written("directory id or domain")]
+Timezone = Annotated[str, PlainValidator(parse_timezone), text_schema(), Written("time zone (`Europe/Berlin`)")]
+Date = Annotated[date, PlainValidator(parse_date), text_schema(), Written("date (`2026-12-01`)")]
+Daily = Annotated[Rate, PlainValidator(parse_daily), text_schema(r"/d$"), Written("rate by day (`100/d`)")]
+_NUMBER_OR_TEXT: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}
+TableDay = Annotated[
+    Rate, PlainValidator(parse_table_day), WithJsonSchema(_NUMBER_OR_TEXT), Written("number, or rate by day (`100/d`)")
+]
+Burst = Annotated[
+    tuple[int, bool],
+    PlainValidator(parse_burst),
+    WithJsonSchema(_NUMBER_OR_TEXT),
+    Written("whole number, or of bytes a size"),
+]
+_SHARE = text_schema(r"^[0-9.]+ ?%$")
+Part = Annotated[float, PlainValidator(parse_part), _SHARE, Written("share (`2%`)")]
+Growth = Annotated[float, PlainValidator(parse_growth), _SHARE, Written("share (`20%`)")]
+Slower = Annotated[float, PlainValidator(parse_slower), _SHARE, Written("share (`50%`)")]
+Sessions = Annotated[
+    float, PlainValidator(parse_sessions), WithJsonSchema(_NUMBER_OR_TEXT), Written("whole number, or share (`50%`)")
+]
+ClockHours = Annotated[str, PlainValidator(parse_clock_hours), text_schema(), Written("hours (`08:00-20:00`)")]
+Days = Annotated[
+    str,
+    PlainValidator(parse_days),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    Written("days (`mon-fri`), or a list"),
+]
+ReputationBound = Annotated[
+    tuple[str, str, float],
+    PlainValidator(parse_reputation),
+    text_schema("^[<>]=? ?[01.]"),
+    Written('bound (`"< 0.7"`)'),
+]

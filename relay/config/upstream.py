@@ -6,10 +6,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
+from relay.config.pacing import EgressLimit, WarmUpSection
 from relay.config.replies import ReplyEntry
 from relay.config.types import (
     AddressPattern,
-    AnyRate,
+    Count,
     FilePath,
     Given,
     Host,
@@ -29,7 +30,6 @@ from relay.config.types import (
 )
 from relay.settings import TlsMode
 
-Count = Annotated[int, Field(ge=1, le=2**31)]
 AnyPort = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -43,25 +43,6 @@ def version_alone(value: object) -> object:
 
 
 TlsVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(version_alone)]
-
-
-def rate_alone(value: object) -> object:
-    return value if isinstance(value, dict) else {"rate": value}
-
-
-class AccountLimitEntry(Section):
-    planned = frozenset({"when_full"})
-
-    rate: AnyRate = Field(
-        description="How many recipients (or `N messages/min`, `N connections/min`) in each s, min, h or d."
-    )
-    window: Literal["sliding", "calendar"] = Field("sliding", description="Any span of that length, or by the clock.")
-    timezone: str = Field("UTC", description="Whose clock.")
-
-
-AccountLimit = Annotated[
-    AccountLimitEntry, BeforeValidator(rate_alone), OrAlone({"type": "string"}), Written("rate (`14/s`), or a map")
-]
 
 
 class TlsSection(Section):
@@ -141,9 +122,12 @@ class AccountEntry(Section):
     recipients_per_message: Given[Count] = Field(
         None, description="Recipients in one transaction; default the preset's, or 100."
     )
-    limits: Given[ListOf[AccountLimit]] = Field(
+    limits: Given[ListOf[EgressLimit]] = Field(
         None,
-        description="How fast it may send; all bind, and what is in excess waits. Default the preset's; `[]`: none.",
+        description="How fast it may send; all bind. Default the preset's; `[]`: none.",
+    )
+    warm_up: Given[WarmUpSection] = Field(
+        None, description="How much more it may send from day to day, while it is new, see below."
     )
     replies: ListOf[ReplyEntry] = Field(
         (), description="What it means by its replies, see below; asked before the preset's dictionary."

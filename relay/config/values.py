@@ -295,7 +295,7 @@ def parse_mail_rate(value: object) -> Rate:
     """As `Rate.parse`, but of what comes in: that is never counted by connections."""
     rate = Rate.parse(value)
     if rate.unit == "connections":
-        raise ValueError("this rate counts recipients or messages; connections are bounded by `listen.max_connections`")
+        raise ValueError("this rate counts mail; connections are limited at accounts, direct entries and destinations")
     return rate
 
 

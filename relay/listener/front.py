@@ -103,11 +103,9 @@ class Door:
         found = []
         if self.listen.client_rate:
             found.append(Allowance(f"client {client_key(client) or 'local'}", self.listen.client_rate))
-        if user is not None:
-            found += [Allowance(f"user {user.name}", rate) for rate in user.limits]
-            if self.listen.user_rate:
-                found.append(Allowance(f"user {user.name}", self.listen.user_rate))
-        return tuple(dict.fromkeys(found))  # the same rate of user and listener is one, and spent once
+        if user is not None and self.listen.user_rate:
+            found.append(Allowance(f"user {user.name}", self.listen.user_rate))
+        return tuple(found)
 
     def count_turned_away(self) -> None:
         TURNED_AWAY.inc(1, self.listen.name)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
+from relay.policy.shaping import ShapingRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Preset:
     facts: Mapping[str, Fact]  # all of them, for people; the fields below are what of them counts
     replies: tuple[ReplyRule, ...] = ()
     sources: tuple[Source, ...] = ()  # of `replies`, one each
+    shaping: tuple[ShapingRule, ...] = ()
+    shaping_sources: tuple[Source, ...] = ()  # of `shaping`, one each
     host: str = ""  # with {region} where it differs by region
     regions: Mapping[str, str] = field(default_factory=dict)  # region -> host
     region: str = ""

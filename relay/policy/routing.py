@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -177,6 +177,7 @@ class Table:
     pools: Mapping[str, Members] = field(default_factory=dict)
     asked: tuple[Question, ...] = ()  # beside those of routes: by destinations, limits, and what is suspended by hand
     kept: frozenset[str] = frozenset()  # what lanes hold as values for limits: sender, from, destination
+    overflow: Mapping[str, str] = field(default_factory=dict)  # egress -> what takes the excess of its warm-up
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -230,14 +231,25 @@ class Table:
     def egresses(
         self, route: Route, ask: Callable[[Question], bool | None], drawn: Mapping[str, str] = NOTHING_DRAWN
     ) -> tuple[str, ...]:
-        """Those of a route that may send as this sender, in order; a pool's members from the one that was drawn."""
-        if not self.senders and not self.pools:
+        """Those of a route that may send as this sender, in order; a pool's members from the one that was drawn, and what
+        takes an egress' excess behind it."""
+        if not self.senders and not self.pools and not self.overflow:
             return route.via
         names: dict[str, None] = {}
         for name in route.via:
             members = self.pools.get(name)
             names |= dict.fromkeys((name,) if members is None else order(members, drawn.get(name, members[0][0])))
+        if self.overflow:
+            # One that the route names itself keeps its place.
+            names = dict.fromkeys(e for n in names for e in (n, *(b for b in self.behind(n) if b not in names)))
         return tuple(e for e in names if e not in self.senders or ask(self.senders[e]) is not False)
+
+    def behind(self, egress: str) -> Iterator[str]:
+        """What takes its excess, and the excess of that."""
+        seen = {egress}
+        while (egress := self.overflow.get(egress, "")) and egress not in seen:
+            seen.add(egress)
+            yield egress
 
     def pools_of(self, route: Route) -> tuple[str, ...]:
         return tuple(name for name in route.via if name in self.pools) if self.pools else ()
@@ -246,10 +258,8 @@ class Table:
         """Whether something of it may leave by MX: then each destination is a lane of its own."""
         if not self.direct or route.action is not Action.VIA:
             return False
-        return any(
-            name in self.direct or any(member in self.direct for member, _ in self.pools.get(name, ()))
-            for name in route.via
-        )
+        members = (m for name in route.via for m in (name, *(member for member, _ in self.pools.get(name, ()))))
+        return any(m in self.direct or any(b in self.direct for b in self.behind(m)) for m in members)
 
     def pick_for(self, facts: Facts) -> Route | Undecided | None:
         return self.pick(lambda q: q.ask(facts))
