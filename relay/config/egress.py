@@ -54,5 +54,8 @@ class EgressBuilder:
 
 
 def largest(wanted: int, limits: Sequence[Rate]) -> int:
-    """Recipients in one transaction: no more than what a limit lets go at once."""
-    return min([wanted] + [rate.burst or rate.count for rate in limits if rate.unit == "recipients"])
+    """Recipients in one transaction: no more than what a limit lets go at once.
+
+    What is spaced by default is not cut into so small parts: to as many as the limit has they go from rest.
+    """
+    return min([wanted] + [min(rate.count, rate.burst or rate.count) for rate in limits if rate.unit == "recipients"])

@@ -11,6 +11,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -292,7 +293,7 @@ def parse_network(value: object) -> str:
 
 
 def parse_mail_rate(value: object) -> Rate:
-    """As `Rate.parse`, but of what comes in: that is never counted by connections."""
+    """As `Rate.parse`, but of what comes in: that is never counted by connections, nor by bytes."""
     rate = Rate.parse(value)
     if rate.unit == "connections":
         raise ValueError("this rate counts mail; connections are limited at accounts, direct entries and destinations")
@@ -303,7 +304,7 @@ def parse_message_rate(value: object) -> Rate:
     rate = Rate.parse(value, "messages")
     if rate.unit != "messages":
         raise ValueError(f"this rate counts messages, such as {rate.count}/{rate.text.rpartition('/')[2]}")
-    return rate
+    return replace(rate, when_full="reject")
 
 
 def parse_size_bound(value: object) -> tuple[str, str, int]:

@@ -216,13 +216,15 @@ class Egress(Generic[W]):
             behind = self.trunk.line(self._proven)
             room = room if self.trunk.places(self._proven) > 0 else 0
         if not self._open and not wait and not self.pace.free:
-            wait, why = self.pace.dial_wait(now)
+            wait, said, passing = self.pace.dial_wait(now)
+            if wait:
+                why, passes = said, passing
         if not wait and not self.pace.free:
             recipients = self._recipients(now)
             room = min(room, self._paced(now), recipients)
             if room <= 0:
-                wait, why = self.pace.wait(now)
-                passes = False  # it is well: what is in excess waits, and is nobody else's
+                # It is well: what is in excess waits, and is nobody else's, unless the limit says so.
+                wait, why, passes = self.pace.wait(now)
         return EgressView(self.key, room, wait, why, probing, self.seven_bit, passes, recipients, behind)
 
     def _paced(self, now: float) -> int:
@@ -307,7 +309,7 @@ class Egress(Generic[W]):
         if self.pace.free:
             return
         now = clock.now()
-        wait, why = self.pace.dial_wait(now)
+        wait, why, _ = self.pace.dial_wait(now)
         if wait > 0:
             raise TooSoon(f"{self.key} waits: {why}", wait)
         self.pace.dialled(now)

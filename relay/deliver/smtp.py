@@ -52,7 +52,7 @@ class Failure(Exception):
 
 class TooSoon(Exception):
     """A limit does not let it go yet; nothing was said to anybody. `wait`: seconds until a session may be opened, where one
-    was needed; 0: it was not about that."""
+    was needed, or until a message that is large may go, where smaller ones may at once; 0: it was about neither."""
 
     def __init__(self, text: str, wait: float = 0.0) -> None:
         super().__init__(text)

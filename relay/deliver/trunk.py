@@ -43,7 +43,7 @@ class Trunk:
 
     def __init__(self, account: Account, freed: Callable[[], None] = lambda: None) -> None:
         self.account, self.freed = account, freed
-        self.pace = Pace(account.limits, whose=f"{account.name}'s")
+        self.pace = self._pace(account)
         self.sessions = 0
         self.dialling = 0  # of those, whose host may not answer
         self._waiting: deque[_Waits] = deque()
@@ -53,13 +53,17 @@ class Trunk:
         """Under another configuration: what is open and what was spent count on."""
         if account == self.account:
             return
-        pace = Pace(account.limits, whose=f"{account.name}'s")
+        pace = self._pace(account)
         pace.keep(self.pace)
         self.account, self.pace = account, pace
         self._next()
         for _ in range(self.sessions - account.connections):
             if not self._spare():
                 break
+
+    @staticmethod
+    def _pace(account: Account) -> Pace:
+        return Pace(account.limits, whose=f"{account.name}'s", prefix=f"egress {account.name}")
 
     @property
     def full(self) -> bool:

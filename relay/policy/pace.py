@@ -1,17 +1,20 @@
 """How fast an account may send: by the limits that are known, and by what it is heard to take. Pure: time is an argument.
 
-Known limits are sliding windows or the calendar's (policy.rate). Where the account complains all the same, its rate is
+Known limits are sliding windows or the calendar's, spaced or not (policy.rate). Where the account complains all the same, its rate is
 learnt: between two complaints the upstream took exactly what it takes. Then one message follows another at even distances,
 a little slower than that, and slowly faster while nobody complains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from relay.policy.gate import ANY
-from relay.policy.rate import Rate, Spent, Unit
+from relay.policy.held import FREE, Held
+from relay.policy.rate import Rate, Spent
 
 PATIENCE = 64.0  # seconds: the longest rest after a complaint that names no time
 BELOW = 0.97  # of what it was heard to take
@@ -22,10 +25,63 @@ LEAST = 1.5  # seconds between two steps
 STEP = 1.15  # faster at once, below where it complained
 CAUTIOUS = 100  # messages between two steps beyond
 GROWTH, MOST_GROWTH = 0.02, 0.5  # of those
-AHEAD = 0.25  # seconds of a learnt rate that may be claimed ahead
+AHEAD = 0.25  # seconds of what is spaced, or of a learnt rate, that may be claimed ahead
+
+
+WARM_UP = "warm-up"  # what a ramp counted is kept under this name
+# What is learnt, as `state` names it.
+LEARNT = ("rate", "until", "why", "complaints", "next", "ceiling", "grown", "complained", "growth")
+_OWN = {"next": "_next", "ceiling": "_ceiling", "grown": "_grown", "complained": "_complained", "growth": "_growth"}
+
+
+class Ramping(Protocol):
+    """A limit that changes from day to day, beside the others (policy.warmup). `n`: messages or recipients, by `unit`."""
+
+    @property
+    def unit(self) -> Literal["messages", "recipients"]: ...
+
+    def wait(self, now: float, n: int) -> Held: ...
+
+    def left(self, now: float) -> int: ...
+
+    def take(self, now: float, n: int) -> None: ...
+
+    def take_back(self, n: int, when: float) -> None: ...
+
+    def changed(self) -> list[tuple[float, int]]: ...
+
+    def restore(self, rows: Sequence[tuple[float, int]], now: float) -> None: ...
 
 
 @dataclass(slots=True)
+class _Count:
+    """A limit, what was spent of it, and the name under which that is kept."""
+
+    rate: Rate
+    spent: Spent
+    name: str
+
+    def of(self, recipients: int, size: int) -> int:
+        """What a message counts."""
+        match self.rate.unit:
+            case "recipients":
+                return recipients
+            case "bytes":
+                return size
+            case _:
+                return 1
+
+
+def _counts(limits: Sequence[Rate]) -> list[_Count]:
+    """Two that differ in numbers only, such as one that defers and one that passes on, are told apart by their order."""
+    made: list[_Count] = []
+    for rate in limits:
+        before = sum(other.rate.key == rate.key for other in made)
+        made.append(_Count(rate, Spent(), f"{rate.key} #{before + 1}" if before else rate.key))
+    return made
+
+
+@dataclass(slots=True, eq=False)
 class Pace:
     """Of one account, or of one lane of direct delivery. `began` of a transaction is the time that `take` was told."""
 
@@ -36,7 +92,10 @@ class Pace:
     why: str = ""  # of `until`, and of `rate`
     complaints: int = 0  # in a row, with nothing taken between them
     whose: str = "its"  # its limits are, where one that has this Pace beside its own is told of them
-    _spent: list[Spent] = field(default_factory=list)
+    ramp: Ramping | None = None  # binds beside the limits
+    prefix: str = ""  # under which what was spent is kept
+    _mail: list[_Count] = field(default_factory=list)  # limits of messages, recipients and bytes
+    _dials: list[_Count] = field(default_factory=list)  # and of connections
     _next: float = 0.0  # at the learnt rate nothing before this
     _ceiling: float | None = None  # the learnt rate at which it complained
     _growth: float = GROWTH
@@ -46,12 +105,13 @@ class Pace:
     _steady: int = 0  # and since the rate last changed
 
     def __post_init__(self) -> None:
-        self._spent = [Spent() for _ in self.limits]
+        for count in _counts(self.limits):
+            (self._dials if count.rate.unit == "connections" else self._mail).append(count)
 
     @property
     def free(self) -> bool:
         """Nothing binds."""
-        mine = not self.limits and self.rate is None and not self.until
+        mine = not self.limits and self.rate is None and not self.until and self.ramp is None
         return mine and (not self.also or all(other.free for other in self.also))
 
     def keep(self, old: Pace) -> None:
@@ -59,16 +119,17 @@ class Pace:
 
         Who is still at work by the old one counts here too.
         """
-        for place, rate in enumerate(self.limits):
-            for before, was in zip(old._spent, old.limits, strict=True):
-                if (was.period, was.unit, was.calendar, was.timezone) == (
-                    rate.period, rate.unit, rate.calendar, rate.timezone,
-                ):  # fmt: skip
-                    self._spent[place] = before
-        self.rate, self.until, self.why, self.complaints, self._next = (
-            old.rate, old.until, old.why, old.complaints, old._next,
-        )  # fmt: skip
-        self._ceiling, self._grown, self._complained = old._ceiling, old._grown, old._complained
+        known = {count.name: count.spent for count in old._every()}
+        for count in self._every():
+            if count.name in known:
+                count.spent = known[count.name]
+            elif count.rate.key in known:
+                count.spent = deepcopy(known[count.rate.key])
+        for name in LEARNT:
+            setattr(self, _OWN.get(name, name), getattr(old, _OWN.get(name, name)))
+
+    def _every(self) -> list[_Count]:
+        return self._mail + self._dials
 
     def ask_again(self, now: float) -> None:
         """An operator may have mended what it waits for: one message may leave now."""
@@ -76,28 +137,84 @@ class Pace:
 
     def unspent(self, now: float) -> bool:
         """There is nothing to remember of it."""
-        return self.until <= now and all(spent.empty(now) for spent in self._spent)
+        return self.until <= now and all(count.spent.empty(now) for count in self._every())
+
+    # -- made durable
+
+    def rows(self) -> list[tuple[str, float, int]]:
+        """(key, until, count) of what was spent since the last call; see `Spent.changed`. Of its own limits only."""
+        found = [(c.name, until, spent) for c in self._every() for until, spent in c.spent.changed()]
+        if self.ramp is not None:
+            found += [(WARM_UP, until, count) for until, count in self.ramp.changed()]
+        return [(f"{self.prefix} {name}", until, count) for name, until, count in found]
+
+    def restore(self, kept: Callable[[str], Sequence[tuple[float, int]]], now: float) -> None:
+        """What was spent before a restart. `kept`: the parts of a key of `rows`."""
+        for count in self._every():
+            found = kept(f"{self.prefix} {count.name}") or kept(f"{self.prefix} {count.rate.key}")
+            if found:
+                count.spent = Spent.restored(count.rate, found, now)
+        if self.ramp is not None:
+            self.ramp.restore(kept(f"{self.prefix} {WARM_UP}"), now)
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt, for JSON; times are epoch seconds. Empty: nothing."""
+        if self.rate is None and not self.until:
+            return {}
+        return {name: getattr(self, _OWN.get(name, name)) for name in LEARNT}
+
+    def load(self, state: Mapping[str, Any], now: float) -> None:
+        """What `state` gave. What is over by now is not taken up."""
+        if state.get("rate") is None and state.get("until", 0.0) <= now:
+            return
+        for name in LEARNT:
+            if name in state:
+                setattr(self, _OWN.get(name, name), state[name])
 
     # -- before
 
-    def wait(self, now: float, recipients: int = 1) -> tuple[float, str]:
-        """(seconds until one message to so many recipients may leave, why); 0: now."""
-        longest, why = 0.0, ""
+    def wait(self, now: float, recipients: int = 1, size: int = 0) -> Held:
+        """How long one message of so many bytes to so many recipients is held."""
+        longest, why, passes = 0.0, "", False
         if self.until > now:
             longest, why = self.until - now, self.why
         if self.rate is not None and self._next - now > longest:
             longest, why = self._next - now, f"it takes about {self.shown}: {self.why}"
         for other in self.also:
-            theirs = other.wait(now, recipients)
-            if theirs[0] > longest:
-                longest, why = theirs
-        for rate, spent in self._of("messages", "recipients"):
-            # More than the whole limit leaves when nothing else was spent.
-            count = min(rate.count, recipients if rate.unit == "recipients" else 1)
-            wait = spent.wait(rate, count, now)
+            theirs = other.wait(now, recipients, size)
+            if theirs.seconds > longest:
+                longest, why, passes = theirs
+        if self.ramp is not None:
+            ramped = self.ramp.wait(now, self._ramped(recipients))
+            if ramped.seconds > longest:
+                longest, why, passes = ramped
+        for count in self._mail:
+            rate = count.rate
+            # More than the whole limit leaves when nothing else was spent. Of no size: whether any byte is left.
+            need = (
+                1
+                if rate.unit == "messages"
+                else min(rate.count, recipients if rate.unit == "recipients" else size or 1)
+            )
+            wait = count.spent.wait(rate, need, now)
             if wait > longest:
-                longest, why = wait, f"{self.whose} limit of {rate} is used up"
-        return longest, why
+                longest, why, passes = wait, self._used_up(rate), rate.when_full == "next"
+        return Held(longest, why, passes) if longest else FREE
+
+    def refuses(self, now: float, recipients: int) -> Held:
+        """As `wait`, by those limits alone that refuse what is handed in while they are used up."""
+        held = FREE
+        for count in self._mail:
+            if count.rate.when_full == "reject":
+                seconds = count.spent.wait(count.rate, min(count.rate.count, count.of(recipients, 1)), now)
+                held = max(held, Held(seconds, self._used_up(count.rate)), key=lambda one: one.seconds)
+        return held
+
+    def _used_up(self, rate: Rate) -> str:
+        return f"{self.whose} limit of {rate} is used up"
+
+    def _ramped(self, recipients: int) -> int:
+        return recipients if self.ramp is not None and self.ramp.unit == "recipients" else 1
 
     def room(self, now: float) -> int:
         """Messages to one recipient each that may leave about now."""
@@ -107,48 +224,73 @@ class Pace:
         if self.rate is not None:
             late = now - self._next
             room = 0 if late < -AHEAD else 1 + int(self.rate * AHEAD)
-        for rate, spent in self._of("messages", "recipients"):
-            room = min(room, spent.left(rate, now))
-        return max(0, min([room, *(other.room(now) for other in self.also)]))
+        if self.ramp is not None:
+            room = min(room, self.ramp.left(now))
+        for count in self._mail:
+            if count.rate.unit != "bytes":
+                room = min(room, count.spent.ready(count.rate, now, AHEAD))
+            elif count.spent.left(count.rate, now) <= 0:
+                return 0
+        for other in self.also:
+            room = min(room, other.room(now))
+        return max(0, room)
 
     def recipients(self, now: float) -> int:
         """To how many one message may leave now."""
-        if self.wait(now)[0] > 0:
+        if self.wait(now).seconds > 0:
             return 0
-        left = [spent.left(rate, now) for rate, spent in self._of("recipients")]
-        return min([*left, *(other.recipients(now) for other in self.also)], default=ANY)
+        most = ANY
+        if self.ramp is not None and self.ramp.unit == "recipients":
+            most = self.ramp.left(now)
+        for count in self._mail:
+            if count.rate.unit == "recipients":
+                most = min(most, count.spent.left(count.rate, now))
+        for other in self.also:
+            most = min(most, other.recipients(now))
+        return most
 
-    def take(self, now: float, recipients: int) -> None:
+    def take(self, now: float, recipients: int, size: int = 0) -> None:
         """A message leaves."""
         for other in self.also:
-            other.take(now, recipients)
-        for rate, spent in self._of("messages", "recipients"):
-            spent.add(rate, recipients if rate.unit == "recipients" else 1, now)
+            other.take(now, recipients, size)
+        if self.ramp is not None:
+            self.ramp.take(now, self._ramped(recipients))
+        for count in self._mail:
+            count.spent.add(count.rate, count.of(recipients, size), now)
         if self.rate is not None:
             self._next = max(now, self._next) + 1 / self.rate
 
-    def dial_wait(self, now: float) -> tuple[float, str]:
+    def untake(self, when: float, recipients: int, size: int = 0) -> None:
+        """What was taken at `when` did not leave: nothing was said upstream."""
+        for other in self.also:
+            other.untake(when, recipients, size)
+        if self.ramp is not None:
+            self.ramp.take_back(self._ramped(recipients), when)
+        for count in self._mail:
+            count.spent.take_back(count.rate, count.of(recipients, size), when)
+        if self.rate is not None and self._next > when:
+            self._next -= 1 / self.rate
+
+    def dial_wait(self, now: float) -> Held:
         """As `wait`, for one session more."""
-        waits = [
-            (spent.wait(rate, 1, now), f"{self.whose} limit of {rate} is used up")
-            for rate, spent in self._of("connections")
-        ]
-        return max([(0.0, ""), *waits, *(other.dial_wait(now) for other in self.also)])
+        held = FREE
+        for count in self._dials:
+            seconds = count.spent.wait(count.rate, 1, now)
+            if seconds > held.seconds:
+                held = Held(seconds, self._used_up(count.rate), count.rate.when_full == "next")
+        return max([held, *(other.dial_wait(now) for other in self.also)], key=lambda one: one.seconds)
 
     def dials(self, now: float) -> int:
         """Sessions that may be opened now."""
-        left = [spent.left(rate, now) for rate, spent in self._of("connections")]
+        left = [count.spent.left(count.rate, now) for count in self._dials]
         return min([*left, *(other.dials(now) for other in self.also)], default=ANY)
 
     def dialled(self, now: float) -> None:
         """A session is opened."""
         for other in self.also:
             other.dialled(now)
-        for rate, spent in self._of("connections"):
-            spent.add(rate, 1, now)
-
-    def _of(self, *units: Unit) -> list[tuple[Rate, Spent]]:
-        return [(r, s) for r, s in zip(self.limits, self._spent, strict=True) if r.unit in units]
+        for count in self._dials:
+            count.spent.add(count.rate, 1, now)
 
     def hold(self, now: float, seconds: float, why: str) -> None:
         """Nothing leaves for so long."""

@@ -26,6 +26,7 @@ from relay.scheduler.blame import Blame
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.egresses import Egresses
 from relay.scheduler.ledger import Ledger
+from relay.scheduler.memory import Memory
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
@@ -56,12 +57,13 @@ class Carriers:
         nudge: Callable[[], None],
         bounds: Bounds,
         ledger: Ledger,
+        memory: Memory,
     ) -> None:
         """`nudge`: there is room for more."""
         self.bounds, self.ledger = bounds, ledger
         self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
         self.keeper = Keeper(log, self._token_back)
-        self.egresses = Egresses(config, network, sites, self.keeper, nudge)
+        self.egresses = Egresses(config, network, sites, self.keeper, ledger, memory, nudge)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
         self.blame = Blame(self, recorder, log)
@@ -159,6 +161,18 @@ class Carriers:
         lane.size = 1
         return True
 
+    def _unsaid(self, egress: Egress[Work], work: Work) -> None:
+        """Nothing of it was said upstream."""
+        if work.paced:
+            egress.pace.untake(work.turn, len(work.recipients), work.claim.size)
+            self._note(egress)
+        self._refund(work)
+
+    def _note(self, egress: Egress[Work]) -> None:
+        for pace in (egress.pace, *egress.pace.also):
+            if pace.limits or pace.ramp is not None:
+                self.ledger.note(pace)
+
     def _refund(self, work: Work) -> None:
         for meter in work.refund():
             self.ledger.note(meter)
@@ -225,7 +239,7 @@ class Carriers:
             self._too_soon(egress, work, error)
         except Failure as failure:
             if failure.stage in BEFORE_MAIL:
-                self._refund(work)
+                self._unsaid(egress, work)
             self.blame.failed(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
             egress.breaker.returned()
@@ -318,16 +332,20 @@ class Carriers:
         end = clock.monotonic() + NOT_LONG
         while True:
             count = len(work.recipients)
-            wait, why = egress.pace.wait(clock.now(), count)
+            wait, why, _ = egress.pace.wait(clock.now(), count, work.claim.size)
             if wait <= 0:
-                egress.pace.take(clock.now(), count)
+                work.turn = clock.now()
+                egress.pace.take(work.turn, count, work.claim.size)
+                self._note(egress)
                 egress.sending, work.paced = egress.sending + 1, True
                 egress.asking, work.asks = egress.asking - work.asks, 0
                 return
             if clock.monotonic() + wait > end:
                 fit = egress.pace.recipients(clock.now())
                 if not 0 < fit < count:
-                    raise TooSoon(f"{egress.key} waits: {why}")
+                    # One that is too large for what is left waits alone: smaller ones may go.
+                    alone = wait if egress.pace.wait(clock.now(), count).seconds <= 0 else 0.0
+                    raise TooSoon(f"{egress.key} waits: {why}", alone)
                 self.put_back(work.share(work.recipients[fit:]), f"{egress.key} waits: {why}")
                 work.recipients = work.recipients[:fit]
             else:
@@ -355,6 +373,7 @@ class Carriers:
             outcome = Outcome(Result.DOUBT, egress.name, Stage.DOT, Reply(0, "the relay was stopped"))
             self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
         else:
+            self._unsaid(egress, work)
             self.put_back(work, STOPPED)
 
     def _defer(self, work: Work, egress: str, reply: Reply, started: float, *, crashed: bool) -> None:

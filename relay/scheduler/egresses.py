@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from relay import clock
 from relay.deliver.network import Network
@@ -12,6 +13,8 @@ from relay.deliver.trunk import Trunk
 from relay.oauth.keeper import Keeper
 from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
+from relay.scheduler.ledger import Ledger
+from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import ANYWHERE, Account, Config, Destination
@@ -23,10 +26,21 @@ class Egresses(dict[str, Egress[Work]]):
     """By their key (`deliver.pool.key_of`). Asked for a site that has none, it makes one."""
 
     def __init__(
-        self, config: Config, network: Network, sites: Sites, keeper: Keeper, freed: Callable[[], None] = lambda: None
+        self,
+        config: Config,
+        network: Network,
+        sites: Sites,
+        keeper: Keeper,
+        ledger: Ledger,
+        memory: Memory,
+        freed: Callable[[], None] = lambda: None,
     ) -> None:
         """`freed`: a direct entry has room for one session more."""
         super().__init__()
+        self._ledger, self._memory = ledger, memory
+        self.stopped: Callable[[str], tuple[float, str] | None] = lambda name: None  # by hand: until when, and why
+        self._gone: dict[str, Pace] = {}  # of accounts that a reload took away: they may come back
+        memory.sources.append(self._learnt)
         self._freed = freed
         self.config, self._network, self._sites, self._keeper = config, network, sites, keeper
         self.trunks: dict[str, Trunk] = {}  # of each direct entry
@@ -46,21 +60,48 @@ class Egresses(dict[str, Egress[Work]]):
 
     def _made(self, account: Account, rule: Destination, site: str) -> Egress[Work]:
         way = to_site(account, rule)
-        return Egress(
-            way,
-            self.config.hostname,
-            direct=self._network.direct(way, rule),
-            trunk=self.trunks[account.name],
-            site=site,
-            also=self._also(account, rule),
+        return self._known(
+            Egress(
+                way,
+                self.config.hostname,
+                direct=self._network.direct(way, rule),
+                trunk=self.trunks[account.name],
+                site=site,
+                also=self._also(account, rule),
+                health=self.config.breaker,
+            )
         )
+
+    def _known(self, egress: Egress[Work]) -> Egress[Work]:
+        """With what the last run had spent and learnt, or it had itself before a reload took it away."""
+        now, key = clock.now(), egress.key
+        egress.pace.prefix = f"egress {key}"
+        egress.pace.restore(self._ledger.kept, now)
+        egress.load(self._memory.take(f"egress {key}"), now)
+        if (pace := self._gone.pop(key, None)) is not None:
+            egress.pace.keep(pace)
+        egress.stopped = self.stopped(egress.name)
+        return egress
+
+    def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return ((f"egress {key}", state) for key, egress in list(self.items()) if (state := egress.state()))
+
+    def look_again(self) -> None:
+        """Something was suspended by hand, or resumed."""
+        for egress in self.values():
+            egress.stopped = self.stopped(egress.name)
 
     def _also(self, account: Account, rule: Destination) -> list[Pace]:
         """The limits of others that bind what goes to a site."""
         also = [self.trunks[account.name].pace]
         if rule.per == "relay" and rule.limits:
-            also.append(self._shared.setdefault(rule.name, Pace(rule.limits, whose=f"{rule.name}'s")))
+            also.append(self._shared[rule.name])
         return also
+
+    def _shared_pace(self, rule: Destination) -> Pace:
+        pace = Pace(rule.limits, whose=f"{rule.name}'s", prefix=f"destination {rule.name}")
+        pace.restore(self._ledger.kept, clock.now())
+        return pace
 
     def apply(self, config: Config) -> list[Egress[Work]]:
         """A new configuration: sessions of what is unchanged are kept, and what rests is asked again. Returns what is no more."""
@@ -73,16 +114,19 @@ class Egresses(dict[str, Egress[Work]]):
             if account.source is not None:
                 self._trunk(account)
             elif current is None or current.account != account or current.hostname != config.hostname:
-                self[name] = Egress(account, config.hostname, self._keeper.of(account))
+                tokens = self._keeper.of(account)
+                self[name] = self._known(Egress(account, config.hostname, tokens, health=config.breaker))
                 if current is not None:
                     self[name].pace.keep(current.pace)
                     retired.append(current)
             else:
+                current.breaker.health = config.breaker
                 current.breaker.ask_again(now)
         for key, egress in list(self.items()):
             known = config.accounts.get(egress.name)
             if known is None or (known.source is None) != (egress.direct is None):
-                retired.append(self.pop(key))
+                retired.append(gone := self.pop(key))
+                self._gone[key] = gone.pace
             elif egress.direct is not None:
                 retired += self._again(egress, known, same_name=before == config.hostname)
         for egress in self.values():
@@ -100,6 +144,7 @@ class Egresses(dict[str, Egress[Work]]):
         if same_name and rule == egress.direct.rule and way == egress.account:
             egress.direct = self._network.direct(way, rule)
             egress.pace.also = self._also(account, rule)
+            egress.breaker.health = self.config.breaker
             egress.breaker.ask_again(clock.now())
             return []
         made = self._made(account, rule, egress.site)
@@ -113,7 +158,7 @@ class Egresses(dict[str, Egress[Work]]):
         old, self._shared = self._shared, {}
         for rule in config.destinations:
             if rule.per == "relay" and rule.limits:
-                pace = self._shared[rule.name] = Pace(rule.limits, whose=f"{rule.name}'s")
+                pace = self._shared[rule.name] = self._shared_pace(rule)
                 if rule.name in old:
                     pace.keep(old[rule.name])
         for name in self.trunks.keys() - config.accounts.keys():
@@ -123,7 +168,8 @@ class Egresses(dict[str, Egress[Work]]):
         """Its sessions are counted on, whatever changed."""
         trunk = self.trunks.get(account.name)
         if trunk is None:
-            self.trunks[account.name] = Trunk(account, self._freed)
+            trunk = self.trunks[account.name] = Trunk(account, self._freed)
+            trunk.pace.restore(self._ledger.kept, clock.now())
         else:
             trunk.apply(account)
 

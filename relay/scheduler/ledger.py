@@ -33,11 +33,6 @@ class Ledger:
         """It has spent something."""
         self._changed[who] = None
 
-    def forget(self, who: Counting) -> None:
-        """It is made anew when it is needed again: what it has spent is kept for that."""
-        for key, until, count in who.rows():
-            self._kept[key] = [*(part for part in self.kept(key) if part[0] != until), (until, count)]
-
     async def save(self) -> None:
         """Durable when it returns, with what others have spent. Raises SpoolError."""
         while self._saving is not None:  # it may have begun before what is to be saved was spent

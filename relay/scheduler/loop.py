@@ -63,7 +63,17 @@ class Scheduler:
         self.recorder = Recorder(spool, config, log, self._nudge)
         self.preparer = preparer
         self.carriers = Carriers(
-            spool, config, network, self.sites, self.recorder, preparer, log, self._nudge, self.bounds, self.ledger
+            spool,
+            config,
+            network,
+            self.sites,
+            self.recorder,
+            preparer,
+            log,
+            self._nudge,
+            self.bounds,
+            self.ledger,
+            self.memory,
         )
         self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round

@@ -148,7 +148,7 @@ class Outlook:
     def _direct(self, account: Account, made: _Sum, now: float) -> dict[str, Any]:
         source, trunk = account.source, self.carriers.egresses.trunks[account.name]
         assert source is not None
-        state, (wait, why) = "ready", trunk.pace.wait(now)
+        state, (wait, why, _) = "ready", trunk.pace.wait(now)
         if made.first is not None:
             state = f"{made.resting} of {made.destinations} destinations rest"
             if made.resting == made.destinations:
@@ -207,7 +207,7 @@ def _health(egress: Egress[Work], now: float) -> dict[str, Any]:
     if breaker.is_open:
         state = "paused: login refused" if breaker.auth_failed else "resting"
         return {"state": state, "wait": round(breaker.wait(now), 1), "why": breaker.why}
-    wait, why = pace.wait(now)
+    wait, why, _ = pace.wait(now)
     said, fewer = why or breaker.why or (f"it takes about {pace.shown}" if pace.rate else ""), egress.fewer
     count, _, reason = fewer.partition(": ")
     if reason and said.endswith(reason):

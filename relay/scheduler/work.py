@@ -38,6 +38,7 @@ class Work:
     began: float = 0.0  # when the last transaction of it began, or the dial for it
     asks: int = 0  # the pace of its account for so many
     paced: bool = False  # it is under way by that
+    turn: float = 0.0  # since when
     remote: str = ""  # the host that it was said to, where it leaves by MX, and what TLS was had
     security: str = ""
     ready: Ready | None = None  # as it leaves; None: as it is in the spool

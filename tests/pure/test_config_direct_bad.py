@@ -45,8 +45,8 @@ IP = "expected an IP address such as 203.0.113.5, found"
         ("{source: []}", "1:22: direct.a.source: an empty list; name at least one or remove the key"),
         ("{hostname: a b}", "1:24: direct.a.hostname: expected a host name such as relay.example.com, found the string 'a b'"),
         ("{connections: 0}", "1:27: direct.a.connections: must be at least 1, found the number 0"),
-        ("{limits: [5 bytes/d]}", "1:23: direct.a.limits.rate: a rate counts messages, recipients or connections, such as "
-         "30 messages/min"),
+        ("{limits: [5 bits/d]}", "1:23: direct.a.limits.rate: a rate counts messages, recipients, connections or bytes, such as "
+         "30 messages/min or 500MB/h; a size is in kB, MB, GB, KiB, MiB, GiB"),
         ("{limits: [{rate: 5/d, timezone: Mars}]}", "1:45: direct.a.limits[1].timezone: no time zone 'Mars'"),
         ("{replies: [{reply: x, scope: message, then: slow}]}", "1:57: direct.a.replies[1].then: `slow` helps an account; "
          "message has no pace and no connections"),

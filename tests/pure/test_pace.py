@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.policy.pace import Pace
+from relay.policy.pace import Held, Pace
 from relay.policy.rate import Rate
 
 
@@ -92,7 +92,7 @@ def test_what_was_under_way_is_one_complaint() -> None:
 def test_a_time_that_is_told_is_kept() -> None:
     pace = Pace()
     pace.complained(10.0, 9.9, 300.0, "421 wait 5 minutes")
-    assert pace.wait(10.0) == (300.0, "421 wait 5 minutes")
+    assert pace.wait(10.0) == Held(300.0, "421 wait 5 minutes")
     assert pace.room(10.0) == 0 and pace.room(310.0) >= 1
 
 
