@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
+from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest, NotFound
 from relay.admin.service import Service
 from relay.settings import Address
@@ -32,8 +33,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The servers. `open_socket`, `open_tcp`, then `close`."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, pausing: Pausing | None = None) -> None:
+        self.service, self.pausing = service, pausing
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -106,6 +107,8 @@ class Admin:
                 web.post("/v1/spool/backup", self._backup),
             ]
         )
+        if self.pausing is not None:
+            app.add_routes(_pauses(self.pausing))
         return app
 
     # -- health
@@ -196,6 +199,23 @@ class Admin:
 
     async def _backup(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
+
+
+def _pauses(pausing: Pausing) -> list[web.RouteDef]:
+    async def every(_: web.Request) -> web.Response:
+        return web.json_response({"suspensions": pausing.list()})
+
+    async def suspend(request: web.Request) -> web.Response:
+        return web.json_response(await pausing.suspend(await _object(request)))
+
+    async def resume(request: web.Request) -> web.Response:
+        return web.json_response(await pausing.resume(await _object(request)))
+
+    return [
+        web.get("/v1/suspensions", every),
+        web.post("/v1/suspend", suspend),
+        web.post("/v1/resume", resume),
+    ]
 
 
 def _answers(path: Path) -> bool:

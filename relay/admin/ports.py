@@ -17,7 +17,7 @@ class BadRequest(Exception):
 
 
 class NotFound(Exception):
-    """No such message."""
+    """No such message, or no such suspension."""
 
 
 class Outlook(Protocol):
@@ -35,6 +35,15 @@ class Outlook(Protocol):
     async def survey(self, facts: Facts, names: Sequence[str]) -> dict[str, Any]: ...
     def egress_rows(self) -> list[dict[str, Any]]: ...
     async def destination_rows(self, name: str, most: int) -> list[dict[str, Any]]: ...
+
+
+class Pauses(Protocol):
+    """What is suspended by hand. Raises ValueError in words, and SpoolError where it can't be kept."""
+
+    async def suspend(self, kind: str, value: str, until: float | None, reason: str) -> list[str]: ...
+    async def resume(self, kind: str, value: str) -> int: ...
+    def ask_again(self, egress: str) -> list[str]: ...
+    def suspensions(self) -> list[dict[str, Any]]: ...
 
 
 class Control(Protocol):

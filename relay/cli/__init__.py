@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, explain, mail, oauth, presets, queue, service, setup, sink
+from relay.cli import dkim, explain, mail, oauth, pauses, presets, queue, service, setup, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -36,6 +36,8 @@ for _command in (
     mail.send,
     sink.sink,
     queue.queue,
+    pauses.suspend,
+    pauses.resume,
     dkim.dkim,
     presets.presets,
     oauth.oauth,

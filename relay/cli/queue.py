@@ -20,7 +20,8 @@ MOST_LANES = 50  # that a terminal is shown
 WIDE = 170  # columns; on a narrower terminal a recipient takes two lines
 
 
-def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """An option such as `2h`, in seconds."""
     if value is None:
         return None
     from relay.config.values import parse_duration
@@ -42,7 +43,7 @@ _FILTERS = [
     click.option("--user", help="The user who submitted it."),
     click.option("--state", help="queued, deferred, active, held, delivered, failed; several with commas."),
     click.option("--error", help="Text in why or in the last reply."),
-    click.option("--older-than", callback=_duration, help="Accepted longer ago than, such as 2h."),
+    click.option("--older-than", callback=duration, help="Accepted longer ago than, such as 2h."),
 ]
 
 

@@ -1,0 +1,139 @@
+"""What an operator has suspended: in force at once, kept over a restart, and told.
+
+Promises: what was said to be suspended is on the disk before it is said. Who lets mail go asks `in_force`, which is another
+object after each change; `changed` is called then, for lanes may have to answer other questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from relay import clock
+from relay.deliver.pool import Egress, name_of
+from relay.maillog import MailLog
+from relay.policy.routing import glob
+from relay.policy.suspend import Suspension, Suspensions
+from relay.scheduler.lanes import Lane
+from relay.scheduler.work import Work
+
+DOCUMENT = "suspensions"  # its key in the spool
+PART = 500  # lanes that are looked at in one go
+
+Remember = Callable[[Mapping[str, str | None]], Awaitable[None]]
+
+
+class Pauses:
+    def __init__(
+        self,
+        lanes: Mapping[int, Lane],
+        egresses: Mapping[str, Egress[Work]],
+        log: MailLog,
+        remember: Remember,
+        changed: Callable[[], None],
+    ) -> None:
+        self.in_force = Suspensions()
+        self._lanes, self._egresses, self._log = lanes, egresses, log
+        self._remember, self._changed = remember, changed
+        self._changing = asyncio.Lock()
+
+    def load(self, documents: Mapping[str, str]) -> None:
+        """What the spool remembers, at the start."""
+        try:
+            self.in_force = Suspensions.load(documents.get(DOCUMENT, "[]"))
+        except ValueError as error:
+            self._log.error("suspensions_lost", error=str(error), hint="nothing is suspended: see relay suspend")
+        if self.in_force:
+            self._changed()
+
+    # -- by hand
+
+    async def suspend(self, kind: str, value: str, until: float | None, reason: str) -> list[str]:
+        """Returns what it stops, a line each. Raises ValueError in words, SpoolError."""
+        async with self._changing:
+            made = Suspension.of(kind, value, until, reason, clock.now())
+            wanted = Suspensions(self.in_force.all())
+            wanted.add(made)
+            await self._take(wanted)
+        self._log.warning(
+            "suspended", filter=f"{kind}={value}", until=until, reason=made.reason, by="hand", why=made.why
+        )
+        return await self._stopped(made)
+
+    async def resume(self, kind: str, value: str) -> int:
+        """How many suspensions were ended: 1, or 0 where there was none of these words. Raises SpoolError."""
+        async with self._changing:
+            wanted = Suspensions(self.in_force.all())
+            if not wanted.remove(kind, value):
+                return 0
+            await self._take(wanted)
+        self._log.event("resumed", filter=f"{kind}={value}", by="hand")
+        return 1
+
+    def ask_again(self, egress: str) -> list[str]:
+        """Those of this name, a glob, that rest are dialled now. Returns their keys."""
+        now, fits = clock.now(), glob(egress)
+        resting = [e for e in self._egresses.values() if e.breaker.is_open and (fits(e.key) or fits(name_of(e.key)))]
+        for found in resting:
+            found.breaker.ask_again(now)
+        if resting:
+            self._log.event("asked_again", egress=egress, resting=len(resting), by="hand")
+            self._changed()
+        return [e.key for e in resting]
+
+    def suspensions(self) -> list[dict[str, Any]]:
+        """A flat row for each; `left` in seconds, None without an end, as `until`."""
+        now = clock.now()
+        return [
+            {"kind": s.kind, "value": s.value, "until": s.until, "left": None if s.until is None else s.left(now)}
+            | {"reason": s.reason, "at": s.at, "why": s.why}
+            for s in self.in_force.all()
+        ]
+
+    # -- by the clock
+
+    async def tidy(self, now: float) -> None:
+        """Ends those whose time is over; they stop nothing since then. To be called at `in_force.next_end()`. Raises SpoolError."""
+        async with self._changing:
+            over = self.in_force.over(now)
+            if not over:
+                return
+            await self._take(Suspensions(s for s in self.in_force.all() if s not in over))
+        for ended in over:
+            self._log.event("resumed", filter=f"{ended.kind}={ended.value}", by="its time is over")
+
+    async def _take(self, wanted: Suspensions) -> None:
+        """On the disk, then in force."""
+        await self._remember({DOCUMENT: wanted.state() if wanted else None})
+        self.in_force = wanted
+        self._changed()
+
+    # -- what it stops
+
+    async def _stopped(self, made: Suspension) -> list[str]:
+        alone = Suspensions([made])
+        stopped = others = unknown = 0
+        for i, lane in enumerate(list(self._lanes.values())):
+            if i % PART == PART - 1:
+                await asyncio.sleep(0)
+            if lane.due_at is None and not lane.asked:
+                continue
+            if made.kind == "egress":
+                bound = [alone.blocks("egress", key, made.at) is not None for key in lane.egresses]
+                stopped += bool(bound) and all(bound)
+                others += any(bound) and not all(bound)
+            elif alone.lane(lane.facts, lane.id, made.at, (lane.site,)):
+                stopped += 1
+            elif not lane.facts.covers(alone.questions()):
+                unknown += 1
+        told = [f"it stops {_lanes(stopped)} with mail waiting"]
+        if others:
+            told.append(f"{_lanes(others)} with mail waiting may leave by the next egress of the route")
+        if unknown:
+            told.append(f"{_lanes(unknown)} with mail waiting {'is' if unknown == 1 else 'are'} looked through for it")
+        return told
+
+
+def _lanes(count: int) -> str:
+    return f"{count or 'no'} {'lane' if count == 1 else 'lanes'}"
