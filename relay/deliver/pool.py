@@ -95,6 +95,9 @@ class Egress(Generic[W]):
         self._idle: list[Upstream] = []
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._open = 0
+        self.shaped: tuple[int, float, str] | None = (
+            None  # by a rule of `shaping`: sessions at most, until when, and why
+        )
         self._crowded = 0.0  # when it last had too many sessions
         self._alone = 0  # times in a row that a single one was too many
         self._crowd = ""  # what the upstream said then
@@ -105,7 +108,12 @@ class Egress(Generic[W]):
     @property
     def connections(self) -> int:
         """How many sessions it may have at once, as it is heard to bear them."""
-        return self._most if self.window is None else min(self._most, self.window.limit(clock.now()))
+        most = self._most if self.window is None else min(self._most, self.window.limit(clock.now()))
+        if self.shaped is not None:
+            most = min(most, self.shaped[0])
+            if self.shaped[1] <= clock.now():
+                self.shaped = None
+        return most
 
     @property
     def busy(self) -> int:
@@ -190,6 +198,8 @@ class Egress(Generic[W]):
     def fewer(self) -> str:
         """Why it has fewer connections than the account says, for people; empty: it has all."""
         most = self.account.connections
+        if self.shaped is not None and self.connections == self.shaped[0] < most:
+            return f"{self.shaped[0]} of {most} connections: {self.shaped[2]}"
         if self.window is not None and self.window.why and self.connections < self._most:
             return f"{self.connections} of {most} connections: {self.window.why}"
         return f"{self._most} of {most} connections: {self._crowd}" if self._most < most else ""

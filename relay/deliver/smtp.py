@@ -92,6 +92,7 @@ class Upstream:
         self.account, self._talk, self._offers = account, talk, extensions
         self._pipelining = "pipelining" in extensions
         self.transactions = 0
+        self.ends = False  # nothing more is said on it but QUIT
         self.idle_since = 0.0
         self.taken_at = 0.0  # by who works with it; clock.monotonic()
         self.passes_on = False  # the transaction under way asks for reports, of an upstream that makes them
@@ -119,7 +120,7 @@ class Upstream:
 
     @property
     def usable(self) -> bool:
-        return self.connected and self.transactions < self.account.messages_per_connection
+        return self.connected and not self.ends and self.transactions < self.account.messages_per_connection
 
     @property
     def connected(self) -> bool:

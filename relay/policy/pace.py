@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from relay.policy.gate import ANY
 from relay.policy.held import FREE, Held
 from relay.policy.rate import Rate, Spent
+from relay.policy.throttle import Throttle
 
 PATIENCE = 64.0  # seconds: the longest rest after a complaint that names no time
 BELOW = 0.97  # of what it was heard to take
@@ -91,6 +92,7 @@ class Pace:
     until: float = 0.0  # it was told to wait so long
     why: str = ""  # of `until`, and of `rate`
     complaints: int = 0  # in a row, with nothing taken between them
+    throttle: Throttle = field(default_factory=Throttle)  # a rule of `shaping` slows it
     whose: str = "its"  # its limits are, where one that has this Pace beside its own is told of them
     ramp: Ramping | None = None  # binds beside the limits
     prefix: str = ""  # under which what was spent is kept
@@ -111,7 +113,9 @@ class Pace:
     @property
     def free(self) -> bool:
         """Nothing binds."""
-        mine = not self.limits and self.rate is None and not self.until and self.ramp is None
+        mine = (
+            not self.limits and self.rate is None and not self.until and self.ramp is None and not self.throttle.until
+        )
         return mine and (not self.also or all(other.free for other in self.also))
 
     def keep(self, old: Pace) -> None:
@@ -127,6 +131,7 @@ class Pace:
                 count.spent = deepcopy(known[count.rate.key])
         for name in LEARNT:
             setattr(self, _OWN.get(name, name), getattr(old, _OWN.get(name, name)))
+        self.throttle = old.throttle
 
     def _every(self) -> list[_Count]:
         return self._mail + self._dials
@@ -137,7 +142,8 @@ class Pace:
 
     def unspent(self, now: float) -> bool:
         """There is nothing to remember of it."""
-        return self.until <= now and all(count.spent.empty(now) for count in self._every())
+        quiet = self.until <= now and not self.throttle.binds(now)
+        return quiet and all(count.spent.empty(now) for count in self._every())
 
     # -- made durable
 
@@ -180,6 +186,9 @@ class Pace:
             longest, why = self.until - now, self.why
         if self.rate is not None and self._next - now > longest:
             longest, why = self._next - now, f"it takes about {self.shown}: {self.why}"
+        slowed = self.throttle.wait(now)
+        if slowed[0] > longest:
+            longest, why = slowed
         for other in self.also:
             theirs = other.wait(now, recipients, size)
             if theirs.seconds > longest:
@@ -224,6 +233,8 @@ class Pace:
         if self.rate is not None:
             late = now - self._next
             room = 0 if late < -AHEAD else 1 + int(self.rate * AHEAD)
+        if (slowed := self.throttle.room(now)) is not None:
+            room = min(room, slowed)
         if self.ramp is not None:
             room = min(room, self.ramp.left(now))
         for count in self._mail:
@@ -257,6 +268,7 @@ class Pace:
             self.ramp.take(now, self._ramped(recipients))
         for count in self._mail:
             count.spent.add(count.rate, count.of(recipients, size), now)
+        self.throttle.take(now)
         if self.rate is not None:
             self._next = max(now, self._next) + 1 / self.rate
 

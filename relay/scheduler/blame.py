@@ -7,7 +7,7 @@ route's next account, or waits for this one. Only the message that heard of a pa
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from relay.maillog import MailLog
 from relay.policy.replies import judge
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.record import Recorder
+from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
 from relay.settle import Outcome
 from relay.spool import Claimed
@@ -43,6 +44,7 @@ class Rest:
 
     until: float
     why: str
+    passes: bool = False  # the route's next egress takes over
 
 
 class Ways(Protocol):
@@ -61,8 +63,8 @@ class Ways(Protocol):
 class Blame:
     """What becomes of a transaction's recipients, of its account and of its destinations."""
 
-    def __init__(self, ways: Ways, recorder: Recorder, log: MailLog) -> None:
-        self.ways, self.recorder, self.log = ways, recorder, log
+    def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, log: MailLog) -> None:
+        self.ways, self.recorder, self.shaping, self.log = ways, recorder, shaping, log
         self.resting: dict[tuple[str, str], Rest] = {}  # (egress, domain), in the order of their beginning
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
@@ -75,15 +77,39 @@ class Blame:
             )  # 530: a host of the domain's wants a login, which is no account's fault
         return found
 
+    def understood(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> bool:
+        """Whether it says more than that this session is over."""
+        if self.judge(egress, work, stage, reply).scope is not Scope.NEXT_HOP:
+            return True
+        return bool(self.shaping.fitting(egress, work, work.recipients, stage, reply))
+
+    def _heard(self, egress: Egress[Work], work: Work, about: Sequence[Claimed], stage: Stage, reply: Reply) -> Trouble:
+        """As `judge`; and what rules of `shaping` say about it is done."""
+        heard = self.shaping.heard(egress, work, about, stage, reply)
+        for rest in heard.rests if heard is not None else ():
+            self._rest(egress.name, rest.destination, rest.until, rest.why, rest.next)
+        return heard.trouble if heard is not None and heard.trouble else self.judge(egress, work, stage, reply)
+
+    def resume(self, egresses: Iterable[Egress[Work]]) -> None:
+        """After a start or a reload: nothing rests but what a rule of `shaping` says."""
+        self.resting.clear()
+        for egress in egresses:
+            self.shaping.resume(egress)
+        for rest in self.shaping.resting():
+            self._rest(rest.egress, rest.destination, rest.until, rest.why, rest.next)
+
     # -- a transaction's end
 
     def answered(
         self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
     ) -> None:
         """It came to its end, with an answer for each recipient."""
-        if (egress.pace.rate is not None or egress.window) and any(answer.accepted for answer in answers):
-            egress.pace.accepted(clock.now())
-            egress.well(clock.now())
+        if any(answer.accepted for answer in answers):
+            now = clock.now()
+            egress.pace.throttle.taken(now)
+            if egress.pace.rate is not None or egress.window:
+                egress.pace.accepted(now)
+                egress.well(now)
         if self._judged(egress, work, zip(work.recipients, answers, strict=True), seconds, passed_on):
             self._well(egress)
 
@@ -108,7 +134,7 @@ class Blame:
         stage, reply = failure.stage, failure.reply
         if isinstance(failure, OfDomain):
             return self._of_domain(egress, work, failure, seconds)
-        trouble = self.judge(egress, work, stage, reply)
+        trouble = self._heard(egress, work, [spoken_of] if spoken_of else work.recipients, stage, reply)
         if _strains(trouble, reply) and stage is not Stage.PREPARE:
             egress.strained(clock.now(), work.began, str(reply))
             if session is None and reply.code == 421 and egress.window and egress.sessions:
@@ -189,7 +215,8 @@ class Blame:
                 outcome = Outcome(Result.DELIVERED, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried))
                 outcome.remote, outcome.security = work.remote, work.security
             else:
-                trouble = self.judge(egress, work, answer.stage, answer.reply)
+                about = [recipient] if answer.stage is Stage.RCPT else work.recipients
+                trouble = self._heard(egress, work, about, answer.stage, answer.reply)
                 if _strains(trouble, answer.reply):
                     egress.strained(clock.now(), work.began, str(answer.reply))
                 if trouble.scope is Scope.EGRESS:
@@ -301,13 +328,8 @@ class Blame:
     def _destination(self, egress: Egress[Work], domain: str, trouble: Trouble, reply: Reply) -> None:
         """What waits for it waits until then; what is under way may go."""
         now = clock.now()
-        rest = self.resting.pop((egress.name, domain), None)
         seconds = DESTINATION_REST if trouble.wait is None else trouble.wait
-        while len(self.resting) >= MOST_DESTINATIONS:
-            self.resting.pop(next(iter(self.resting)))
-        until = max(now + seconds, rest.until if rest else 0.0)
-        self.resting[egress.name, domain] = Rest(until, f"{domain} rests at {egress.name}: {reply} ({trouble.means})")
-        if rest is None or rest.until <= now:
+        if self._rest(egress.name, domain, now + seconds, f"{reply} ({trouble.means})"):
             self.log.warning(
                 "destination_rests",
                 egress=egress.name,
@@ -317,25 +339,42 @@ class Blame:
                 seconds=round(seconds, 1),
             )
 
+    def _rest(self, name: str, domain: str, until: float, why: str, passes: bool = False) -> bool:
+        """Whether that is news."""
+        rest = Rest(until, f"{domain} rests at {name}: {why}", passes)
+        before = self.resting.pop((name, domain), None)
+        while len(self.resting) >= MOST_DESTINATIONS:
+            self.resting.pop(next(iter(self.resting)))
+        if before is not None:
+            rest.until, rest.passes = max(until, before.until), passes or before.passes
+        self.resting[name, domain] = rest
+        return before is None or before.until <= clock.now()
+
     def awake(self, egress: Egress[Work], work: Work) -> bool:
-        """Whether any of its recipients may go; those whose destination rests wait for its end, which is no attempt."""
+        """Whether any of its recipients may go. Those whose destination rests go by the next egress where a rule of shaping
+        says so; else they wait for its end, which is no attempt."""
         now = clock.now()
-        later: list[tuple[Claimed, Outcome]] = []
+        resting: list[tuple[Claimed, Rest]] = []
         for recipient in work.recipients:
             key = (egress.name, domain_of(recipient.address))
             rest = self.resting.get(key)
-            if rest is None:
-                continue
-            if rest.until <= now:
+            if rest is not None and rest.until <= now:
                 del self.resting[key]
-            else:
-                why = Reply(0, rest.why)
-                later.append((recipient, Outcome(Result.LATER, "", Stage.CONNECT, why, wait=rest.until - now)))
-        if later:
-            waiting = {recipient.n for recipient, _ in later}
+            elif rest is not None:
+                resting.append((recipient, rest))
+        if resting:
+            waiting = {recipient.n for recipient, _ in resting}
             work.recipients = [r for r in work.recipients if r.n not in waiting]
-            self.recorder.settle(work.claim, later)
+            if (aside := [r for r, rest in resting if rest.passes]) and self._fail_over(
+                egress, work.share(aside), next(rest.why for _, rest in resting if rest.passes)
+            ):
+                resting = [(r, rest) for r, rest in resting if not rest.passes]
+            self.recorder.settle(work.claim, [(r, _later(rest, now)) for r, rest in resting])
         return bool(work.recipients)
+
+
+def _later(rest: Rest, now: float) -> Outcome:
+    return Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, rest.why), wait=rest.until - now)
 
 
 def _strains(trouble: Trouble, reply: Reply) -> bool:

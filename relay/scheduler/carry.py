@@ -21,13 +21,14 @@ from relay.oauth.keeper import Keeper
 from relay.policy.routing import Action, Route
 from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
-from relay.reply import Reply, Result, Scope, Stage
+from relay.reply import Reply, Result, Stage
 from relay.scheduler.blame import Blame
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.egresses import Egresses
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.record import Recorder
+from relay.scheduler.shape import Shaping
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import Config
@@ -66,7 +67,8 @@ class Carriers:
         self.egresses = Egresses(config, network, sites, self.keeper, ledger, memory, nudge)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
-        self.blame = Blame(self, recorder, log)
+        self.blame = Blame(self, recorder, Shaping(sites, log), log)
+        self.egresses.made = self.blame.shaping.resume
         self.stopping = False
         SESSIONS.source = lambda: self._of_each(lambda egress: egress.sessions)
         BREAKER.source = lambda: self._of_each(lambda egress: egress.breaker.is_open)
@@ -83,9 +85,10 @@ class Carriers:
     def apply(self, config: Config) -> None:
         """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""
         self.keeper.apply(config)
-        self.blame.resting.clear()
         for egress in self.egresses.apply(config):
             self._retire(egress)
+        self.blame.shaping.apply(config)
+        self.blame.resume(self.egresses.values())
 
     def _token_back(self, name: str) -> None:
         """An account that rests for want of a token need not wait for its cool-down."""
@@ -223,7 +226,7 @@ class Carriers:
             self._plan(egress, work, plan)
         started, work.began = clock.monotonic(), clock.now()
         work.remote = work.security = ""  # nobody has said anything in this attempt
-        work.asks = len(work.recipients)
+        work.asks, work.ends = len(work.recipients), False
         egress.asking += work.asks
         egress.breaker.start()
         if (kept := self.at_work[task]) is not None:
@@ -269,9 +272,11 @@ class Carriers:
                 egress.sending, work.paced = egress.sending - 1, False
         if egress.backlog:
             self._hire(egress, len(egress.backlog))  # this attempt may have shown that more may try
-        if (session := self.at_work[task]) is not None and not session.usable:
-            self.at_work[task] = None
-            egress.give(session)
+        if (session := self.at_work[task]) is not None:
+            session.ends |= work.ends
+            if not session.usable:
+                self.at_work[task] = None
+                egress.give(session)
 
     async def _make_ready(self, egress: Egress[Work], work: Work, body: bytes | Path) -> None:
         """For what its last EHLO said; where it can't be made that, the next EHLO is asked before the message fails."""
@@ -314,7 +319,7 @@ class Carriers:
             return await session.deliver(work.parcel(body))
         except Failure as failure:
             lost = kept and failure.stage is Stage.MAIL and failure.reply.code in (0, 421)
-            if not lost or self.blame.judge(egress, work, failure.stage, failure.reply).scope is not Scope.NEXT_HOP:
+            if not lost or self.blame.understood(egress, work, failure.stage, failure.reply):
                 raise
         self.at_work[task] = None
         egress.drop(session)
@@ -401,7 +406,8 @@ class Carriers:
         await asyncio.gather(*(egress.close() for egress in [*self.egresses.values(), *self.retired]))
 
     async def sweep(self) -> None:
-        """Sessions that were idle for too long."""
+        """Sessions that were idle for too long, and what shaping has put in force for so long."""
+        self.blame.shaping.sweep()
         idle = [egress for egress in [*self.egresses.values(), *self.retired] if egress.idle]
         await asyncio.gather(*(egress.sweep() for egress in idle))
         self.retired = [e for e in self.retired if e.busy or e.sessions]

@@ -42,6 +42,7 @@ class Egresses(dict[str, Egress[Work]]):
         self._gone: dict[str, Pace] = {}  # of accounts that a reload took away: they may come back
         memory.sources.append(self._learnt)
         self._freed = freed
+        self.made: Callable[[Egress[Work]], None] = lambda egress: None  # told of each new way to a site
         self.config, self._network, self._sites, self._keeper = config, network, sites, keeper
         self.trunks: dict[str, Trunk] = {}  # of each direct entry
         self._shared: dict[str, Pace] = {}  # of rules whose limits are over all egresses
@@ -49,6 +50,7 @@ class Egresses(dict[str, Egress[Work]]):
     def __missing__(self, key: str) -> Egress[Work]:
         name, _, site = key.partition(" to ")
         egress = self[key] = self._made(self.config.accounts[name], self._sites.by_name[site].rule, site)
+        self.made(egress)
         return egress
 
     def at(self, key: str) -> Egress[Work] | None:

@@ -39,6 +39,7 @@ class Work:
     asks: int = 0  # the pace of its account for so many
     paced: bool = False  # it is under way by that
     turn: float = 0.0  # since when
+    ends: bool = False  # a rule of `shaping` ends the session that heard the reply to it
     remote: str = ""  # the host that it was said to, where it leaves by MX, and what TLS was had
     security: str = ""
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
