@@ -13,6 +13,7 @@ from typing import Any
 
 from relay import __version__, clock
 from relay.admin.api import Admin
+from relay.admin.pauses import Pausing
 from relay.admin.service import Service
 from relay.deliver.network import Network
 from relay.envelope import queue_id
@@ -86,13 +87,15 @@ class App:
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
         network = Network(config, self.log)
-        kept, memory = await self._remembered()
+        kept, documents = await self._remembered()
         self.spool.taker = self.scheduler = Scheduler(
-            self.spool, config, self.preparer, network, self.log, kept, memory
+            self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents)
         )
         quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
+        self.scheduler.ask = self.runtime.ask
+        self.scheduler.pauses.load(documents)
         self.runtime.subscribers += [
             self._limits,
             quotas.apply,
@@ -147,10 +150,10 @@ class App:
         for message in await self.spool.sweep():
             self.log.error("body_missing", id=queue_id(message), hint="its body file is gone; restore it from a backup")
 
-    async def _remembered(self) -> tuple[dict[str, list[tuple[float, int]]], Memory]:
+    async def _remembered(self) -> tuple[dict[str, list[tuple[float, int]]], dict[str, str]]:
         """What earlier runs have spent and learnt. Raises StartError."""
         try:
-            return await self.spool.spent(), Memory(self.spool, await self.spool.remembered())
+            return await self.spool.spent(), await self.spool.remembered()
         except SpoolError as error:
             raise StartError(str(error)) from None
 
@@ -165,7 +168,8 @@ class App:
             door.advertise()
 
     async def _open_admin(self, config: Config) -> None:
-        self.admin = Admin(Service(self.spool, self.intake, self.scheduler.outlook, self, self.log))
+        service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
+        self.admin = Admin(service, Pausing(self.scheduler.pauses, self.scheduler.outlook, self))
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:

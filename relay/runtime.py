@@ -11,11 +11,12 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relay import metrics
 from relay.config.load import ConfigError, load
 from relay.maillog import MailLog
+from relay.policy.routing import Question
 from relay.settings import Config
 
 RESTART_AFTER = 1.0
@@ -38,6 +39,11 @@ class Runtime:
         self.subscribers: list[Callable[[Config], None]] = []
         LAST_RELOAD.source = lambda: [((), float(not self.last_error))]
 
+    def ask(self, suspended: tuple[Question, ...]) -> Config:
+        """The same configuration, whose lanes answer these questions for what is suspended by hand."""
+        self.config = replace(self.config, suspended=suspended)
+        return self.config
+
     def reload(self) -> tuple[bool, list[str]]:
         """(was it taken, what to know). Keeps the old configuration where the new one is bad."""
         source = self.config.source
@@ -55,7 +61,7 @@ class Runtime:
         self.last_error = ""
         RELOADS.inc(1, "taken")
         notes = [*fresh.warnings, *_needs_restart(self.started, fresh)]
-        self.config = fresh
+        self.config = fresh = replace(fresh, suspended=self.config.suspended)
         self.generation += 1
         for subscriber in self.subscribers:
             subscriber(fresh)

@@ -64,6 +64,7 @@ class Housekeeper:
             self._watch_clock()
             await self._room()
             await self.scheduler.carriers.sweep()
+            await self._resume()
             if clock.monotonic() - remembered > REMEMBER_EVERY:
                 remembered = clock.monotonic()
                 await self.scheduler.remember()
@@ -73,6 +74,15 @@ class Housekeeper:
                 self.log.error("housekeeping_failed", error=str(error))
             if any(lane.due_at is not None for lane in self.scheduler.lanes.stale()):
                 self._wake.set()
+
+    async def _resume(self) -> None:
+        """What was suspended for so long leaves again."""
+        pauses, now = self.scheduler.pauses, clock.now()
+        if now >= pauses.in_force.next_end():
+            try:
+                await pauses.tidy(now)
+            except SpoolError as error:
+                self.log.error("not_remembered", error=str(error))
 
     async def forget(self) -> None:
         """The loop of what may take minutes where a million rows are concerned: expiry, delays, retention."""

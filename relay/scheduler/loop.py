@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from relay import clock, metrics
@@ -16,7 +17,7 @@ from relay.envelope import queue_id
 from relay.maillog import MailLog
 from relay.policy.gate import FOREVER
 from relay.policy.held import FREE, Held
-from relay.policy.routing import Action
+from relay.policy.routing import Action, Question
 from relay.prepare.preparer import Preparer
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.bounds import Bounds
@@ -26,6 +27,7 @@ from relay.scheduler.lanes import Lane, Lanes
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.outlook import Outlook
+from relay.scheduler.pauses import Pauses
 from relay.scheduler.plan import Planner
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
@@ -77,6 +79,10 @@ class Scheduler:
         )
         self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
+        self.pauses = Pauses(self.lanes.by_id, self.egresses, log, spool.remember, self._paused)
+        self.ask: Callable[[tuple[Question, ...]], Config] = lambda asked: replace(self.config, suspended=asked)
+        self.lanes.suspended = self._suspended
+        self.egresses.stopped = self._stopped
         self.planner = Planner(self.lanes, self.egresses, self.egresses.trunks)
         self._granted: dict[int, Egress[Work]] = {}
         LANES.source = lambda: [((), float(len(self.lanes.by_id)))]
@@ -95,6 +101,28 @@ class Scheduler:
         self.carriers.apply(config)
         self.lanes.reload(config)
         self.spool.wake()
+
+    def _paused(self) -> None:
+        """Something was suspended by hand, or resumed."""
+        asked = self.pauses.in_force.questions()
+        if asked != self.config.suspended:
+            self.config = self.recorder.config = self.ask(asked)
+            self.preparer.config = self.config
+        self.egresses.look_again()
+        self.lanes.reload(self.config)
+        self.spool.wake()
+
+    def _suspended(self, lane: Lane) -> str:
+        if not self.pauses.in_force:
+            return ""
+        rule = self.sites.by_name[lane.site].rule.name if lane.site in self.sites.by_name else ""
+        found = self.pauses.in_force.lane(lane.facts, lane.id, clock.now(), (lane.site, rule))
+        return found[1] if found else ""
+
+    def _stopped(self, egress: str) -> tuple[float, str] | None:
+        now = clock.now()
+        found = self.pauses.in_force.blocks("egress", egress, now)
+        return (now + found[0], found[1]) if found else None
 
     async def forget(self) -> None:
         """Lanes that nobody is in any more. Raises SpoolError."""
