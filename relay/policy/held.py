@@ -1,4 +1,4 @@
-"""What a limit says when it is asked. Pure."""
+"""What a limit answers who asks whether mail may leave. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Held(NamedTuple):
-    """`seconds` until so much may leave, 0: now; `why`, for operators; whether the route's next egress may take it meanwhile."""
+    """For so many `seconds` (0: it may leave now), `why` in words, and whether the route's next egress takes it over."""
 
     seconds: float
-    why: str
+    why: str = ""
     passes: bool = False
 
 
-FREE = Held(0.0, "")
+FREE = Held(0.0)
