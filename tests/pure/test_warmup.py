@@ -402,7 +402,8 @@ def test_a_clock_that_was_years_ahead_stops_nothing() -> None:
     assert ramp.judge(on(4000), FAR).startswith("halved")
     assert ramp.left(on(3, 23)) == 86
     assert ramp.judge(on(3, 23.5), FAR) == ""
-    assert ramp.judge(on(5), GOOD).startswith("resumed")
+    assert ramp.judge(on(5), FAR).startswith("halved: 43 ")
+    assert ramp.judge(on(7), GOOD).startswith("resumed")
 
 
 # -- held
