@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 from conftest import NOW
@@ -16,7 +17,8 @@ from relay.maillog import MailLog
 from relay.nexthop.mx import Mx
 from relay.resolver import Resolver
 from relay.scheduler import lanes as module
-from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.bounds import Bounds
+from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.sites import Sites
 from relay.settings import Config
 from relay.spool import Head
@@ -42,7 +44,15 @@ def head(number: int, user: str, due_at: float | None = NOW) -> Head:
 
 
 def lanes_of(config: Config) -> Lanes:
-    return Lanes(config, Sites(Mx(Resolver()), config, MailLog(None)))
+    return Lanes(config, Sites(Mx(Resolver()), config, MailLog(None)), Bounds(config, lambda key: ()))
+
+
+def take(lanes: Lanes, ways: list[Way], most: int) -> list[Lane]:
+    """As the planner takes them."""
+    taken = list(islice(lanes.take(ways), most))
+    for lane in taken:
+        lane.asked = True
+    return taken
 
 
 def crowd(config: Config, count: int, user: str = "one", due_at: float = NOW) -> Lanes:
@@ -74,7 +84,7 @@ def test_a_pass_does_not_look_at_lanes_that_are_not_due(config: Config, looked: 
     lanes.update([head(1000, "one1000")])
     looked.count = 0
     (way,) = lanes.ways(NOW)
-    (lane,) = lanes.take([way], 20)
+    (lane,) = take(lanes, [way], 20)
     lanes.found(lane, None)
     assert (lanes.ways(NOW), lanes.next_due()) == ([], NOW + 60)
     assert looked.count < 50
@@ -114,7 +124,7 @@ def test_everybody_comes_to_his_turn(config: Config) -> None:
     lanes.update(head(i, f"{'both' if i < 300 else 'one'}{i}") for i in range(1000))
     taken = Counter[int]()
     for _ in range(300):
-        for lane in lanes.take(lanes.ways(NOW), 10):
+        for lane in take(lanes, lanes.ways(NOW), 10):
             taken[lane.id] += 1
             lanes.found(lane, NOW)  # it has more
     assert set(taken.values()) == {3} and len(taken) == 1000
@@ -124,7 +134,7 @@ def test_those_that_were_not_reached_come_first(config: Config) -> None:
     lanes = lanes_of(config)
     lanes.update([head(1, "one1"), head(2, "two2"), head(3, "both3"), head(4, "one4")])
     first = [way.egresses for way in lanes.ways(NOW)]
-    for lane in lanes.take(lanes.ways(NOW)[:1], 1):
+    for lane in take(lanes, lanes.ways(NOW)[:1], 1):
         lanes.found(lane, NOW)
     assert lanes.ways(NOW)[-1].egresses == first[0]
 
@@ -133,7 +143,7 @@ def test_what_a_rule_ends_has_a_way_of_its_own(config: Config) -> None:
     lanes = crowd(config, 3, user="ended")
     (way,) = lanes.ways(NOW)
     assert way.egresses == ()
-    assert [lane.id for lane in lanes.take([way], 2)] == [0, 1]
+    assert [lane.id for lane in take(lanes, [way], 2)] == [0, 1]
 
 
 def test_without_a_route_nothing_moves(config: Config) -> None:
@@ -157,7 +167,7 @@ def test_a_busy_lane_leaves_no_trail(config: Config) -> None:
     for i in range(10_000):
         now = NOW + i / 100
         lanes.update([head(1, "one1", now)])
-        for lane in lanes.take(lanes.ways(now), 1):
+        for lane in take(lanes, lanes.ways(now), 1):
             lanes.found(lane, NOW + 3600)
     assert len(lanes._timers) < 100
 
@@ -188,7 +198,7 @@ def test_nothing_is_forgotten(config: Config, steps: list[tuple[str, int, int | 
             before = due.get(a)
             due[a] = then if before is None else before if then is None else min(before, then)
         elif what == "take":
-            for lane in lanes.take(lanes.ways(now), a):
+            for lane in take(lanes, lanes.ways(now), a):
                 at = due[lane.id]
                 assert at is not None and at <= now
                 lanes.found(lane, then)

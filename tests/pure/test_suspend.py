@@ -21,7 +21,7 @@ def made(kind: str, value: str, until: float | None = None, reason: str = "") ->
 
 def lane(suspensions: Suspensions, recipient: str = "you@example.net", **facts: str) -> LaneFacts:
     """As intake writes it under a table that has their questions too."""
-    table = Table((Route("all", Action.VIA, via=("main",)),), destinations=suspensions.questions())
+    table = Table((Route("all", Action.VIA, via=("main",)),), asked=suspensions.questions())
     given = Facts(facts.pop("sender", "app@example.com"), recipient, **facts)  # type: ignore[arg-type]
     return LaneFacts.parse(lane_facts(table, given, Answers(given)))
 
