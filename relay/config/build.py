@@ -149,7 +149,7 @@ class Builder:
         accounts |= {name: direct.entry(name, entry) for name, entry in file.direct.items()}
         pools = {name: direct.pool(name, entry) for name, entry in file.pools.items()}
         named = {name for route in file.routes for name in route.via or ()} | {file.dsn.via}
-        named |= {a.warm_up.overflow for a in accounts.values() if a.warm_up}
+        named |= overflows(accounts.values())
         if BUILT_IN in named | members(pools.values()):
             accounts[BUILT_IN] = direct.built_in()
         plans = {
@@ -190,7 +190,7 @@ class Builder:
         for key in ("cool_down", "max"):
             if getattr(section, key) <= 0:
                 self.site.wrong(("breaker", key), f"`{key}` must be longer than nothing")
-        if section.max < section.cool_down:
+        if 0 < section.max < section.cool_down:
             named = "max" if "max" in section.model_fields_set else "cool_down"
             text = f"`max` ({print_duration(section.max)}) is shorter than `cool_down` ({print_duration(section.cool_down)})"
             self.site.wrong(("breaker", named), text)
@@ -293,13 +293,17 @@ class Builder:
         if self.report.problems:
             return  # a route that was left out may use it
         used = {name for route in routes for name in route.via} | {file.dsn.via or ""}
+        used |= members(pool for name, pool in pools.items() if name in used) | overflows(accounts.values())
         for section, kind in (("accounts", "account"), ("direct", "entry"), ("pools", "pool")):
             for name in getattr(file, section):
                 if name not in used | members(pools.values()):
                     self.site.warn((section, name), f"no route uses this {kind}", on_key=True)
-        used |= members(pool for name, pool in pools.items() if name in used)
         if file.destinations and not any(accounts[name].source for name in used if name in accounts):
             self.site.warn(("destinations",), "no route leaves by MX, so nothing uses them", on_key=True)
+
+
+def overflows(accounts: Iterable[Account]) -> set[str]:
+    return {account.warm_up.overflow for account in accounts if account.warm_up}
 
 
 def members(pools: Iterable[Pool]) -> set[str]:

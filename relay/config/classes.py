@@ -48,6 +48,7 @@ class ClassBuilder:
             return None
         if section.days is None and section.hours is None:
             self.site.wrong(path, "says neither `days` nor `hours`; say one, or remove the key")
+            return None
         return parse_hours(section.hours or ALWAYS, section.days or DAILY, section.timezone)
 
 

@@ -129,11 +129,11 @@ _HOURS = """
 "22:00-06:00"` ends on Saturday morning.
 """
 _WARM_UP = """
-On `start` as much as `first`; on each day after it `growth` more, but by no more than `max_step`, until it would be `until`. `table:
-[100, 200, 400]` says it of each day instead, and a bare number there counts recipients. All say the same unit: recipients, or
-`100 messages/d`. Shares of `hold_above` are of what was tried lately. It binds beside `limits`. What is in
-excess waits for the next hour or day, or goes by `overflow`, which stands
-in each route right behind the egress that it helps, unless the route names it elsewhere.
+On `start` as much as `first`; on each day after it `growth` more, but by no more than `max_step`, until it would be `until`.
+`table: [100, 200, 400]` says it of each day instead, and a bare number there counts recipients. All say the same unit:
+recipients, or `100 messages/d`. It binds beside `limits`. What is in excess waits for the next hour or day, or goes by
+`overflow`, which stands in each route right behind the egress that it helps, unless the route names it elsewhere. Shares of
+`hold_above` are of what was tried lately.
 """
 _BREAKER = """
 Failures of the egress or of a next hop open it, such as a refused connection or login; what is said about one recipient or

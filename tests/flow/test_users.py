@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def user(**more: Any) -> User:
 
 
 @contextlib.asynccontextmanager
-async def as_user(folder: Path, made: User, **more: Any) -> AsyncIterator[tuple[Front, Client]]:
+async def as_user(folder: Path, made: User, listen: Listen = LOCAL, **more: Any) -> AsyncIterator[tuple[Front, Client]]:
     more.setdefault("users", {"shop": made})
-    async with front(folder, LOCAL, **more) as relay, relay.session() as client:
+    async with front(folder, listen, **more) as relay, relay.session() as client:
         assert (await client.log_in("shop", "right"))[0] == 235
         yield relay, client
 
@@ -302,12 +303,13 @@ async def test_what_a_user_is_honoured_for_beside_the_listener(tmp_path: Path) -
 # -- how much
 
 
-def rates(*texts: str) -> tuple[Rate, ...]:
-    return tuple(Rate.parse(text) for text in texts)
+def up_to(text: str) -> Listen:
+    """A listener that takes so much of each user."""
+    return replace(LOCAL, user_rate=Rate.parse(text))
 
 
 async def test_who_does_not_heed_450_is_cut(tmp_path: Path) -> None:
-    async with as_user(tmp_path, user(limits=rates("1 messages/h"))) as (relay, client):
+    async with as_user(tmp_path, user(), up_to("1 messages/h")) as (relay, client):
         assert (await client.mail(MESSAGE))[0] == 250
         codes = []
         while (code := (await client.say("MAIL FROM:<a@b.example>"))[0]) == 450:
@@ -318,7 +320,8 @@ async def test_who_does_not_heed_450_is_cut(tmp_path: Path) -> None:
 
 
 async def test_450_at_each_stage(tmp_path: Path) -> None:
-    async with as_user(tmp_path, user(limits=rates("3/h", "2 messages/h"))) as (relay, client):
+    listen = replace(up_to("3/h"), client_rate=Rate.parse("2 messages/h"))
+    async with as_user(tmp_path, user(), listen) as (relay, client):
         await client.say("MAIL FROM:<a@b.example>")
         answers = [await client.say(f"RCPT TO:<r{i}@y.example>") for i in range(5)]
         assert [code for code, _ in answers] == [250, 250, 250, 450, 450]
@@ -333,8 +336,7 @@ async def test_450_at_each_stage(tmp_path: Path) -> None:
 
 
 async def test_several_sessions_at_once_do_not_exceed_it(tmp_path: Path) -> None:
-    made = user(limits=rates("7 messages/h"))
-    async with front(tmp_path, LOCAL, users={"shop": made}) as relay:
+    async with front(tmp_path, up_to("7 messages/h"), users={"shop": user()}) as relay:
         clients = [await relay.client() for _ in range(20)]
         for client in clients:
             assert (await client.log_in("shop", "right"))[0] == 235
@@ -345,7 +347,7 @@ async def test_several_sessions_at_once_do_not_exceed_it(tmp_path: Path) -> None
 
 
 async def test_at_data_the_last_word_is_said(tmp_path: Path) -> None:
-    async with as_user(tmp_path, user(limits=rates("1/h"))) as (relay, one), relay.session() as two:
+    async with as_user(tmp_path, user(), up_to("1/h")) as (relay, one), relay.session() as two:
         await two.log_in("shop", "right")
         for client in (one, two):
             assert (await client.say("MAIL FROM:<a@b.example>"))[0] == 250
@@ -358,8 +360,8 @@ async def test_at_data_the_last_word_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["refused", "dropped", "too large"])
 async def test_what_was_not_accepted_is_given_back(tmp_path: Path, how: str) -> None:
-    made = user(limits=rates("2 messages/h"), senders=("me@shop.example",))
-    async with as_user(tmp_path, made, max_message_size=10_000) as (relay, client):
+    made = user(senders=("me@shop.example",))
+    async with as_user(tmp_path, made, up_to("2 messages/h"), max_message_size=10_000) as (relay, client):
         for _ in range(4):
             if how == "dropped":
                 async with relay.session() as other:
@@ -375,23 +377,12 @@ async def test_what_was_not_accepted_is_given_back(tmp_path: Path, how: str) -> 
 
 
 async def test_counts_survive_a_reload(tmp_path: Path) -> None:
-    made = user(limits=rates("2 messages/h"))
-    async with as_user(tmp_path, made) as (relay, client):
+    async with as_user(tmp_path, user(), up_to("2 messages/h")) as (relay, client):
         assert (await client.mail(MESSAGE))[0] == 250
-        relay.reload(users={"shop": user(limits=rates("2 messages/h"), senders=("*@b.example",))})
+        relay.reload(users={"shop": user(senders=("*@b.example",))})
         assert (await client.mail(MESSAGE, sender="a@b.example"))[0] == 550  # From
         assert (await client.mail(b"\r\n", sender="a@b.example"))[0] == 250
         assert (await client.mail(b"\r\n", sender="a@b.example"))[0] == 450
-        relay.reload(users={"shop": user()})
-        assert (await client.mail(MESSAGE))[0] == 250
-
-
-async def test_the_same_rate_of_user_and_listener_is_spent_once(tmp_path: Path) -> None:
-    listen = Listen("local", HERE, auth="optional", user_rate=Rate.parse("2 messages/h"))
-    users = {"shop": user(limits=rates("2 messages/h", "2 messages/h"))}
-    async with front(tmp_path, listen, users=users) as relay, relay.session() as client:
-        assert (await client.log_in("shop", "right"))[0] == 235
-        assert [(await client.mail(MESSAGE))[0] for _ in range(3)] == [250, 250, 450]
 
 
 async def test_a_rate_of_each_client(tmp_path: Path) -> None:

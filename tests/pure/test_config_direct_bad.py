@@ -47,12 +47,13 @@ IP = "expected an IP address such as 203.0.113.5, found"
         ("{connections: 0}", "1:27: direct.a.connections: must be at least 1, found the number 0"),
         ("{limits: [5 bits/d]}", "1:23: direct.a.limits.rate: a rate counts messages, recipients, connections or bytes, such as "
          "30 messages/min or 500MB/h; a size is in kB, MB, GB, KiB, MiB, GiB"),
-        ("{limits: [{rate: 5/d, timezone: Mars}]}", "1:45: direct.a.limits[1].timezone: no time zone 'Mars'"),
+        ("{limits: [{rate: 5/d, timezone: Mars}]}", "1:45: direct.a.limits[1].timezone: no time zone 'Mars'; one is such as "
+         "Europe/Berlin, or UTC"),
         ("{replies: [{reply: x, scope: message, then: slow}]}", "1:57: direct.a.replies[1].then: `slow` helps an account; "
          "message has no pace and no connections"),
         ("{host: mx.example}", "1:14: direct.a.host: unknown key 'host'; did you mean 'hostname'?"),
         ("{signs: true}", "1:14: direct.a.signs: unknown key 'signs'; known here: source, hostname, senders, connections, "
-         "limits, replies"),
+         "limits, warm_up, replies"),
     ],
 )  # fmt: skip
 def test_an_entry_that_is_refused(problems: Problems, text: str, told: str) -> None:
@@ -177,8 +178,8 @@ def test_a_mistake_in_one_entry_leaves_the_others(problems: Problems) -> None:
     ("more", "told"),
     [
         ("users: {u: {password: {env: PATH}, limits: [10 connections/min]}}\nlisten: [{address: '127.0.0.1:1', auth: required}]",
-         "2:45: users.u.limits.rate: this rate counts recipients or messages; connections are bounded by "
-         "`listen.max_connections`"),
+         "2:45: users.u.limits.rate: this rate counts mail; connections are limited at accounts, direct entries "
+         "and destinations"),
         ("listen: [{address: '127.0.0.1:1', max_messages: {client: 10 connections/min}}]",
          "2:58: listen[1].max_messages.client: this rate counts messages, such as 10/min"),
         ("dns: {servers: ['127.0.0.1:0']}", "2:17: dns.servers: port 0 is none to ask at; without a port it is 53"),
