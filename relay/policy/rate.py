@@ -14,6 +14,7 @@ PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 UNITS = ("messages", "recipients", "connections", "bytes")
 SIZES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 PARTS = 128  # of a period that are forgotten one by one
+TINY = 1e-5  # seconds, or parts of one: what arithmetic with epoch seconds loses
 LATE = 0.25  # seconds that who comes late for his turn may make up for
 _WRITTEN = re.compile(rf"([0-9]{{1,12}})(?: ([a-z]+)| ?({'|'.join(SIZES)}))?/([a-z]+)")
 
@@ -164,7 +165,8 @@ class Spent:
         once = rate.at_once
         if once >= rate.count:
             return 0.0
-        return max(0.0, self._turn - (once - min(count, once)) * rate.interval - now)
+        early = self._turn - (once - min(count, once)) * rate.interval - now
+        return early if early > TINY else 0.0
 
     def add(self, rate: Rate, count: int, now: float) -> None:
         """`count` are spent. Whether they fit is the caller's to ask."""
@@ -225,7 +227,11 @@ class Spent:
 
     @classmethod
     def restored(cls, rate: Rate, parts: Iterable[tuple[float, int]], now: float) -> Self:
-        """As it was, by rows of `changed` under the same `Rate.key`. What is spaced begins with its next turn at the earliest."""
+        """As it was, by rows of `changed` under the same `Rate.key`. What is spaced has no burst to begin with.
+
+        By the calendar a row does not tell when in the period it was spent, and nothing tells of the period before: after one
+        message to more than the burst, or after midnight, the first is not spaced as far as it was. The count holds all the same.
+        """
         made, last, again = cls(_latest=now), _key(rate, now), 0
         for key, count in sorted(parts):
             if key <= now or count <= 0:
@@ -236,7 +242,8 @@ class Spent:
                 continue
             made.parts.append(_Part(key, count, key))
             made.total += count
-            made._turn = max(made._turn, key - rate.period) + count * rate.interval
+            if not rate.calendar:
+                made._turn = max(made._turn, key - rate.period) + count * rate.interval
         if again:
             made._log(rate, again, now)
         if not made.parts or rate.at_once >= rate.count:
@@ -268,7 +275,7 @@ class Spent:
 
 def _whole(number: float) -> int:
     """Rounded down, but for what arithmetic lost."""
-    return int(number + 1e-6) if number > 0 else 0
+    return int(number + TINY) if number > 0 else 0
 
 
 def _key(rate: Rate, now: float) -> float:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import heapq
+import json
 import random
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.policy.gate import ANY
 from relay.policy.pace import Held, Pace
 from relay.policy.rate import Rate
 
@@ -125,6 +130,156 @@ def test_a_reload_keeps_what_was_learnt_and_asks_again_at_once() -> None:
     new.ask_again(1.0)
     assert new.wait(1.0)[0] == 0
     assert new.complained(2.0, 1.5, 3600.0, "too fast") and new.wait(2.0)[0] == 3600
+
+
+def test_of_two_that_bind_the_longest_says_whether_the_next_egress_takes_over() -> None:
+    passing = replace(Rate.parse("2/h"), when_full="next")
+    pace = Pace((passing, Rate.parse("2 messages/min"), Rate.parse("1 connections/min")))
+    pace.take(0.0, 1)
+    pace.take(0.0, 1)
+    assert pace.wait(1.0) == (3599.0, "its limit of 2/h is used up", True)
+    assert Pace((), also=(pace,)).wait(1.0).passes
+    assert pace.wait(3600.0) == (0, "", False)
+    again = Pace((replace(passing, when_full="defer"), replace(Rate.parse("2 messages/min"), when_full="next")))
+    again.keep(pace)
+    assert again.wait(1.0) == (3599.0, "its limit of 2/h is used up", False)
+    pace.dialled(0.0)
+    assert pace.dial_wait(1.0) == (59.0, "its limit of 1 connections/min is used up", False) and pace.dials(1.0) == 0
+
+
+def test_two_limits_that_differ_in_numbers_alone_count_apart() -> None:
+    """One that passes on, and a harder one that holds: what is sent counts once in each, before and after a reload."""
+    soft, hard = replace(Rate.parse("3/h"), when_full="next"), Rate.parse("5/h")
+    pace = Pace((soft, hard))
+    rows: dict[str, list[tuple[float, int]]] = {}
+    for _ in range(3):
+        pace.take(1.0, 1)
+    for key, until, count in pace.ledger("a"):
+        rows.setdefault(key, []).append((until, count))
+    assert len(rows) == 2 and pace.ledger("a") == []
+    assert pace.wait(2.0).passes
+    new = Pace((soft, hard, Rate.parse("4/h")))
+    new.keep(pace)
+    for _ in range(2):
+        new.take(3.0, 1)
+    assert not new.wait(4.0).passes and pace.wait(4.0)[0] > 0
+    back = Pace((hard, soft))
+    back.restore("a", rows, 2.0)
+    assert back.room(2.0) == 0 and back.wait(2.0).passes
+    alone = Pace((hard,))
+    alone.restore("a", rows, 2.0)
+    assert alone.room(2.0) == 2
+
+
+def test_bytes() -> None:
+    pace = Pace((Rate.parse("10kB/min"),))
+    pace.take(0.0, 3, 6000)
+    assert pace.room(1.0) == pace.recipients(1.0) == ANY
+    assert pace.wait(1.0, 1, 4000).seconds == 0
+    assert pace.wait(1.0, 1, 4001) == (59.0, "its limit of 10kB/min is used up", False)
+    assert pace.wait(1.0, 1, 50_000).seconds == 59.0
+    assert pace.wait(60.0, 1, 50_000).seconds == 0  # nothing else is counted
+    pace.take(60.0, 1, 50_000)
+    assert pace.room(61.0) == pace.recipients(61.0) == 0 and pace.wait(61.0).seconds == 59.0
+    pace.untake(60.0, 1, 50_000)
+    assert pace.wait(61.0, 1, 10_000).seconds == 0
+
+
+def test_what_did_not_leave_is_given_back_everywhere() -> None:
+    entry = Pace((Rate.parse("5/h"),))
+    pace = Pace((Rate.parse("14/s"), Rate.parse("3 messages/h")), (entry,))
+    for when in (1.0, 2.0, 3.0):
+        pace.take(when, 1)
+    assert pace.room(4.0) == 0
+    pace.untake(3.0, 1)
+    assert pace.room(4.0) == 1 and entry.room(4.0) == 3 and pace.wait(3.0).seconds == 0
+    pace.complained(5.0, 4.9, 0.0, "x")
+    before = pace._next
+    pace.take(6.0, 1)
+    pace.untake(6.0, 1)
+    assert pace._next == pytest.approx(max(before, 6.0))
+
+
+class Stair:
+    """A ramp: so many recipients in all."""
+
+    unit: Literal["messages", "recipients"] = "recipients"
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+
+    def left(self, now: float) -> int:
+        return self.most - self.taken
+
+    def wait(self, now: float, n: int) -> Held:
+        return Held(500.0, "it is warming up", True) if n > self.left(now) else Held(0.0, "")
+
+    def take(self, now: float, n: int) -> None:
+        self.taken += n
+
+    def take_back(self, n: int, when: float) -> None:
+        self.taken -= n
+
+
+def test_a_ramp_binds_beside_the_limits() -> None:
+    pace = Pace((Rate.parse("100/h"),), ramp=Stair(5))
+    assert not pace.free and not Pace(ramp=Stair(1)).free and Pace().free
+    assert pace.room(0.0) == pace.recipients(0.0) == 5
+    pace.take(0.0, 4)
+    assert pace.room(0.0) == 1 and pace.wait(0.0, 1).seconds == 0
+    assert pace.wait(0.0, 2) == (500.0, "it is warming up", True)
+    assert Pace(also=(pace,)).wait(0.0, 2).passes
+    pace.take(0.0, 1)
+    assert pace.room(0.0) == pace.recipients(0.0) == 0
+    pace.untake(0.0, 1)
+    assert pace.room(0.0) == 1
+
+
+def test_what_was_spent_survives_a_restart() -> None:
+    pace, rows = Pace((Rate.parse("6/h"), Rate.parse("2 connections/min"))), dict[tuple[str, float], int]()
+    for i in range(4):
+        pace.take(i * 100.0, 1)
+        rows |= {(key, until): count for key, until, count in pace.ledger("account main")}
+    pace.dialled(310.0)
+    rows |= {(key, until): count for key, until, count in pace.ledger("account main")}
+    kept: dict[str, list[tuple[float, int]]] = {}
+    for (key, until), count in rows.items():
+        kept.setdefault(key, []).append((until, count))
+    back = Pace((Rate.parse("7/h"), Rate.parse("2 connections/min")))
+    back.restore("account main", kept, 320.0)
+    assert back.room(320.0) == 3 and back.dials(320.0) == 1
+    other = Pace((Rate.parse("7/h"),))
+    other.restore("account second", kept, 320.0)
+    assert other.room(320.0) == 7
+
+
+def test_what_was_learnt_survives_a_restart() -> None:
+    assert Pace().state() == {}
+    pace = Pace()
+    pace.complained(10.0, 9.9, 300.0, "421 wait")
+    for i in range(20):
+        pace.accepted(400.0 + i)
+    state = json.loads(json.dumps(pace.state()))
+    back, late = Pace(), Pace()
+    back.load(state, 450.0)
+    assert back.state() == state and back.rate == pace.rate and back.wait(200.0) == pace.wait(200.0)
+    late.load({"rate": None, "until": 310.0, "why": "x"}, 311.0)
+    assert late.free and late.why == ""
+    late.load({}, 1.0)
+    assert late.free
+
+
+def test_a_speed_by_the_second_is_even() -> None:
+    """And what may leave within a quarter of a second is claimed at once: a claim costs a transaction."""
+    pace, now, sent = Pace((Rate.parse("14/s"),)), 0.0, list[float]()
+    assert pace.room(now) == 4
+    while len(sent) < 50:
+        held = pace.wait(now)
+        if held.seconds <= 0:
+            pace.take(now, 1)
+            sent.append(now)
+        now += held.seconds
+    assert all(b - a == pytest.approx(1 / 14, abs=1e-4) for a, b in pairwise(sent))
 
 
 @settings(max_examples=60)
