@@ -40,6 +40,7 @@ class Outcome:
     wait: float | None = None  # seconds that the reply, or what it means, asks for
     remote: str = ""  # by MX: the host, with its address and port
     security: str = ""  # and the TLS that the session had
+    site: str = ""  # and which site that was
 
 
 def settle(

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from relay import clock
 from relay.policy.pace import Pace
+from relay.policy.warmup import Ramp
 from relay.settings import Account
 
 TURN = 3.0  # seconds that a lane has a place at least, while others wait for one
@@ -63,7 +64,8 @@ class Trunk:
 
     @staticmethod
     def _pace(account: Account) -> Pace:
-        return Pace(account.limits, whose=f"{account.name}'s", prefix=f"egress {account.name}")
+        ramp = Ramp(account.warm_up, account.name) if account.warm_up is not None else None
+        return Pace(account.limits, whose=f"{account.name}'s", prefix=f"egress {account.name}", ramp=ramp)
 
     @property
     def full(self) -> bool:

@@ -53,6 +53,12 @@ class Ramping(Protocol):
 
     def restore(self, rows: Sequence[tuple[float, int]], now: float) -> None: ...
 
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any], now: float) -> None: ...
+
+    def keep(self, old: Any) -> None: ...
+
 
 @dataclass(slots=True)
 class _Count:
@@ -132,6 +138,8 @@ class Pace:
         for name in LEARNT:
             setattr(self, _OWN.get(name, name), getattr(old, _OWN.get(name, name)))
         self.throttle = old.throttle
+        if self.ramp is not None and old.ramp is not None and self.ramp is not old.ramp:
+            self.ramp.keep(old.ramp)
 
     def _every(self) -> list[_Count]:
         return self._mail + self._dials
@@ -165,12 +173,17 @@ class Pace:
 
     def state(self) -> dict[str, Any]:
         """What was learnt, for JSON; times are epoch seconds. Empty: nothing."""
-        if self.rate is None and not self.until:
-            return {}
-        return {name: getattr(self, _OWN.get(name, name)) for name in LEARNT}
+        found: dict[str, Any] = {}
+        if self.rate is not None or self.until:
+            found = {name: getattr(self, _OWN.get(name, name)) for name in LEARNT}
+        if self.ramp is not None:
+            found[WARM_UP] = self.ramp.state()
+        return found
 
     def load(self, state: Mapping[str, Any], now: float) -> None:
         """What `state` gave. What is over by now is not taken up."""
+        if self.ramp is not None and WARM_UP in state:
+            self.ramp.load(state[WARM_UP], now)
         if state.get("rate") is None and state.get("until", 0.0) <= now:
             return
         for name in LEARNT:

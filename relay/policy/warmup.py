@@ -13,6 +13,7 @@ Google's guidelines for senders (support.google.com/mail/answer/81126, "Increase
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
@@ -241,7 +242,7 @@ class Ramp:
         rows, self._rows = list(self._rows.items()), {}
         return rows
 
-    def restore(self, rows: list[tuple[float, int]], now: float) -> None:
+    def restore(self, rows: Sequence[tuple[float, int]], now: float) -> None:
         """What `changed` gave, read back, in any order. After `load`: the rows are the newer ones."""
         for until, count in sorted(rows):
             # Half a day on, for the configured time zone may be another one by now.

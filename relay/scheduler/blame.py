@@ -19,6 +19,7 @@ from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.replies import judge
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
+from relay.scheduler.alarms import Alarms
 from relay.scheduler.record import Recorder
 from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
@@ -65,6 +66,7 @@ class Blame:
 
     def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, log: MailLog) -> None:
         self.ways, self.recorder, self.shaping, self.log = ways, recorder, shaping, log
+        self.alarms = Alarms(log)
         self.resting: dict[tuple[str, str], Rest] = {}  # (egress, domain), in the order of their beginning
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
@@ -213,7 +215,7 @@ class Blame:
         for recipient, answer in answers:
             if answer.accepted:
                 outcome = Outcome(Result.DELIVERED, egress.name, answer.stage, answer.reply, seconds, tuple(work.tried))
-                outcome.remote, outcome.security = work.remote, work.security
+                outcome.remote, outcome.security, outcome.site = work.remote, work.security, egress.site
             else:
                 about = [recipient] if answer.stage is Stage.RCPT else work.recipients
                 trouble = self._heard(egress, work, about, answer.stage, answer.reply)
@@ -242,6 +244,8 @@ class Blame:
         egress.breaker.succeeded()
         if rested and not egress.breaker.is_open:
             self.log.event("egress_back", egress=egress.key, after=rested)
+        if self.alarms.open and not egress.breaker.is_open:
+            self.alarms.end("failed_over", egress.key)
 
     # -- the account
 
@@ -301,6 +305,7 @@ class Blame:
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]
                 self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.key, to=name, why=why)
+                self.alarms.begin("failed_over", egress.key, why, to=name)
                 self.ways.push(work)
                 return True
         work.tried.pop()
@@ -396,5 +401,5 @@ def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, troub
     outcome = Outcome(
         trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait
     )
-    outcome.remote = work.remote
+    outcome.remote, outcome.site = work.remote, egress.site
     return outcome

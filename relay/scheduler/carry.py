@@ -67,7 +67,7 @@ class Carriers:
         self.egresses = Egresses(config, network, sites, self.keeper, ledger, memory, nudge)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
-        self.blame = Blame(self, recorder, Shaping(sites, log), log)
+        self.blame = Blame(self, recorder, Shaping(sites, log, memory), log)
         self.egresses.made = self.blame.shaping.resume
         self.stopping = False
         SESSIONS.source = lambda: self._of_each(lambda egress: egress.sessions)

@@ -13,6 +13,7 @@ from relay.deliver.trunk import Trunk
 from relay.oauth.keeper import Keeper
 from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
+from relay.policy.warmup import Ramp
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
@@ -78,15 +79,31 @@ class Egresses(dict[str, Egress[Work]]):
         """With what the last run had spent and learnt, or it had itself before a reload took it away."""
         now, key = clock.now(), egress.key
         egress.pace.prefix = f"egress {key}"
-        egress.pace.restore(self._ledger.kept, now)
+        if egress.account.warm_up is not None:  # a direct entry's own is its trunk's
+            egress.pace.ramp = Ramp(egress.account.warm_up, key)
         egress.load(self._memory.take(f"egress {key}"), now)
+        egress.pace.restore(self._ledger.kept, now)
         if (pace := self._gone.pop(key, None)) is not None:
             egress.pace.keep(pace)
         egress.stopped = self.stopped(egress.name)
         return egress
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        return ((f"egress {key}", state) for key, egress in list(self.items()) if (state := egress.state()))
+        yield from ((f"egress {key}", state) for key, egress in list(self.items()) if (state := egress.state()))
+        shared = (pace for pace in (*(t.pace for t in self.trunks.values()), *self._shared.values()) if pace.ramp)
+        yield from ((f"shared {pace.prefix}", pace.state()) for pace in shared)
+
+    def ramps(self) -> Iterator[tuple[str, Ramp]]:
+        """With the key by which their reputation is known (`policy.reputation`)."""
+        for key, egress in self.items():
+            if isinstance(egress.pace.ramp, Ramp):
+                yield f"egress {key}", egress.pace.ramp
+        for name, trunk in self.trunks.items():
+            if isinstance(trunk.pace.ramp, Ramp):
+                yield f"egress {name}", trunk.pace.ramp
+        for name, pace in self._shared.items():
+            if isinstance(pace.ramp, Ramp):
+                yield f"destination {name}", pace.ramp
 
     def look_again(self) -> None:
         """Something was suspended by hand, or resumed."""
@@ -96,13 +113,21 @@ class Egresses(dict[str, Egress[Work]]):
     def _also(self, account: Account, rule: Destination) -> list[Pace]:
         """The limits of others that bind what goes to a site."""
         also = [self.trunks[account.name].pace]
-        if rule.per == "relay" and rule.limits:
+        if rule.per == "relay" and (rule.limits or rule.warm_up):
             also.append(self._shared[rule.name])
         return also
 
     def _shared_pace(self, rule: Destination) -> Pace:
         pace = Pace(rule.limits, whose=f"{rule.name}'s", prefix=f"destination {rule.name}")
-        pace.restore(self._ledger.kept, clock.now())
+        if rule.warm_up is not None:
+            pace.ramp = Ramp(rule.warm_up, rule.name)
+        return self._restored(pace)
+
+    def _restored(self, pace: Pace) -> Pace:
+        """One that several egresses share."""
+        now = clock.now()
+        pace.load(self._memory.take(f"shared {pace.prefix}"), now)
+        pace.restore(self._ledger.kept, now)
         return pace
 
     def apply(self, config: Config) -> list[Egress[Work]]:
@@ -159,7 +184,7 @@ class Egresses(dict[str, Egress[Work]]):
     def _limits(self, config: Config) -> None:
         old, self._shared = self._shared, {}
         for rule in config.destinations:
-            if rule.per == "relay" and rule.limits:
+            if rule.per == "relay" and (rule.limits or rule.warm_up):
                 pace = self._shared[rule.name] = self._shared_pace(rule)
                 if rule.name in old:
                     pace.keep(old[rule.name])
@@ -171,7 +196,7 @@ class Egresses(dict[str, Egress[Work]]):
         trunk = self.trunks.get(account.name)
         if trunk is None:
             trunk = self.trunks[account.name] = Trunk(account, self._freed)
-            trunk.pace.restore(self._ledger.kept, clock.now())
+            self._restored(trunk.pace)
         else:
             trunk.apply(account)
 
@@ -209,4 +234,5 @@ def to_site(account: Account, rule: Destination) -> Account:
         messages_per_connection=rule.messages_per_connection,
         recipients_per_message=min(account.recipients_per_message, rule.recipients_per_message),
         limits=() if rule.per == "relay" else rule.limits,
+        warm_up=None if rule.per == "relay" else rule.warm_up,
     )

@@ -64,6 +64,7 @@ class Housekeeper:
             self._watch_clock()
             await self._room()
             await self.scheduler.carriers.sweep()
+            self.scheduler.standing.look(clock.now())
             await self._resume()
             if clock.monotonic() - remembered > REMEMBER_EVERY:
                 remembered = clock.monotonic()

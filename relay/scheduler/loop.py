@@ -31,6 +31,7 @@ from relay.scheduler.pauses import Pauses
 from relay.scheduler.plan import Planner
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
+from relay.scheduler.standing import Standing
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
@@ -81,6 +82,8 @@ class Scheduler:
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
         self.pauses = Pauses(self.lanes.by_id, self.egresses, log, spool.remember, self._paused)
         self.ask: Callable[[tuple[Question, ...]], Config] = lambda asked: replace(self.config, suspended=asked)
+        self.standing = Standing(self.memory, log, self.egresses.ramps, clock.now())
+        self.recorder.heard = self.standing.add
         self.lanes.suspended = self._suspended
         self.egresses.stopped = self._stopped
         self.planner = Planner(self.lanes, self.egresses, self.egresses.trunks)
@@ -274,6 +277,8 @@ class Scheduler:
                 self._end_by_rule(claim, recipients, lane)
                 continue
             order = _from_first(lane.egresses, goes.get(lane_id, ""))
+            if order and order[0] != lane.egresses[0]:
+                self._passed_over(lane.egresses[0], order[0])
             size = 1
             if len(recipients) > 1 and order and order[0] in self.egresses:
                 account = self.egresses[order[0]].account
@@ -281,6 +286,12 @@ class Scheduler:
                     size = account.recipients_per_message
             for start in range(0, len(recipients), size):
                 self.carriers.push(Work(claim, recipients[start : start + size], lane.route, order, lane=lane))
+
+    def _passed_over(self, first: str, other: str) -> None:
+        """Another egress takes over from one that rests: that is told once. What a limit or a warm-up sends on is no alarm."""
+        egress = self.egresses[first]
+        if egress.breaker.is_open:
+            self.carriers.blame.alarms.begin("failed_over", first, egress.breaker.why, to=other)
 
     def _end_by_rule(self, claim: Claim, recipients: list[Claimed], lane: Lane) -> None:
         """Since a reload its route rejects, holds, discards or captures."""

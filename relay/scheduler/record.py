@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from relay import clock, metrics
@@ -39,6 +39,7 @@ class Recorder:
         """`nudge`: something is recorded."""
         self.spool, self.config, self.log, self._nudge = spool, config, log, nudge
         self.last_delivery = 0.0
+        self.heard: Callable[[Claim, Sequence[tuple[Claimed, Outcome]]], None] = lambda claim, outcomes: None
         self._settled: list[Settlement] = []
         self._have_settled = asyncio.Event()
 
@@ -65,6 +66,7 @@ class Recorder:
                     code=event.code,
                     hint=event.data["why"],
                 )
+        self.heard(claim, outcomes)
         self._settled.append(settlement)
         self._have_settled.set()
         for change, (recipient, outcome) in zip(settlement.changes, outcomes, strict=True):

@@ -6,7 +6,7 @@ The rate and the number of sessions are put on the egress here. A pause, the nex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relay import clock, metrics
@@ -16,6 +16,7 @@ from relay.maillog import MailLog
 from relay.policy.shaping import InForce, Shaped, ShapingRule, fitting
 from relay.policy.suppression import Suppressed
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
+from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import Config
@@ -39,12 +40,22 @@ class Heard:
 class Shaping:
     """All rules, what is in force by them, and who is suppressed."""
 
-    def __init__(self, sites: Sites, log: MailLog) -> None:
+    def __init__(self, sites: Sites, log: MailLog, memory: Memory) -> None:
         self.sites, self.log = sites, log
         self.rules: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
         self.shaped, self.suppressed = Shaped(), Suppressed()
-        self.changed = False  # since it was made durable
+        for name, held in (("shaping", self.shaped), ("suppressed", self.suppressed)):
+            try:
+                held.load(str(memory.take(name).get("rows", "[]")))
+            except ValueError as error:
+                log.error("not_remembered", error=f"{name}: {error}")
+        memory.sources.append(self._learnt)
         self._last: tuple[object, list[ShapingRule]] = (None, [])
+
+    def _learnt(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        for name, held in (("shaping", self.shaped), ("suppressed", self.suppressed)):
+            if (rows := held.state()) != "[]":
+                yield name, {"rows": rows}
 
     def apply(self, config: Config) -> None:
         """A new configuration: what a rule put in force ends with it, and goes on where the rule is the same."""
@@ -76,11 +87,10 @@ class Shaping:
         if self.shaped:
             for gone in self.shaped.over(now):
                 self._ended(gone)
-        if self.suppressed and self.suppressed.over(now):
-            self.changed = True
+        if self.suppressed:
+            self.suppressed.over(now)
 
     def _ended(self, gone: InForce) -> None:
-        self.changed = True
         self.log.event(
             "shaping_over", egress=gone.egress, domain=gone.destination or None, what=gone.what, after=gone.why
         )
@@ -138,7 +148,6 @@ class Shaping:
 
     def _fire(self, rule: ShapingRule, egress: Egress[Work], domain: str, reply: Reply, now: float) -> None:
         made = self.shaped.apply(rule, egress.key, domain, str(reply), now, egress.pace.throttle.measured(now))
-        self.changed |= rule.lasts
         if made is None:
             return
         FIRED.inc(1, egress.name, rule.shown)
@@ -160,7 +169,6 @@ class Shaping:
                 "suppressed", recipient=address, seconds=round(rule.seconds, 1), reply=str(reply), rule=rule.shown
             )
         self.suppressed.add(address, f"{reply} ({rule.shown})", now, now + rule.seconds)
-        self.changed = True
 
     def _impose(self, egress: Egress[Work], now: float) -> None:
         """The rate and the sessions that are in force; where a rule is gone, no more."""

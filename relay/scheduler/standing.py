@@ -1,0 +1,89 @@
+"""How mail is received: rolling rates by egress, destination, sender and class, and what follows from them.
+
+Routes may ask for a sender's score; a warm-up holds back where it meets too many bounces. What is tried counts once an
+upstream has answered it; who could not be reached at all says nothing about mail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from relay import metrics
+from relay.envelope import ascii_domain, domain_of
+from relay.maillog import MailLog
+from relay.policy.reputation import Kind, Rates, Reputation, Tally
+from relay.policy.warmup import Ramp
+from relay.reply import Result, Stage
+from relay.scheduler.memory import Memory
+from relay.settle import Outcome
+from relay.spool import Claim, Claimed
+
+DOCUMENT = "reputation"  # its key in the spool
+JUDGE_EVERY = 60.0  # seconds
+DECAY_EVERY = 3600.0
+_ANSWERED = frozenset((Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT))
+_KINDS: Mapping[Result, Kind] = {Result.DELIVERED: "delivered", Result.SOFT: "deferred", Result.HARD: "bounced"}
+
+SCORE = metrics.Gauge(
+    "relay_reputation_score", "Score of an egress by what it met in the last 24 hours, 1 at best", ["egress"]
+)
+
+Ramps = Callable[[], Iterable[tuple[str, Ramp]]]  # (key of the reputation, its ramp)
+
+
+class Standing:
+    """`ramps`: all that are in force."""
+
+    def __init__(self, memory: Memory, log: MailLog, ramps: Ramps, now: float) -> None:
+        self.log, self._ramps = log, ramps
+        self.reputation = Reputation()
+        self.reputation.load(dict(memory.take(DOCUMENT)), now)
+        self._tally = Tally(self.reputation)
+        self._judged = self._decayed = now
+        memory.sources.append(self._learnt)
+
+    def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        yield DOCUMENT, self.reputation.state()
+
+    def add(self, claim: Claim, outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
+        """On the hot path: one increment for each recipient."""
+        sender = ascii_domain(domain_of(claim.sender))
+        for recipient, outcome in outcomes:
+            kind = _KINDS.get(outcome.result)
+            if kind is not None and outcome.egress and outcome.stage in _ANSWERED:
+                egress = f"{outcome.egress} to {outcome.site}" if outcome.site else outcome.egress
+                domain = ascii_domain(domain_of(recipient.address))
+                self._tally.add(egress, domain, sender, claim.class_ or "default", kind)
+
+    def score(self, sender: str) -> float:
+        """Of the domain of a reverse-path, as of the last look."""
+        return self.reputation.score(f"sender {ascii_domain(domain_of(sender))}", self._judged)
+
+    def look(self, now: float) -> None:
+        """From time to time: what was counted since then is weighed."""
+        if now - self._judged < JUDGE_EVERY:
+            return
+        self._judged = now
+        self._tally.fold(now)
+        if now - self._decayed > DECAY_EVERY:
+            self._decayed = now
+            self.reputation.decay(now)
+        for key, ramp in self._ramps():
+            if told := ramp.judge(now, self.reputation.rates(key, now)):
+                self.log.warning("warm_up", egress=ramp.name, what=told)
+
+    def rates(self, key: str, now: float) -> Rates:
+        self._tally.fold(now)
+        return self.reputation.rates(key, now)
+
+    def row(self, egress: str, now: float) -> dict[str, Any]:
+        """Of an egress by its name, for operators; empty: nothing is known of it."""
+        rates = self.rates(f"egress {egress}", now)
+        if not rates.total:
+            return {}
+        return {
+            "tried": rates.total,
+            "score": round(self.reputation.score(f"egress {egress}", now), 3),
+            **{kind: round(getattr(rates, kind).rate, 4) for kind in ("deferrals", "bounces", "complaints")},
+        }
