@@ -43,7 +43,9 @@ def test_the_promised_ones_are_there() -> None:
 def test_a_preset_is_whole_and_every_fact_has_a_source_that_is_used(name: str) -> None:
     preset = load_preset(name)
     raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    used = {fact["source"] for fact in raw.get("facts", {}).values()} | {r["source"] for r in raw.get("replies", [])}
+    used = {fact["source"] for fact in raw.get("facts", {}).values()} | {
+        r["source"] for key in ("replies", "shaping") for r in raw.get(key, [])
+    }
     assert used == set(raw["sources"]), "a source that nothing needs, or one that is missing"
     assert all(re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(s["seen"])) for s in raw["sources"].values())
     if name == GENERIC:
