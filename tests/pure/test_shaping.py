@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from conftest import NOW
@@ -155,7 +156,7 @@ def test_a_share_of_what_it_took_in_the_last_minute_at_even_distances() -> None:
         if throttle.wait(at)[0] <= 0:
             throttle.take(at)
             sent.append(at)
-    assert 29 <= len(sent) <= 31 and all(1.9 < b - a < 2.1 for a, b in zip(sent, sent[1:], strict=False))
+    assert 29 <= len(sent) <= 31 and all(1.9 < b - a < 2.1 for a, b in pairwise(sent))
     assert throttle.wait(now + 61) == (0.0, "") and throttle.room(now + 61) is None
     assert throttle.wait(sent[-1] + 0.1)[1] == "it is slowed to 30.0/min: busy"
 
