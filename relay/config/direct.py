@@ -113,6 +113,10 @@ class DirectBuilder(EgressBuilder):
     def destination(self, number: int, entry: DestinationEntry) -> Destination:
         path: Keys = ("destinations", number)
         limits = self.limits(entry.limits, (*path, "limits"))
+        for n, limit in enumerate(entry.limits):
+            if limit.when_full == "reject" and limit.rate.unit != "connections":
+                text = "whose MX it is nobody knows yet when mail is handed in; use defer or next, or a limit with `per: destination`"
+                self.site.wrong((*path, "limits", n, "when_full"), text)
         mark = self.site.root.mark_of(path)
         if entry.warm_up is not None and entry.warm_up.overflow is not None:
             text = "what a destination has in excess waits; `overflow` is of the warm-up of an account or direct entry"

@@ -102,9 +102,13 @@ classes). What counts is what was said to the server: a recipient or a message c
 they go over the wire. A connection counts when it is dialled. By `window: sliding` no span of that length ever has more; by
 `calendar` none by the clock of `timezone` does.
 
-A rate by the second goes evenly: `14/s` lets one go every 71 ms. One by `min`, `h` or `d` may go at once and then waits,
-unless `burst` says how many may: the others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every
-43 s. The counts outlive a restart and a reload.
+Recipients and messages by the second go evenly: `14/s` lets one go every 71 ms; of a larger rate an eighth may go at once. What
+is counted by `min`, `h` or `d`, and bytes and connections, may go at once and then waits, unless `burst` says how many may: the
+others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every 43 s. The counts outlive a restart and a
+reload.
+
+`when_full: reject`: while the egress that mail would leave by can take no more, new mail for it is refused (452 4.7.1); what was
+accepted waits. `next`: what is in excess goes by the route's next egress where there is one, and waits where there is none.
 """
 _LIMIT = """
 As of an account, but it counts mail by who sends it. `when_full`: `defer`: it is accepted and waits, and hides no other
@@ -129,11 +133,12 @@ _HOURS = """
 "22:00-06:00"` ends on Saturday morning.
 """
 _WARM_UP = """
-On `start` as much as `first`; on each day after it `growth` more, but by no more than `max_step`, until it would be `until`.
+On the first day as much as `first`; on each later one `growth` more, but by no more than `max_step`, until it would be `until`.
 `table: [100, 200, 400]` says it of each day instead, and a bare number there counts recipients. All say the same unit:
-recipients, or `100 messages/d`. It binds beside `limits`. What is in excess waits for the next hour or day, or goes by
-`overflow`, which stands in each route right behind the egress that it helps, unless the route names it elsewhere. Shares of
-`hold_above` are of what was tried lately.
+recipients, or `100 messages/d`. Nothing leaves before `start`. A day is earned: the plan moves on after a day on which at least
+half of what it allowed left, and stays where it is after any other. It binds beside `limits`. What is in excess waits for the
+next hour or day, or goes by `overflow`, which stands in each route right behind the egress that it helps, unless the route
+names it elsewhere. Shares of `hold_above` are of what was tried lately.
 """
 _BREAKER = """
 Failures of the egress or of a next hop open it, such as a refused connection or login; what is said about one recipient or

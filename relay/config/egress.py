@@ -26,6 +26,10 @@ class EgressBuilder:
         self.site = site
 
     def limits(self, entries: Sequence[LimitEntry], path: Keys) -> tuple[Rate, ...]:
+        for number, entry in enumerate(entries):
+            if entry.when_full == "reject" and entry.rate.unit == "connections":
+                text = "connections are dialled long after mail was handed in; use defer or next"
+                self.site.wrong((*path, number, "when_full"), text)
         return tuple(build_rate(entry, (*path, number), self.site) for number, entry in enumerate(entries))
 
     def warm_up(self, section: WarmUpSection | None, path: Keys) -> WarmUp | None:

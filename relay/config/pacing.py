@@ -47,15 +47,6 @@ class LimitEntry(Section):
     )
 
 
-def never_reject(value: object) -> object:
-    if value == "reject":
-        raise ValueError(
-            "`reject` is for mail that is handed in: what leaves here was accepted long ago; use defer or next, or a limit "
-            "of a user, tenant, class or `limits`"
-        )
-    return value
-
-
 class EgressLimitEntry(LimitEntry):
     """Of an account, a direct entry or a destination."""
 
@@ -63,8 +54,10 @@ class EgressLimitEntry(LimitEntry):
         description="How many recipients (or `N messages/min`, `N connections/min`, or bytes, `500MB/h`) in each s, min, h "
         "or d."
     )
-    when_full: Annotated[Literal["defer", "next"], BeforeValidator(never_reject)] = Field(
-        "defer", description="It waits, or goes by the route's next egress."
+    when_full: Literal["defer", "reject", "next"] = Field(
+        "defer",
+        description="It waits; new mail is refused when it is handed in (452), not for a destination or of connections; or it "
+        "goes by the route's next egress.",
     )
 
 
