@@ -18,7 +18,9 @@ from relay.listener.front import Door
 from relay.listener.guard import Guard
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass
+from relay.policy.held import FREE
 from relay.policy.routing import Action, Question, Route, Table
+from relay.quotas import Quotas
 from relay.secrets import Reference
 from relay.settings import Account, Address, Admin, Config, Listen, Spool, Tls, User
 from relay.spool import Filter
@@ -35,13 +37,14 @@ class Front:
         self.log = MailLog(None)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.log.listeners.append(lambda kind, fields: self.events.append((kind, fields)))
-        self.intake = Intake(spool, lambda: self.config, self.log)
+        self.intake = Intake(spool, lambda: self.config, self.log, Quotas(config, lambda key: (), lambda *_: FREE))
         self.guard = Guard(self.log, lambda: self.config.users)
         self.doors = [Door(li, self.intake, self.log, config.hostname, self.guard) for li in config.listen]
 
     def reload(self, **changes: Any) -> None:
         """Another configuration, as `relay.app` takes one."""
         self.config = replace(self.config, **changes)
+        self.intake.quotas.apply(self.config)
         self.guard.logins.forget()
 
     @property
