@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.config.hours import parse_hours
 from relay.config.matches import MatchSection
-from relay.config.pacevalues import ALWAYS, DAILY
 from relay.config.pacing import HoursSection
 from relay.config.problems import Keys
 from relay.config.retry import build_retry
@@ -49,7 +47,7 @@ class ClassBuilder:
         if section.days is None and section.hours is None:
             self.site.wrong(path, "says neither `days` nor `hours`; say one, or remove the key")
             return None
-        return parse_hours(section.hours or ALWAYS, section.days or DAILY, section.timezone)
+        return Hours.parse(section.hours or "", section.days or "", section.timezone)
 
 
 def _never(window: Hours | None, quiet: Hours) -> bool:

@@ -106,9 +106,6 @@ Recipients and messages by the second go evenly: `14/s` lets one go every 71 ms;
 is counted by `min`, `h` or `d`, and bytes and connections, may go at once and then waits, unless `burst` says how many may: the
 others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every 43 s. The counts outlive a restart and a
 reload.
-
-`when_full: reject`: while the egress that mail would leave by can take no more, new mail for it is refused (452 4.7.1); what was
-accepted waits. `next`: what is in excess goes by the route's next egress where there is one, and waits where there is none.
 """
 _LIMIT = """
 As of an account, but it counts mail by who sends it. `when_full`: `defer`: it is accepted and waits, and hides no other

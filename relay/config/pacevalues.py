@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from relay.config.hours import parse_hours
-from relay.config.values import describe, parse_size
-from relay.policy.hours import DAYS
+from relay.config.values import CONTROL, describe, parse_size
+from relay.policy.hours import Hours
 from relay.policy.rate import PERIODS, Rate, known_timezone
 
-ALWAYS = "00:00-24:00"
-DAILY = f"{DAYS[0]}-{DAYS[-1]}"
+MAX_DAYS = 60  # characters
 _SHARE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,4})?) ?%", re.ASCII)
 _BOUND = re.compile(r"(>=|<=|>|<) ?([01]|[01]?\.[0-9]{1,6})", re.ASCII)
 
@@ -105,9 +103,9 @@ def parse_timezone(value: object) -> str:
 
 def parse_clock_hours(value: object) -> str:
     """`08:00-20:00`, as it was written."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value or len(value) > 20 or CONTROL.search(value):
         raise ValueError(f"expected hours such as 08:00-20:00, found {describe(value)}")
-    parse_hours(value, DAILY, "UTC")
+    Hours.parse(hours=value)
     return value
 
 
@@ -115,9 +113,9 @@ def parse_days(value: object) -> str:
     """`mon-fri`, `mon,wed`, or a list of such -> one text."""
     if isinstance(value, list) and value and all(isinstance(day, str) for day in value):
         value = ",".join(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value or len(value) > MAX_DAYS or CONTROL.search(value):
         raise ValueError(f"expected days such as mon-fri, or a list of them, found {describe(value)}")
-    parse_hours(ALWAYS, value, "UTC")
+    Hours.parse(days=value)
     return value
 
 

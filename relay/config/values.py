@@ -293,7 +293,7 @@ def parse_network(value: object) -> str:
 
 
 def parse_mail_rate(value: object) -> Rate:
-    """As `Rate.parse`, but of what comes in: that is never counted by connections, nor by bytes."""
+    """As `Rate.parse`, but of what comes in: that is never counted by connections."""
     rate = Rate.parse(value)
     if rate.unit == "connections":
         raise ValueError("this rate counts mail; connections are limited at accounts, direct entries and destinations")

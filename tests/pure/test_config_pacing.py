@@ -14,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import pacevalues
-from relay.config.hours import parse_hours
 from relay.config.load import load
 from relay.policy.breaker import Health
-from relay.policy.hours import Hours
 from relay.policy.limits import Limit
 from relay.policy.rate import Rate
 from relay.policy.routing import Action, Match, Question, Route, Table
@@ -215,24 +213,6 @@ def test_hours_of_a_class(config: Loader) -> None:
     assert (c.quiet.start, c.quiet.end, c.window) == (1320, 360, None)
 
 
-@given(st.integers(0, 1439), st.integers(0, 1440), st.lists(st.integers(0, 6), min_size=1))
-def test_hours_are_read_as_they_are_written(start: int, end: int, days: list[int]) -> None:
-    if start == end:
-        return
-    names = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-    hours = f"{start // 60:02}:{start % 60:02}-{end // 60:02}:{end % 60:02}"
-    made = parse_hours(hours, ",".join(names[day] for day in days), "UTC")
-    assert replace(made, text="") == Hours("", start, end, frozenset(days), "UTC")
-
-
-@pytest.mark.parametrize(
-    ("text", "days"),
-    [("mon-sun", {*range(7)}), ("sat-mon", {5, 6, 0}), ("Wed", {2}), ("mon, fri-sat", {0, 4, 5}), ("tue-tue", {1})],
-)
-def test_days(text: str, days: set[int]) -> None:
-    assert parse_hours("08:00-09:00", text, "UTC").days == days
-
-
 def test_breaker(config: Loader) -> None:
     assert config(MAIN).breaker == Health()
     assert config(MAIN + "breaker: {failures: 3, cool_down: 10s, max: 1h}\n").breaker == Health(3, 10.0, 3600.0)
@@ -266,7 +246,7 @@ def test_a_share_is_a_hundredth(number: int) -> None:
     assert pacevalues.parse_share(f"{number}%") == number / 100
 
 
-PARSERS = [name for name in dir(pacevalues) if name.startswith("parse_") and name not in ("parse_hours", "parse_size")]
+PARSERS = [name for name in dir(pacevalues) if name.startswith("parse_") and name != "parse_size"]
 JUNK = st.one_of(st.none(), st.booleans(), st.floats(), st.dictionaries(st.text(), st.text()), st.just(""), st.just([]))
 
 
