@@ -46,7 +46,8 @@ def test_as_written(text: str, count: int, period: float, unit: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *["", "5", "/s", "0/s", "-1/s", "1.5/s", "5/ms", "5/week", "٥/s", "5 bits/s", "5 mb/s", "5MB", "5MBs/s", "5  MB/s", "5TB/s", "5/s ", "5  messages/s"],
+        *("", "5", "/s", "0/s", "-1/s", "1.5/s", "5/ms", "5/week", "٥/s", "5/s ", "5  messages/s"),
+        *("5 bits/s", "5 mb/s", "5MB", "5MBs/s", "5  MB/s", "5TB/s"),
         5,
         None,
     ],
