@@ -92,7 +92,7 @@ class AccountBuilder(EgressBuilder):
             largest(_first(entry.recipients_per_message, preset.recipients_per_message, 100), limits),
             limits=limits,
             replies=self.replies(entry.replies, (*path, "replies")) + preset.replies + presets.generic(),
-            shaping=preset.shaping + presets.generic_shaping(),
+            shaping=preset.shaping,
             preset=preset.name,
             oauth2=oauth2,
             warm_up=self.warm_up(entry.warm_up, (*path, "warm_up")),

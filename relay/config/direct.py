@@ -57,7 +57,7 @@ class DirectBuilder(EgressBuilder):
             recipients_per_message=largest(100, limits),
             limits=limits,
             replies=self.replies(entry.replies, (*path, "replies")) + presets.generic(),
-            shaping=presets.generic_shaping(),
+            shaping=presets.receivers(),
             source=self.source(entry, (*path, "source")),
             warm_up=self.warm_up(entry.warm_up, (*path, "warm_up")),
         )

@@ -24,6 +24,7 @@ from relay.policy.replies import ReplyRule
 from relay.policy.shaping import ShapingRule
 
 FOLDER = Path(policy.__file__).parent / "presets"
+RECEIVERS = FOLDER.parent / "shaping.yaml"
 GENERIC = "generic"  # of every upstream, after its own preset's
 
 _Day = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
@@ -83,6 +84,11 @@ class _File(Section):
     facts: dict[str, _Fact] = Field(default_factory=dict)
     replies: ListOf[_Reply] = ()
     shaping: ListOf[_Shaping] = ()
+
+
+class _Receivers(Section):
+    sources: dict[str, _Source]
+    shaping: ListOf[_Shaping]
 
 
 # What each fact must be; those that end in `Text` are for people only.
@@ -154,9 +160,14 @@ def of_host(host: str) -> Preset | None:
     return None
 
 
-def generic_shaping() -> tuple[ShapingRule, ...]:
-    """What is done at every upstream."""
-    return load_preset(GENERIC).shaping
+@cache
+def receivers() -> tuple[ShapingRule, ...]:
+    """What the large receivers say of the address that mail by MX leaves from, and what is done about it."""
+    file = _Receivers.model_validate(yaml.load(RECEIVERS.read_text(), yaml.CSafeLoader))
+    unknown = {entry.source for entry in file.shaping} - set(file.sources)
+    if unknown:
+        raise ValueError(f"no such source: {', '.join(sorted(unknown))}")
+    return tuple(shaping.rule(entry, f"receiver-{number}", "receivers") for number, entry in enumerate(file.shaping, 1))
 
 
 def generic() -> tuple[ReplyRule, ...]:

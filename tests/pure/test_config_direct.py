@@ -54,6 +54,7 @@ def test_direct_is_there_without_being_written(config: Loader) -> None:
             Tls("opportunistic", verify=False),
             connections=200,
             replies=presets.generic(),
+            shaping=presets.receivers(),
             source=Source(),
         )
     }

@@ -6,46 +6,23 @@ import email
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from test_presets import ENTRIES
 
-from relay.config.presets import FOLDER
+from relay.config.presets import FOLDER, RECEIVERS, load_preset, receivers
+from relay.config.shaping import ACTIONS
 from relay.nexthop.site import providers
 from relay.policy.shaping import ShapingRule, fitting
 from relay.reply import Reply, Stage
 
-OURS = FOLDER.parent / "shaping.yaml"
 CORPUS = Path(__file__).parent.parent / "corpus" / "shaping"
-ACTIONS = {"slow", "connections", "pause", "drop", "suppress", "next", "alarm"}
 # What the origin of the corpus calls a word about the sender's address, or about how much it sends.
 ABOUT_US = {"blocked", "badreputation", "speeding", "toomanyconn", "rejected"}
 
 
-def read(file: Path) -> list[ShapingRule]:
-    return [made(raw, file.stem) for raw in yaml.safe_load(file.read_text()).get("shaping", ())]
-
-
-def made(raw: dict[str, Any], origin: str) -> ShapingRule:
-    match = raw["match"]
-    one = match.get("destination", [])
-    seconds = {"m": 60.0, "h": 3600.0, "d": 86400.0}
-    share = {key: float(raw[key].rstrip("%")) / 100 for key in ("slow", "connections") if key in raw}
-    return ShapingRule(
-        raw["name"],
-        re.compile(match["reply"], re.IGNORECASE),
-        destination=tuple([one] if isinstance(one, str) else one),
-        at=frozenset(Stage(stage) for stage in match.get("at", ())),
-        seconds=float(raw["for"][:-1]) * seconds[raw["for"][-1]] if "for" in raw else 1800.0,
-        **share,
-        **{key: raw[key] for key in ACTIONS - {"slow", "connections"} if key in raw},
-        origin=origin,
-    )
-
-
-RULES = read(OURS)
+RULES = list(receivers())
 WORDS = yaml.safe_load((CORPUS / "ours.yaml").read_text())
 OTHERS = yaml.safe_load((CORPUS / "others.yaml").read_text())
 STAGES = (Stage.BANNER, Stage.MAIL, Stage.RCPT, Stage.DOT)
@@ -66,13 +43,13 @@ def test_a_rule_fires_on_its_own_words_and_no_other_does(rule: ShapingRule) -> N
 
 
 def test_every_rule_has_words_a_source_and_something_to_do() -> None:
-    raw = yaml.safe_load(OURS.read_text())
+    raw = yaml.safe_load(RECEIVERS.read_text())
     assert [rule.name for rule in RULES] == list(dict.fromkeys(rule.name for rule in RULES))
     assert set(WORDS) == {rule.name for rule in RULES}
     assert {entry["source"] for entry in raw["shaping"]} == set(raw["sources"]), "one that is missing, or not needed"
     known = {provider.name for provider in providers()}
     for entry, rule in zip(raw["shaping"], RULES, strict=True):
-        assert ACTIONS & set(entry), rule.name
+        assert set(ACTIONS) & set(entry), rule.name
         assert all(where in known or "." in where for where in rule.destination), rule.name
         assert rule.pattern.pattern.startswith("^"), f"{rule.name}: words deep in a reply may be anybody's"
     for source in raw["sources"].values():
@@ -95,7 +72,7 @@ def test_nobody_else_can_say_what_a_receiver_says() -> None:
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.yaml")))
 def test_what_a_preset_does_is_about_the_account(name: str) -> None:
     """By the table of real replies: a rule fires where the account is meant, and on at least one that is known."""
-    rules = read(FOLDER / f"{name}.yaml")
+    rules = list(load_preset(name).shaping)
     seen: set[str] = set()
     for param in ENTRIES:
         provider, entry = param.values
