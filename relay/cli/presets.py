@@ -15,6 +15,7 @@ from relay.cli.client import Failed
 if TYPE_CHECKING:
     from relay.policy.preset import Preset
     from relay.policy.replies import ReplyRule
+    from relay.policy.shaping import ShapingRule
     from relay.reply import Trouble
 
 WIDE = 140  # columns; on a narrower terminal a provider takes two lines
@@ -84,7 +85,27 @@ def _row(preset: Preset) -> dict[str, Any]:
         "replies": [
             _rule(rule) | {"source": source.url} for rule, source in zip(preset.replies, preset.sources, strict=True)
         ],
+        "shaping": [
+            {
+                "name": rule.name,
+                "reply": rule.pattern.pattern,
+                "does": _does(rule),
+                "for": rule.seconds,
+                "source": source.url,
+            }
+            for rule, source in zip(preset.shaping, preset.shaping_sources, strict=True)
+        ],
     }
+
+
+def _does(rule: ShapingRule) -> str:
+    fewer = rule.connections
+    parts = [
+        f"slow to {rule.slow:.0%}" if rule.slow is not None else "",
+        "" if fewer is None else f"{fewer:.0%} of its connections" if fewer < 1 else f"at most {fewer:.0f} connections",
+        *(key if getattr(rule, key) else "" for key in ("pause", "drop", "suppress", "next", "alarm")),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _rule(rule: ReplyRule) -> dict[str, Any]:
@@ -137,8 +158,28 @@ def _one(preset: Preset, json_: bool) -> None:
             click.secho(f"  {pattern}", fg="cyan")
             show.paragraph(f"{suffers}{f', {time}' if time else ''}: {means}", 4)
             click.secho(f"    {source}", dim=True)
+    _shaping(preset)
     if preset.host or preset.regions:
         click.echo(f"\nAccounts take it with `preset: {preset.name}`; what they say themselves wins.")
+
+
+def _shaping(preset: Preset) -> None:
+    from relay.config.values import print_duration
+
+    rows = [
+        (rule.pattern.pattern, _does(rule), print_duration(rule.seconds), source.url)
+        for rule, source in zip(preset.shaping, preset.shaping_sources, strict=True)
+    ]
+    if rows:
+        click.echo()
+        click.secho("What is done for a time when it says", bold=True)
+    if not sys.stdout.isatty():
+        show.table((), rows)
+        return
+    for pattern, does, time, source in rows:
+        click.secho(f"  {pattern}", fg="cyan")
+        show.paragraph(f"{does}, {time}", 4)
+        click.secho(f"    {source}", dim=True)
 
 
 def _written(value: Any) -> str:

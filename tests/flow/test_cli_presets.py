@@ -70,3 +70,14 @@ def test_what_is_no_refusal_has_no_meaning() -> None:
 )
 def test_who_names_the_product_is_led_to_the_preset(name: str, said: str) -> None:
     assert presets.no_such_preset(name).endswith(said)
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_what_is_done_for_a_time_is_shown_with_its_source(columns: int) -> None:
+    lines = on_terminal(columns, "presets", "gmail") if columns else relay("presets", "gmail").stdout.splitlines()
+    shown = lines[lines.index("What is done for a time when it says") :]
+    (rule, blocked), (source, _) = presets.load_preset("gmail").shaping, presets.load_preset("gmail").shaping_sources
+    text = " ".join(" ".join(shown).split())
+    assert all(
+        part in text for part in (rule.pattern.pattern, "slow to 50%", "30m", source.url, blocked.pattern.pattern)
+    )
