@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
@@ -30,6 +31,11 @@ class Upstream:
             return False
         self.tokens -= 1
         return True
+
+
+def of(rows: Mapping[str, list[tuple[float, int]]]) -> Callable[[str], list[tuple[float, int]]]:
+    """As the scheduler's ledger has them."""
+    return lambda key: rows.get(key, [])
 
 
 def drain(
@@ -149,13 +155,13 @@ def test_of_two_that_bind_the_longest_says_whether_the_next_egress_takes_over() 
 def test_two_limits_that_differ_in_numbers_alone_count_apart() -> None:
     """One that passes on, and a harder one that holds: what is sent counts once in each, before and after a reload."""
     soft, hard = replace(Rate.parse("3/h"), when_full="next"), Rate.parse("5/h")
-    pace = Pace((soft, hard))
+    pace = Pace((soft, hard), prefix="a")
     rows: dict[str, list[tuple[float, int]]] = {}
     for _ in range(3):
         pace.take(1.0, 1)
-    for key, until, count in pace.ledger("a"):
+    for key, until, count in pace.rows():
         rows.setdefault(key, []).append((until, count))
-    assert len(rows) == 2 and pace.ledger("a") == []
+    assert len(rows) == 2 and pace.rows() == []
     assert pace.wait(2.0).passes
     new = Pace((soft, hard, Rate.parse("4/h")))
     new.keep(pace)
@@ -164,11 +170,11 @@ def test_two_limits_that_differ_in_numbers_alone_count_apart() -> None:
     only = Pace((hard,))
     only.keep(new)
     assert new.room(4.0) == 0 and only.room(4.0) == 0
-    back = Pace((hard, soft))
-    back.restore("a", rows, 2.0)
+    back = Pace((hard, soft), prefix="a")
+    back.restore(of(rows), 2.0)
     assert back.room(2.0) == 0 and back.wait(2.0).passes
-    alone = Pace((hard,))
-    alone.restore("a", rows, 2.0)
+    alone = Pace((hard,), prefix="a")
+    alone.restore(of(rows), 2.0)
     assert alone.room(2.0) == 2
 
 
@@ -237,20 +243,21 @@ def test_a_ramp_binds_beside_the_limits() -> None:
 
 
 def test_what_was_spent_survives_a_restart() -> None:
-    pace, rows = Pace((Rate.parse("6/h"), Rate.parse("2 connections/min"))), dict[tuple[str, float], int]()
+    limits, rows = (Rate.parse("6/h"), Rate.parse("2 connections/min")), dict[tuple[str, float], int]()
+    pace = Pace(limits, prefix="account main")
     for i in range(4):
         pace.take(i * 100.0, 1)
-        rows |= {(key, until): count for key, until, count in pace.ledger("account main")}
+        rows |= {(key, until): count for key, until, count in pace.rows()}
     pace.dialled(310.0)
-    rows |= {(key, until): count for key, until, count in pace.ledger("account main")}
+    rows |= {(key, until): count for key, until, count in pace.rows()}
     kept: dict[str, list[tuple[float, int]]] = {}
     for (key, until), count in rows.items():
         kept.setdefault(key, []).append((until, count))
-    back = Pace((Rate.parse("7/h"), Rate.parse("2 connections/min")))
-    back.restore("account main", kept, 320.0)
+    back = Pace((Rate.parse("7/h"), Rate.parse("2 connections/min")), prefix="account main")
+    back.restore(of(kept), 320.0)
     assert back.room(320.0) == 3 and back.dials(320.0) == 1
-    other = Pace((Rate.parse("7/h"),))
-    other.restore("account second", kept, 320.0)
+    other = Pace((Rate.parse("7/h"),), prefix="account second")
+    other.restore(of(kept), 320.0)
     assert other.room(320.0) == 7
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.policy import shaping, suppression
+from relay.policy.held import FREE
 from relay.policy.pace import Pace
 from relay.policy.shaping import Shaped, ShapingRule, fitting, key_of
 from relay.policy.suppression import Suppressed
@@ -203,7 +204,7 @@ def test_a_pace_that_is_slowed_binds_and_is_kept_over_a_reload() -> None:
     after.keep(pace)
     after.take(NOW + 1, 1)
     assert pace.wait(NOW + 1)[0] == pytest.approx(1.0), "who is still at work by the old one counts"
-    assert after.wait(NOW + 60) == (0.0, "") and after.unspent(NOW + 60)
+    assert after.wait(NOW + 60) == FREE and after.unspent(NOW + 60)
     after.throttle.taken(NOW + 61)
     assert after.free
 
