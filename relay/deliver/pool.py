@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from relay import clock, metrics
@@ -72,9 +72,11 @@ class Egress(Generic[W]):
         site: str = "",
         also: Sequence[Pace] = (),
         health: Health = HEALTH,
+        now: Callable[[], float] = lambda: clock.now(),
     ) -> None:
         """`tokens`: where it logs in with those. By MX: `direct` finds the hosts of what goes to `site`, `trunk` is the entry's
-        own, and `also` are limits that bind beside the lane's."""
+        own, and `also` are limits that bind beside the lane's. `now`: the clock, where it is not the real one."""
+        self.now = now
         self.account, self.hostname, self.tokens = account, hostname, tokens
         self.direct, self.trunk, self.site = direct, trunk, site
         self.name = account.name
@@ -108,10 +110,10 @@ class Egress(Generic[W]):
     @property
     def connections(self) -> int:
         """How many sessions it may have at once, as it is heard to bear them."""
-        most = self._most if self.window is None else min(self._most, self.window.limit(clock.now()))
+        most = self._most if self.window is None else min(self._most, self.window.limit(self.now()))
         if self.shaped is not None:
             most = min(most, self.shaped[0])
-            if self.shaped[1] <= clock.now():
+            if self.shaped[1] <= self.now():
                 self.shaped = None
         return most
 
@@ -130,7 +132,7 @@ class Egress(Generic[W]):
 
     def took(self, seconds: float) -> None:
         """A transaction came to its end."""
-        self._may_grow(clock.now())
+        self._may_grow(self.now())
         self._alone = 0
         self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
 
@@ -152,7 +154,7 @@ class Egress(Generic[W]):
             return False
         if self.pace.free:
             return True
-        now = clock.now()
+        now = self.now()
         return self._paced(now) > 0 and (self._open > 0 or self.pace.dials(now) > 0)
 
     @property
@@ -177,7 +179,7 @@ class Egress(Generic[W]):
             most = min(
                 most, max(1, self._open - len(self._goodbyes))
             )  # who has a session stands in no line for another
-        return most if self.pace.free else min(most, max(1, self._open + self.pace.dials(clock.now())))
+        return most if self.pace.free else min(most, max(1, self._open + self.pace.dials(self.now())))
 
     def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
         """It has more sessions open than the upstream takes. Whether that is news. `wait`: seconds, if it said.
@@ -291,10 +293,10 @@ class Egress(Generic[W]):
 
     async def _new(self, domain: str) -> Upstream:
         await self._room()
-        proven = self._proven or self.trunk is None
+        proven = self.proven
         if self.trunk is not None:
             await self.trunk.enter(proven)
-        self._open += 1
+        self.begins()
         try:
             if self.direct is not None:
                 session = await self.direct.reach(domain, self._dials)
@@ -304,13 +306,13 @@ class Egress(Generic[W]):
         except BaseException as error:
             if isinstance(error, Failure) and not isinstance(error, OfDomain):
                 self._proven = False
-            self._gone()
+            self.gone()
             raise
         finally:
             if self.trunk is not None and not proven:
                 self.trunk.reached()
         DIALLED.inc(1, self.name)
-        self._trusted = self._proven = True
+        self.reached()
         self.seven_bit = not session.eight_bit
         return session
 
@@ -318,13 +320,26 @@ class Egress(Generic[W]):
         """A connection is about to be opened. Raises TooSoon."""
         if self.pace.free:
             return
-        now = clock.now()
+        now = self.now()
         wait, why, _ = self.pace.dial_wait(now)
         if wait > 0:
             raise TooSoon(f"{self.key} waits: {why}", wait)
         self.pace.dialled(now)
 
-    def _gone(self) -> None:
+    @property
+    def proven(self) -> bool:
+        """Whether the host to be dialled is known to answer."""
+        return self._proven or self.trunk is None
+
+    def begins(self) -> None:
+        """One session more."""
+        self._open += 1
+
+    def reached(self) -> None:
+        """It is open, and logged in."""
+        self._trusted = self._proven = True
+
+    def gone(self) -> None:
         """One session less."""
         self._open -= 1
         if self.trunk is not None:
@@ -370,7 +385,7 @@ class Egress(Generic[W]):
 
     def drop(self, session: Upstream) -> None:
         session.close()
-        self._gone()
+        self.gone()
 
     async def sweep(self, patience: float = 5.0) -> None:
         """QUIT those that were idle for too long, or that the upstream has closed."""

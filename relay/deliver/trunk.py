@@ -32,9 +32,16 @@ class Lane(Protocol):
         ...
 
 
+class Turn(Protocol):
+    """What somebody waits for: an asyncio.Future, or what stands for one on another clock."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Waits:
-    turn: asyncio.Future[None]
+    turn: Turn
     proven: bool
     spared: bool = False  # a place is made for it
 
@@ -106,19 +113,25 @@ class Trunk:
 
     async def enter(self, proven: bool) -> None:
         """A place for one session more, in turn. `leave` gives it back; `reached` where it is not `proven`, after the dial."""
-        waits = _Waits(asyncio.get_running_loop().create_future(), proven)
-        self._waiting.append(waits)
-        self._next()
+        turn = asyncio.get_running_loop().create_future()
+        waits = self.line_up(turn, proven)
         try:
-            await waits.turn
+            await turn
         except asyncio.CancelledError:
-            if waits.turn.done() and not waits.turn.cancelled():
+            if turn.done() and not turn.cancelled():
                 if not proven:
                     self.dialling -= 1
                 self.leave()  # it was handed the place in the same moment
             elif waits in self._waiting:
                 self._waiting.remove(waits)
             raise
+
+    def line_up(self, turn: Turn, proven: bool) -> _Waits:
+        """`turn` is told when it comes, which may be at once."""
+        waits = _Waits(turn, proven)
+        self._waiting.append(waits)
+        self._next()
+        return waits
 
     def reached(self) -> None:
         """The dial of who was not proven has come to its end."""

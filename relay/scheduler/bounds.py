@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from relay.deliver.pool import name_of
 from relay.policy.classes import TrafficClass
@@ -17,6 +17,7 @@ from relay.policy.held import FREE, Held
 from relay.policy.hours import Clockwork
 from relay.policy.limits import ANY, Meter, Meters, Per
 from relay.settings import Config
+from relay.spool import Claim, Claimed
 
 if TYPE_CHECKING:
     from relay.scheduler.lanes import Lane
@@ -41,6 +42,17 @@ class Post:
         if self.meter is not None:
             return self.meter.room(now)
         return 0 if self.wait(now).seconds else ANY
+
+
+class Charged(Protocol):
+    """What is counted: a message, or the share of its recipients that goes in one transaction."""
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def recipients(self) -> Sequence[Claimed]: ...
+    @property
+    def charged(self) -> dict[Meter, float]: ...
 
 
 class Bounds:
@@ -94,6 +106,27 @@ class Bounds:
 
     def meters_of(self, lane: Lane, egress: str, now: float) -> tuple[Meter, ...]:
         return tuple(post.meter for post in self.of(lane, egress, now) if post.meter is not None)
+
+    def charge(self, lane: Lane, egress: str, work: Charged, now: float, note: Callable[[Meter], None]) -> Held:
+        """Counts it against the limits that bind it on this way, or says how long it is held: then it was counted nowhere new.
+        `note`: told of each meter whose count changed."""
+        count, size = len(work.recipients), work.claim.size
+        meters = self.meters_of(lane, egress, now)
+        for meter in work.charged.keys() - set(meters):  # of the egress that it comes from
+            meter.take_back(work.charged.pop(meter), count, size)
+            note(meter)
+        new = [meter for meter in meters if meter not in work.charged]
+        lane.size = size if any(meter.limit.rate.unit == "bytes" for meter in meters) else 1
+        for meter in new:
+            held = meter.wait(now, count, size)
+            if held.seconds > 0:
+                return held
+        for meter in new:
+            meter.take(now, count, size)
+            work.charged[meter] = now
+            note(meter)
+        lane.size = 1
+        return FREE
 
     def forget(self) -> None:
         """Posts at which nobody waits: their meters are forgotten by themselves."""

@@ -19,6 +19,7 @@ from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
 from relay.oauth.keeper import Keeper
 from relay.policy.routing import Action, Route
+from relay.policy.turn import NOT_LONG, turn
 from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Stage
@@ -36,7 +37,6 @@ from relay.settle import Outcome
 from relay.spool import Claim, Claimed, Spool, SpoolError
 
 STOPPED = "the relay was stopped before it was sent"
-NOT_LONG = 1.0  # seconds that claimed work waits for the pace of its account; what would wait longer goes back
 
 BEFORE_MAIL = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.PREPARE)
 
@@ -145,24 +145,10 @@ class Carriers:
     def _charge(self, egress: Egress[Work], work: Work) -> bool:
         """Counts it against the limits that bind it on this way; where one has no room for it, it goes back to wait there."""
         assert work.lane is not None
-        now, lane, count, size = clock.now(), work.lane, len(work.recipients), work.claim.size
-        meters = self.bounds.meters_of(lane, egress.key, now)
-        for meter in work.charged.keys() - set(meters):  # of the egress that it comes from
-            meter.take_back(work.charged.pop(meter), count, size)
-            self.ledger.note(meter)
-        new = [meter for meter in meters if meter not in work.charged]
-        lane.size = size if any(meter.limit.rate.unit == "bytes" for meter in meters) else 1
-        for meter in new:
-            held = meter.wait(now, count, size)
-            if held.seconds > 0:
-                self.put_back(work, held.why)
-                return False
-        for meter in new:
-            meter.take(now, count, size)
-            work.charged[meter] = now
-            self.ledger.note(meter)
-        lane.size = 1
-        return True
+        held = self.bounds.charge(work.lane, egress.key, work, clock.now(), self.ledger.note)
+        if held.seconds > 0:
+            self.put_back(work, held.why)
+        return held.seconds <= 0
 
     def _unsaid(self, egress: Egress[Work], work: Work) -> None:
         """Nothing of it was said upstream."""
@@ -330,31 +316,25 @@ class Carriers:
         return await session.deliver(work.parcel(body))
 
     async def _in_turn(self, egress: Egress[Work], work: Work) -> None:
-        """Waits for its turn by the pace of the account. Raises TooSoon where that is later than claimed work waits.
-
-        Where some of its recipients need not wait the others go back: a list is no reason to keep the account for itself.
-        """
-        end = clock.monotonic() + NOT_LONG
+        """Waits for its turn by the pace of the account (`policy.turn`). Raises TooSoon where that is later than it waits."""
+        end = clock.now() + NOT_LONG
         while True:
-            count = len(work.recipients)
-            wait, why, _ = egress.pace.wait(clock.now(), count, work.claim.size)
-            if wait <= 0:
-                work.turn = clock.now()
-                egress.pace.take(work.turn, count, work.claim.size)
+            now, size = clock.now(), work.claim.size
+            found = turn(egress.pace, now, len(work.recipients), size, end)
+            if not found.fit:
+                raise TooSoon(f"{egress.key} waits: {found.why}", found.alone)
+            if found.fit < len(work.recipients):
+                self.put_back(work.share(work.recipients[found.fit :]), f"{egress.key} waits: {found.why}")
+                work.recipients = work.recipients[: found.fit]
+            elif found.wait:
+                await asyncio.sleep(found.wait)
+            else:
+                work.turn = now
+                egress.pace.take(now, len(work.recipients), size)
                 self._note(egress)
                 egress.sending, work.paced = egress.sending + 1, True
                 egress.asking, work.asks = egress.asking - work.asks, 0
                 return
-            if clock.monotonic() + wait > end:
-                fit = egress.pace.recipients(clock.now())
-                if not 0 < fit < count:
-                    # One that is too large for what is left waits alone: smaller ones may go.
-                    alone = wait if egress.pace.wait(clock.now(), count).seconds <= 0 else 0.0
-                    raise TooSoon(f"{egress.key} waits: {why}", alone)
-                self.put_back(work.share(work.recipients[fit:]), f"{egress.key} waits: {why}")
-                work.recipients = work.recipients[:fit]
-            else:
-                await asyncio.sleep(wait)
 
     def _too_soon(self, egress: Egress[Work], work: Work, error: TooSoon) -> None:
         """Back to wait for its turn, with all that waits for this egress; or alone, where the others have sessions that are

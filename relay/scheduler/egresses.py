@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from relay import clock
 from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.deliver.trunk import Trunk
-from relay.oauth.keeper import Keeper
+from relay.oauth.tokens import Tokens
 from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
 from relay.policy.warmup import Ramp
@@ -23,6 +23,12 @@ from relay.settings import ANYWHERE, Account, Config, Destination
 FORGET = 900.0  # seconds without mail after which nothing is known of a site any more
 
 
+class Logins(Protocol):
+    """Who has the tokens of accounts that log in with such."""
+
+    def of(self, account: Account) -> Tokens | None: ...
+
+
 class Egresses(dict[str, Egress[Work]]):
     """By their key (`deliver.pool.key_of`). Asked for a site that has none, it makes one."""
 
@@ -31,13 +37,15 @@ class Egresses(dict[str, Egress[Work]]):
         config: Config,
         network: Network,
         sites: Sites,
-        keeper: Keeper,
+        keeper: Logins,
         ledger: Ledger,
         memory: Memory,
         freed: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = lambda: clock.now(),
     ) -> None:
-        """`freed`: a direct entry has room for one session more."""
+        """`freed`: a direct entry has room for one session more. `now`: the clock, where it is not the real one."""
         super().__init__()
+        self._now = now
         self._ledger, self._memory = ledger, memory
         self.stopped: Callable[[str], tuple[float, str] | None] = lambda name: None  # by hand: until when, and why
         self._gone: dict[str, Pace] = {}  # of accounts that a reload took away: they may come back
@@ -72,12 +80,13 @@ class Egresses(dict[str, Egress[Work]]):
                 site=site,
                 also=self._also(account, rule),
                 health=self.config.breaker,
+                now=self._now,
             )
         )
 
     def _known(self, egress: Egress[Work]) -> Egress[Work]:
         """With what the last run had spent and learnt, or it had itself before a reload took it away."""
-        now, key = clock.now(), egress.key
+        now, key = self._now(), egress.key
         egress.pace.prefix = f"egress {key}"
         if egress.account.warm_up is not None:  # a direct entry's own is its trunk's
             egress.pace.ramp = Ramp(egress.account.warm_up, key)
@@ -125,14 +134,14 @@ class Egresses(dict[str, Egress[Work]]):
 
     def _restored(self, pace: Pace) -> Pace:
         """One that several egresses share."""
-        now = clock.now()
+        now = self._now()
         pace.load(self._memory.take(f"shared {pace.prefix}"), now)
         pace.restore(self._ledger.kept, now)
         return pace
 
     def apply(self, config: Config) -> list[Egress[Work]]:
         """A new configuration: sessions of what is unchanged are kept, and what rests is asked again. Returns what is no more."""
-        now = clock.now()
+        now = self._now()
         before, self.config = self.config.hostname, config
         self._limits(config)
         retired = []
@@ -142,7 +151,7 @@ class Egresses(dict[str, Egress[Work]]):
                 self._trunk(account)
             elif current is None or current.account != account or current.hostname != config.hostname:
                 tokens = self._keeper.of(account)
-                self[name] = self._known(Egress(account, config.hostname, tokens, health=config.breaker))
+                self[name] = self._known(Egress(account, config.hostname, tokens, health=config.breaker, now=self._now))
                 if current is not None:
                     self[name].pace.keep(current.pace)
                     retired.append(current)
@@ -172,7 +181,7 @@ class Egresses(dict[str, Egress[Work]]):
             egress.direct = self._network.direct(way, rule)
             egress.pace.also = self._also(account, rule)
             egress.breaker.health = self.config.breaker
-            egress.breaker.ask_again(clock.now())
+            egress.breaker.ask_again(self._now())
             return []
         made = self._made(account, rule, egress.site)
         made.pace.keep(egress.pace)
@@ -219,7 +228,7 @@ class Egresses(dict[str, Egress[Work]]):
 
     def forget(self) -> None:
         """Sites that have had no mail for long, and of which nothing is known that would matter."""
-        now, soon = clock.now(), clock.monotonic() - FORGET
+        now, soon = self._now(), clock.monotonic() - FORGET
         for key, egress in list(self.items()):
             idle = not egress.busy and not egress.sessions and egress.used < soon
             if egress.direct is not None and idle and not egress.breaker.wait(now) and egress.pace.unspent(now):

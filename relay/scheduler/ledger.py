@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from relay.policy.limits import Row
-from relay.spool import Spool
 
 
 class Counting(Protocol):
@@ -17,10 +16,16 @@ class Counting(Protocol):
         """What changed since it was last asked."""
 
 
+class Kept(Protocol):
+    """What of the spool is asked."""
+
+    async def spend(self, rows: Sequence[Row]) -> None: ...
+
+
 class Ledger:
     """`kept`: what the last run had spent, by key. Whoever counts is made later, and asks for his own."""
 
-    def __init__(self, spool: Spool, kept: Mapping[str, Sequence[tuple[float, int]]]) -> None:
+    def __init__(self, spool: Kept, kept: Mapping[str, Sequence[tuple[float, int]]]) -> None:
         self.spool, self._kept = spool, dict(kept)
         self._changed: dict[Counting, None] = {}
         self._rows: dict[tuple[str, float], int] = {}  # that the spool has not confirmed

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from relay.spool import Spool
+from typing import Any, Protocol
 
 Document = Mapping[str, Any]
 Source = Callable[[], Iterable[tuple[str, Document]]]
 
 
+class Kept(Protocol):
+    """What of the spool is asked."""
+
+    async def remember(self, documents: Mapping[str, str | None]) -> None: ...
+
+
 class Memory:
     """`save` from time to time, and at a stop."""
 
-    def __init__(self, spool: Spool, documents: Mapping[str, str]) -> None:
+    def __init__(self, spool: Kept, documents: Mapping[str, str]) -> None:
         """`documents`: as the spool has them."""
         self.spool = spool
         self._known: dict[str, str] = dict(documents)
