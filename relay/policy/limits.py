@@ -17,6 +17,7 @@ Per = Literal["sender", "from", "user", "tenant", "class", "destination", "egres
 Row = tuple[str, float, int]  # (key, until, count): a part of what was spent, as it is kept
 MANY = 10_000  # meters, before those that count nothing are thrown away
 ANY = 1 << 30
+SOON = 0.02  # seconds: a claim under way may leave some of what is reserved for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,20 @@ class Meter:
 
     def wait(self, now: float, recipients: int = 1, size: int = 1) -> Held:
         """For one message to so many recipients. More than the whole limit leaves when nothing else was spent."""
-        rate = self.limit.rate
-        seconds = self.spent.wait(rate, min(rate.count, self.count(recipients, size) + self.reserved), now)
+        rate, need = self.limit.rate, self.count(recipients, size)
+        seconds = self.spent.wait(rate, min(rate.count, need), now)
+        if seconds <= 0 and self.reserved and self.spent.left(rate, now) < need + self.reserved:
+            seconds = SOON
         if seconds <= 0:
             return FREE
         return Held(seconds, f"{self.whose} limit of {rate} is used up", rate.when_full == "next")
 
-    def room(self, now: float) -> int:
-        """Messages to one recipient each that may leave now. Of bytes: one, whose size nobody knows yet."""
-        if self.limit.rate.unit == "bytes":
-            return 0 if self.reserved or self.wait(now).seconds else 1
-        return max(0, self.spent.left(self.limit.rate, now) - self.reserved)
+    def room(self, now: float, size: int = 1) -> int:
+        """Messages to one recipient each that may leave now. Of bytes: one of that size, for nobody knows the next one's."""
+        rate = self.limit.rate
+        if rate.unit == "bytes":
+            return 0 if self.reserved or self.wait(now, 1, size).seconds else 1
+        return self.spent.left(rate, now) - self.reserved
 
     def siblings(self, now: float, messages: int) -> int:
         """How many more recipients of one of so many messages may leave with it."""

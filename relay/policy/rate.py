@@ -141,10 +141,12 @@ class Spent:
 
     def left(self, rate: Rate, now: float) -> int:
         """How much more fits now, all together."""
-        left = self._left(rate, now)
-        if left > 0 and self._turn > now and (once := rate.at_once) < rate.count:
+        if now < self._latest or (self.parts and self.parts[0].until <= now):
+            self._left(rate, now)
+        left = rate.count - self.total
+        if self._turn > now and left > 0 and (once := rate.at_once) < rate.count:
             left = min(left, _whole(once - (self._turn - now) / rate.interval))
-        return max(0, left)
+        return left if left > 0 else 0
 
     def ready(self, rate: Rate, now: float, ahead: float) -> int:
         """How many may go one by one, the last of them so many seconds from now."""

@@ -37,10 +37,10 @@ class Post:
             return self.meter.wait(now, 1, size)
         return Held(*self.hours.waits(now)) if self.hours is not None else FREE
 
-    def room(self, now: float) -> int:
-        """Messages to one recipient each that may pass now."""
+    def room(self, now: float, size: int = 1) -> int:
+        """Messages to one recipient each that may pass now; where bytes count, of that size."""
         if self.meter is not None:
-            return self.meter.room(now)
+            return self.meter.room(now, size)
         return 0 if self.wait(now).seconds else ANY
 
 

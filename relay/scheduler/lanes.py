@@ -24,7 +24,7 @@ from relay.scheduler.turns import Flow, Order, Turns
 from relay.settings import Config
 from relay.spool import Head
 
-AGAIN = 5.0  # seconds after which a way that rests is looked at again, whatever it was told
+AGAIN = 5.0  # seconds after which a way that rests, or a post, is looked at again, whatever it was told
 NEXT = 0.02  # seconds after which more of those that wait at a post that is open are let in
 _SLACK = 64
 
@@ -275,13 +275,14 @@ class Lanes:
         """Out of its turns, to wait at this post until then."""
         lane.post, lane.detour = post, None
         post.queue.append(lane)
-        self._await(post, max(until, now))
+        self._await(post, until, now)
 
-    def _await(self, post: Post, until: float) -> None:
+    def _await(self, post: Post, until: float, now: float) -> None:
+        """It is looked at again now and then, for what was spent may be given back."""
         if not post.awaited:
             post.awaited = True
             self._number += 1
-            heappush(self._posts, (until, self._number, post))
+            heappush(self._posts, (min(max(until, now), now + AGAIN), self._number, post))
 
     def _let_in(self, post: Post, now: float) -> None:
         """As many as have room; one whose way rests uses none of it."""
@@ -295,7 +296,7 @@ class Lanes:
             if lane.way in self._open:
                 room -= 1
         if post.queue:
-            self._await(post, now + max(NEXT, post.wait(now).seconds))
+            self._await(post, now + max(NEXT, post.wait(now).seconds), now)
 
     def turn_aside(self, lane: Lane, egresses: tuple[str, ...]) -> None:
         """Out of its turns into those of a way by later egresses of its route: a limit keeps it from the first ones."""

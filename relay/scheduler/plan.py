@@ -18,6 +18,7 @@ from relay.spool import SIBLINGS, Ask
 
 MAX_ASKED = 200  # lanes in one claim: others wait for its transaction
 MAX_ENDED = 10  # lanes that a rule ends, in one claim
+MAX_HELD = 500  # lanes that are found to be held, in one pass: the event loop has other work
 
 
 class Exit(Protocol):
@@ -42,7 +43,8 @@ class Plan:
 
     asks: list[Ask] = field(default_factory=list)
     goes: dict[int, str] = field(default_factory=dict)
-    again: bool = False  # something was moved that may go in the next round
+    again: bool = False  # something was moved that may go in the next round, or not everybody was asked
+    held: int = 0  # lanes that were stopped
     reserved: list[tuple[Meter, int]] = field(default_factory=list)
 
 
@@ -124,7 +126,11 @@ class Planner:
             ask = Ask(lane.id, min(shares[lane.level], room), now)
             ask.siblings = max(0, siblings - ask.limit)
             if not self._bound(lane, egress, ask, plan):
-                continue
+                plan.held += 1
+                if plan.held < MAX_HELD:
+                    continue
+                plan.again = True
+                break
             lane.asked = True
             plan.goes[lane.id] = egress
             plan.asks.append(ask)
@@ -134,31 +140,35 @@ class Planner:
 
     def _bound(self, lane: Lane, egress: str, ask: Ask, plan: Plan) -> bool:
         """Whether its posts let a lane go, and lowers what is asked of it to that; else it waits at one, or goes another way."""
-        now = ask.now
+        now, size, limit = ask.now, lane.size, ask.limit
         posts = self.lanes.bounds.of(lane, egress, now)
         longest: Post | None = None
         seconds = 0.0
         for post in posts:
-            held = post.wait(now, lane.size)
-            if held.seconds <= 0:
-                ask.limit = min(ask.limit, post.room(now))
-            elif held.passes and (later := _after(lane.egresses, egress)):
+            room = post.room(now, size) if post.meter is None else post.meter.room(now, size)
+            if room >= limit:
+                continue
+            if room > 0:
+                limit = room
+                continue
+            held = post.wait(now, size)
+            if held.passes and (later := _after(lane.egresses, egress)):
                 self.lanes.turn_aside(lane, later)
                 plan.again = True
                 return False
-            elif held.seconds > seconds:
+            if longest is None or held.seconds > seconds:
                 longest, seconds = post, held.seconds
         if longest is not None:
             self.lanes.park(lane, longest, now + seconds, now)
             return False
-        for post in posts:
-            if post.meter is not None:
-                ask.siblings = min(ask.siblings, post.meter.siblings(now, ask.limit))
-        for post in posts:
-            if post.meter is not None:
-                count = post.meter.most(ask.limit, ask.siblings, lane.size)
-                post.meter.reserved += count
-                plan.reserved.append((post.meter, count))
+        ask.limit = limit
+        meters = [post.meter for post in posts if post.meter is not None]
+        if ask.siblings:
+            ask.siblings = min([ask.siblings, *(meter.siblings(now, limit) for meter in meters)])
+        for meter in meters:
+            count = meter.most(limit, ask.siblings, size)
+            meter.reserved += count
+            plan.reserved.append((meter, count))
         return True
 
 
