@@ -33,7 +33,7 @@ _STALE = "it is being routed anew after a reload"
 _UNSITED = "its domain's mail servers are being looked up"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """One lane. `due_at` None: nothing is due in it."""
 

@@ -126,6 +126,7 @@ class Planner:
             ask = Ask(lane.id, min(shares[lane.level], room), now)
             ask.siblings = max(0, siblings - ask.limit)
             if not self._bound(lane, egress, ask, plan):
+                self.lanes.order.served(lane, egress, 0)
                 plan.held += 1
                 if plan.held < MAX_HELD:
                     continue

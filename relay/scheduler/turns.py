@@ -63,9 +63,8 @@ class Order:
         self._turn = 0
         self._now = [0.0] * 4  # tag that was served last, by level
         self._next: dict[Flow, float] = {}  # tag of what a flow brings next
-        self._levels: dict[
-            str, list[float]
-        ] = {}  # the same of levels that share an egress; the first is the last served
+        # The same of levels that share an egress; the first is the one that was served last.
+        self._levels: dict[str, list[float]] = {}
 
     def enter(self, turns: Turns, lane: Lane) -> None:
         """At the end of what its flow has waiting."""
@@ -91,16 +90,16 @@ class Order:
         return turns, lane
 
     def served(self, lane: Lane, egress: str, count: int) -> None:
-        """It was given so many; one of them is counted already."""
-        if count > 1:
+        """It was given so many, 0 where it was held; one of them is counted already."""
+        if count != 1:
             self._next[lane.flow] = self._next.get(lane.flow, 0.0) + count - 1
             if (shares := self._levels.get(egress)) is not None and lane.level:
                 shares[lane.level] += (count - 1) / WEIGHTS[lane.level]
 
     def _level(self, waiting: Sequence[Turns], egress: str) -> int:
         present = [level for level in LEVELS if any(turns.sizes[level] for turns in waiting)]
-        if not present[0] or len(present) == 1:
-            return present[0]
+        if not present[0]:
+            return 0
         if len(self._levels) >= MANY:
             self._levels.clear()
         shares = self._levels.setdefault(egress, [0.0] * 4)
