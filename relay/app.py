@@ -169,7 +169,7 @@ class App:
 
     async def _open_admin(self, config: Config) -> None:
         service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
-        self.admin = Admin(service, Pausing(self.scheduler.pauses, self.scheduler.outlook, self))
+        self.admin = Admin(service, Pausing(self.scheduler.pauses, self.scheduler.outlook, self), self.scheduler.usage)
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:
@@ -332,6 +332,8 @@ class App:
             "why": self.spool.refusal or (f"{', '.join(down + stuck)} does not run" if down or stuck else ""),
             "stopping": self._stop.is_set(),
             "resting": resting,
+            "alarms": len(self.scheduler.usage.alarms()),
+            "suspended": len(self.scheduler.pauses.suspensions()),
             "queued": self.spool.queued,
             "oldest_age": round(age, 1),
             "loops": {loop.name: {"up": loop.up, "restarts": loop.restarts} for loop in self.supervisor.loops.values()},

@@ -19,8 +19,9 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
+from relay.admin import limits
 from relay.admin.pauses import Pausing
-from relay.admin.ports import BadRequest, NotFound
+from relay.admin.ports import BadRequest, NotFound, Usage
 from relay.admin.service import Service
 from relay.settings import Address
 from relay.spool import SpoolError
@@ -33,8 +34,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The servers. `open_socket`, `open_tcp`, then `close`."""
 
-    def __init__(self, service: Service, pausing: Pausing | None = None) -> None:
-        self.service, self.pausing = service, pausing
+    def __init__(self, service: Service, pausing: Pausing, usage: Usage) -> None:
+        self.service, self.pausing, self.usage = service, pausing, usage
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -107,8 +108,8 @@ class Admin:
                 web.post("/v1/spool/backup", self._backup),
             ]
         )
-        if self.pausing is not None:
-            app.add_routes(_pauses(self.pausing))
+        app.add_routes(_pauses(self.pausing))
+        app.add_routes(limits.routes(self.usage))
         return app
 
     # -- health

@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, explain, mail, oauth, pauses, presets, queue, service, setup, sink
+from relay.cli import dkim, explain, limits, mail, oauth, pauses, presets, queue, service, setup, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -38,6 +38,10 @@ for _command in (
     queue.queue,
     pauses.suspend,
     pauses.resume,
+    limits.limits,
+    limits.reputation,
+    limits.shaping,
+    limits.alarms,
     dkim.dkim,
     presets.presets,
     oauth.oauth,

@@ -171,6 +171,9 @@ def _capture(allowed: list[str] | None) -> str:
     )
 
 
+_TOLD = (("suspended", "suspension", "suspend"), ("alarms", "alarm", "alarms"))
+
+
 def _leaving(found: dict[str, Any]) -> str:
     """Whether mail leaves; if an account rests, which, until when, and why. And how many destinations do."""
     from relay.admin.words import rests
@@ -178,16 +181,17 @@ def _leaving(found: dict[str, Any]) -> str:
     now = clock.now()
     down = {r["egress"]: rests(r["egress"], r["until"], now, r["why"]) for r in found["resting_until"]}
     parts = [
-        f"{d['egress']}: {d['resting']} of {show.plural(d['destinations'], 'destination')} rest"
+        f"{d['egress']}: {d['resting']} of {show.plural(d['destinations'], 'destination')} rest (relay queue stats)"
         for d in found["direct"]
         if d["resting"] and d["egress"] not in down
     ]
     if not down and found["stopping"]:
         return "no (it is stopping)"
+    parts += [show.plural(found[what], one) + f" (relay {verb})" for what, one, verb in _TOLD if found[what]]
     if not down and not parts:
         return "yes"
     said = "no" if down and len(down) >= found["accounts"] + len(found["direct"]) else "partly" if down else "yes"
-    return f"{said}: {'; '.join([*down.values(), *parts])}{' (relay queue stats)' if parts else ''}"
+    return f"{said}: {'; '.join([*down.values(), *parts])}"
 
 
 @click.group()

@@ -153,6 +153,11 @@ class Pace:
         quiet = self.until <= now and not self.throttle.binds(now)
         return quiet and all(count.spent.empty(now) for count in self._every())
 
+    @property
+    def spent(self) -> list[tuple[Rate, Spent]]:
+        """Its own limits with what was spent of them."""
+        return [(count.rate, count.spent) for count in self._every()]
+
     # -- made durable
 
     def rows(self) -> list[tuple[str, float, int]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 HOUR = 3600.0
@@ -112,6 +113,10 @@ class Reputation:
 
     def __len__(self) -> int:
         return sum(len(of_kind) for of_kind in self._kinds.values())
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys that something is known of."""
+        return chain.from_iterable(list(self._kinds.values()))
 
     def note(self, key: str, delivered: int, deferred: int, bounced: int, complained: int, now: float) -> None:
         """So many more. A complaint comes hours or days after its mail: where it is known when that left, `now` is then, so

@@ -102,6 +102,11 @@ class Egresses(dict[str, Egress[Work]]):
         shared = (pace for pace in (*(t.pace for t in self.trunks.values()), *self._shared.values()) if pace.ramp)
         yield from ((f"shared {pace.prefix}", pace.state()) for pace in shared)
 
+    @property
+    def shared(self) -> list[Pace]:
+        """Limits of destinations that are over all egresses."""
+        return list(self._shared.values())
+
     def ramps(self) -> Iterator[tuple[str, Ramp]]:
         """With the key by which their reputation is known (`policy.reputation`)."""
         for key, egress in self.items():

@@ -32,6 +32,7 @@ from relay.scheduler.plan import Planner
 from relay.scheduler.record import Recorder
 from relay.scheduler.sites import Sites
 from relay.scheduler.standing import Standing
+from relay.scheduler.usage import Usage
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
@@ -84,6 +85,7 @@ class Scheduler:
         self.ask: Callable[[tuple[Question, ...]], Config] = lambda asked: replace(self.config, suspended=asked)
         self.standing = Standing(self.memory, log, self.egresses.ramps, clock.now())
         self.recorder.heard = self.standing.add
+        self.usage = Usage(self.carriers, self.standing)
         self.lanes.suspended = self._suspended
         self.egresses.stopped = self._stopped
         self.planner = Planner(self.lanes, self.egresses, self.egresses.trunks)

@@ -12,7 +12,7 @@ from typing import Any
 from relay import metrics
 from relay.envelope import ascii_domain, domain_of
 from relay.maillog import MailLog
-from relay.policy.reputation import Kind, Rates, Reputation, Tally
+from relay.policy.reputation import Kind, Reputation, Share, Tally
 from relay.policy.warmup import Ramp
 from relay.reply import Result, Stage
 from relay.scheduler.memory import Memory
@@ -22,6 +22,7 @@ from relay.spool import Claim, Claimed
 DOCUMENT = "reputation"  # its key in the spool
 JUDGE_EVERY = 60.0  # seconds
 DECAY_EVERY = 3600.0
+MOST = 500  # rows that are told
 _ANSWERED = frozenset((Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT))
 _KINDS: Mapping[Result, Kind] = {Result.DELIVERED: "delivered", Result.SOFT: "deferred", Result.HARD: "bounced"}
 
@@ -73,17 +74,16 @@ class Standing:
             if told := ramp.judge(now, self.reputation.rates(key, now)):
                 self.log.warning("warm_up", egress=ramp.name, what=told)
 
-    def rates(self, key: str, now: float) -> Rates:
+    def rows(self, now: float) -> list[dict[str, Any]]:
+        """A flat row for each key, for operators; the lowest score first."""
         self._tally.fold(now)
-        return self.reputation.rates(key, now)
+        found = [(self.reputation.score(key, now), key) for key in list(self.reputation)]
+        return [self._row(key, score, now) for score, key in sorted(found)[:MOST]]
 
-    def row(self, egress: str, now: float) -> dict[str, Any]:
-        """Of an egress by its name, for operators; empty: nothing is known of it."""
-        rates = self.rates(f"egress {egress}", now)
-        if not rates.total:
-            return {}
-        return {
-            "tried": rates.total,
-            "score": round(self.reputation.score(f"egress {egress}", now), 3),
-            **{kind: round(getattr(rates, kind).rate, 4) for kind in ("deferrals", "bounces", "complaints")},
-        }
+    def _row(self, key: str, score: float, now: float) -> dict[str, Any]:
+        rates, (what, _, name) = self.reputation.rates(key, now), key.partition(" ")
+        row: dict[str, Any] = {"what": what, "name": name, "tried": rates.total, "score": round(score, 3)}
+        for kind in ("deferrals", "bounces", "complaints"):
+            share: Share = getattr(rates, kind)
+            row |= {kind: share.rate, f"{kind}_low": share.low, f"{kind}_high": share.high}
+        return row

@@ -82,7 +82,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         made.pauses = Pauses(
             scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found: made.remember(found), made.changed
         )
-        admin = Admin(rig.app.admin.service, Pausing(made.pauses, scheduler.outlook, rig.app))
+        admin = Admin(rig.app.admin.service, Pausing(made.pauses, scheduler.outlook, rig.app), scheduler.usage)
         await admin.open_socket(made.socket)
         try:
             yield made

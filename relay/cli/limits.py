@@ -1,0 +1,101 @@
+"""`relay limits`, `relay shaping`, `relay alarms`, `relay reputation`: what binds mail now, and how it is received."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from relay import clock
+from relay.cli import client, show
+
+
+def _rows(name: str, json_: bool) -> list[dict[str, Any]] | None:
+    """None: they are printed already."""
+    rows: list[dict[str, Any]] = client.ask("GET", f"/v1/{name}")[name]
+    if not json_:
+        return rows
+    show.as_json(rows)
+    return None
+
+
+def _nothing(count: int, text: str) -> None:
+    if not count and sys.stdout.isatty():
+        click.echo(text)
+
+
+_JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
+
+
+@click.command()
+@_JSON
+def limits(json_: bool) -> None:
+    """How much of each limit is spent, and when there is room again."""
+    if (rows := _rows("limits", json_)) is None:
+        return
+    count = show.table(
+        ["WHOSE", "SPENT", "OF", "USED", "NEXT", "LIMIT"],
+        (
+            (
+                row["whose"],
+                *((row["spent"], row["count"], f"{row['share']:.0%}") if row["count"] else ("", "", "")),
+                f"in {show.age(row['wait'])}" if row["wait"] >= 1 else "now",
+                row["limit"],
+            )
+            for row in rows
+        ),
+    )
+    _nothing(count, "nothing of any limit is spent")
+
+
+@click.command()
+@_JSON
+def shaping(json_: bool) -> None:
+    """What is done for a time because an upstream said certain words."""
+    if (rows := _rows("shaping", json_)) is None:
+        return
+    now = clock.now()
+    count = show.table(
+        ["EGRESS", "DESTINATION", "WHAT", "UNTIL", "WHY"],
+        ((r["egress"], r["destination"], r["what"], show.clock_time(r["until"], now), r["why"]) for r in rows),
+    )
+    _nothing(count, "no rule of shaping is in force")
+
+
+@click.command()
+@_JSON
+def alarms(json_: bool) -> None:
+    """What somebody should look at, until it is over."""
+    if (rows := _rows("alarms", json_)) is None:
+        return
+    now = clock.now()
+    count = show.table(
+        ["WHAT", "EGRESS", "SINCE", "WHY"],
+        ((row["what"], row["egress"], show.age(now - row["since"]), row["why"]) for row in rows),
+    )
+    _nothing(count, "no alarms")
+
+
+@click.command()
+@_JSON
+def reputation(json_: bool) -> None:
+    """How mail fared in the last 24 hours, by egress, destination, sender and class; the lowest score first."""
+    if (rows := _rows("reputation", json_)) is None:
+        return
+    count = show.table(
+        ["WHAT", "NAME", "TRIED", "SCORE", "DEFERRED", "BOUNCED", "COMPLAINED"],
+        (
+            (
+                *(row["what"], row["name"], row["tried"], f"{row['score']:.2f}"),
+                *(_share(row, kind) for kind in ("deferrals", "bounces", "complaints")),
+            )
+            for row in rows
+        ),
+    )
+    _nothing(count, "nothing was tried in the last 24 hours")
+
+
+def _share(row: dict[str, Any], kind: str) -> str:
+    """With the bounds between which it lies with 95 % confidence."""
+    return f"{row[kind]:.1%} ({row[f'{kind}_low']:.1%} to {row[f'{kind}_high']:.1%})" if row["tried"] else ""
