@@ -319,6 +319,13 @@ class Config:
         return {user: tenant for tenant, users in self.tenants.items() for user in users}
 
     @cached_property
+    def asks_reputation(self) -> bool:
+        """Whether any rule looks at how a sender's mail fares."""
+        classes = [c.match for c in self.classes.values() if c.match]
+        asked = [*self.table.questions, *(q for m in classes for q in (*m.all_of, *m.none_of))]
+        return any(q.fact == "reputation" for q in asked)
+
+    @cached_property
     def asks_headers(self) -> bool:
         """Whether any rule looks at a header: if none does, none is decoded."""
         matches = [c.match for c in self.classes.values() if c.match] + [limit.match for limit in self.limits]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from relay.policy.held import FREE, Held
 from relay.policy.rate import Rate, Spent
@@ -40,7 +41,7 @@ class Limit:
         return self.rate.when_full == "reject"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Meter:
     """What was spent of one limit by one of those whom it is for."""
 
@@ -48,6 +49,7 @@ class Meter:
     key: str  # names it in the spool
     whose: str  # and for people
     spent: Spent = field(default_factory=Spent)
+    counting: dict[Meter, None] = field(default_factory=dict, repr=False)  # those that are not to be forgotten
     reserved: int = 0  # that a claim under way may come to
 
     def count(self, recipients: int, size: int) -> int:
@@ -91,6 +93,7 @@ class Meter:
         return messages
 
     def take(self, now: float, recipients: int, size: int) -> None:
+        self.counting[self] = None
         self.spent.add(self.limit.rate, self.count(recipients, size), now)
 
     def take_back(self, when: float, recipients: int, size: int, messages: int = 1) -> None:
@@ -105,22 +108,31 @@ class Meter:
 
 
 class Meters:
-    """Those of all limits. One that counts nothing may be forgotten: it is made anew as it was."""
+    """Those of all limits. One that counts nothing and that nobody holds is forgotten: it is made anew as it was.
+
+    Of one key there is never a second one: two lanes would each have the whole limit.
+    """
 
     def __init__(self, limits: Sequence[Limit], kept: Callable[[str], Sequence[tuple[float, int]]]) -> None:
         """`kept`: the parts of a key, as the spool has them."""
         self.limits, self._kept = tuple(limits), kept
-        self._by_key: dict[str, Meter] = {}
+        self._by_key: WeakValueDictionary[str, Meter] = WeakValueDictionary()
+        self._counting: dict[Meter, None] = {}
+        self._most = MANY  # before it is asked which of those still count
 
     def reload(self, limits: Sequence[Limit]) -> None:
         """What was spent stays, where a limit of that name counts the same things."""
         self.limits = tuple(limits)
         known = {limit.name: limit for limit in limits}
-        before, self._by_key = self._by_key, {}
-        for meter in before.values():
+        before = list(self._by_key.values())
+        self._by_key.clear()
+        self._counting = {}
+        for meter in before:
             limit = known.get(meter.limit.name)
             if limit and limit.per == meter.limit.per and limit.rate.key == meter.limit.rate.key:
-                self._by_key[meter.key] = Meter(limit, meter.key, meter.whose, meter.spent)
+                made = Meter(limit, meter.key, meter.whose, meter.spent, self._counting)
+                self._by_key[meter.key] = made
+                self._counting[made] = None
 
     def of(
         self,
@@ -144,16 +156,20 @@ class Meters:
         key = f"limit {limit.name} {limit.rate.key} {' '.join(values)}"
         meter = self._by_key.get(key)
         if meter is None:
-            if len(self._by_key) >= MANY:
-                self._by_key = {k: m for k, m in self._by_key.items() if m.reserved or not m.spent.empty(now)}
+            if len(self._counting) >= self._most:
+                for other in [one for one in self._counting if not one.reserved and one.spent.empty(now)]:
+                    del self._counting[other]
+                self._most = max(MANY, 2 * len(self._counting))
             whose = f"{limit.whose or f'limit {limit.name}'}'s"
             whose += f" ({', '.join(v or 'nobody' for v in values)})" if values else ""
             spent = Spent.restored(limit.rate, self._kept(key), now)
-            meter = self._by_key[key] = Meter(limit, key, whose, spent)
+            meter = self._by_key[key] = Meter(limit, key, whose, spent, self._counting)
+            if spent.parts:
+                self._counting[meter] = None
         return meter
 
     def all(self) -> Iterable[Meter]:
-        return self._by_key.values()
+        return list(self._by_key.values())
 
 
 def facts_kept(limits: Iterable[Limit]) -> frozenset[str]:

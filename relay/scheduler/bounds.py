@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
 
 from relay.deliver.pool import name_of
 from relay.policy.classes import TrafficClass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from relay.scheduler.lanes import Lane
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Post:
     """A meter, or the hours of a class, with the lanes that wait there."""
 
@@ -61,7 +62,7 @@ class Bounds:
     def __init__(self, config: Config, kept: Callable[[str], Sequence[tuple[float, int]]]) -> None:
         """`kept`: see `policy.limits.Meters`."""
         self.meters = Meters(config.limits, kept)
-        self._posts: dict[Meter, Post] = {}
+        self._posts: WeakValueDictionary[str, Post] = WeakValueDictionary()  # by their meters' keys
         self._hours: dict[str, Post | None] = {}
         self.apply(config)
 
@@ -86,9 +87,9 @@ class Bounds:
         hours = self._hours.get(lane.facts.class_)
         found = [hours] if hours is not None else []
         for meter in self.meters.of(lane.facts.ask, self.values(lane, egress), now):
-            post = self._posts.get(meter)
+            post = self._posts.get(meter.key)
             if post is None:
-                post = self._posts[meter] = Post(meter)
+                post = self._posts[meter.key] = Post(meter)
             found.append(post)
         return tuple(found)
 
@@ -127,11 +128,6 @@ class Bounds:
             note(meter)
         lane.size = 1
         return FREE
-
-    def forget(self) -> None:
-        """Posts at which nobody waits: their meters are forgotten by themselves."""
-        known = set(self.meters.all())
-        self._posts = {meter: post for meter, post in self._posts.items() if post.queue or meter in known}
 
 
 def _hours(class_: TrafficClass) -> Post | None:
