@@ -77,20 +77,10 @@ class Meter:
             return 0 if self.reserved or self.wait(now, 1, size).seconds else 1
         return self.spent.left(rate, now) - self.reserved
 
-    def siblings(self, now: float, messages: int) -> int:
-        """How many more recipients of one of so many messages may leave with it."""
-        if self.limit.rate.unit != "recipients":
-            return ANY
-        return max(0, self.spent.left(self.limit.rate, now) - self.reserved - messages)
-
     def most(self, messages: int, siblings: int, size: int) -> int:
         """What a claim of so many may come to."""
-        match self.limit.rate.unit:
-            case "recipients":
-                return messages + siblings
-            case "bytes":
-                return size
-        return messages
+        unit = self.limit.rate.unit
+        return messages + siblings if unit == "recipients" else messages if unit == "messages" else size
 
     def take(self, now: float, recipients: int, size: int) -> None:
         self.counting[self] = None

@@ -45,7 +45,7 @@ class Plan:
     goes: dict[int, str] = field(default_factory=dict)
     again: bool = False  # something was moved that may go in the next round, or not everybody was asked
     held: int = 0  # lanes that were stopped
-    reserved: list[tuple[Meter, int]] = field(default_factory=list)
+    reserved: list[tuple[list[Meter], int, int, int]] = field(default_factory=list)  # as `Meter.most` is asked
 
 
 @dataclass(slots=True)
@@ -86,8 +86,9 @@ class Planner:
 
     def end(self, plan: Plan) -> None:
         """Its claim is over: what was reserved for it is spent, or was not needed."""
-        for meter, count in plan.reserved:
-            meter.reserved -= count
+        for meters, *most in plan.reserved:
+            for meter in meters:
+                meter.reserved -= meter.most(*most)
 
     def _end_by_rule(self, way: Way, now: float, plan: Plan) -> None:
         for _, lane in zip(range(MAX_ENDED), self.lanes.take([way]), strict=False):
@@ -142,15 +143,18 @@ class Planner:
     def _bound(self, lane: Lane, egress: str, ask: Ask, plan: Plan) -> bool:
         """Whether its posts let a lane go, and lowers what is asked of it to that; else it waits at one, or goes another way."""
         now, size, limit = ask.now, lane.size, ask.limit
+        spare = limit + ask.siblings  # recipients
         posts = self.lanes.bounds.of(lane, egress, now)
         longest: Post | None = None
         seconds = 0.0
         for post in posts:
-            room = post.room(now, size) if post.meter is None else post.meter.room(now, size)
-            if room >= limit:
-                continue
+            meter = post.meter
+            room = post.room(now) if meter is None else meter.room(now, size)
             if room > 0:
-                limit = room
+                if room < spare:
+                    limit = min(limit, room)
+                    if meter is not None and meter.limit.rate.unit == "recipients":
+                        spare = room
                 continue
             held = post.wait(now, size)
             if held.passes and (later := _after(lane.egresses, egress)):
@@ -164,12 +168,11 @@ class Planner:
             return False
         ask.limit = limit
         meters = [post.meter for post in posts if post.meter is not None]
-        if ask.siblings:
-            ask.siblings = min([ask.siblings, *(meter.siblings(now, limit) for meter in meters)])
+        ask.siblings = min(ask.siblings, spare - limit)
         for meter in meters:
-            count = meter.most(limit, ask.siblings, size)
-            meter.reserved += count
-            plan.reserved.append((meter, count))
+            meter.reserved += meter.most(limit, ask.siblings, size)
+        if meters:
+            plan.reserved.append((meters, limit, ask.siblings, size))
         return True
 
 

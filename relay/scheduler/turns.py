@@ -100,6 +100,9 @@ class Order:
         present = [level for level in LEVELS if any(turns.sizes[level] for turns in waiting)]
         if not present[0]:
             return 0
+        if len(present) == 1:  # it takes what nobody else wants: with the next one all begin anew
+            self._levels.pop(egress, None)
+            return present[0]
         if len(self._levels) >= MANY:
             self._levels.clear()
         shares = self._levels.setdefault(egress, [0.0] * 4)

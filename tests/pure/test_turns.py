@@ -83,7 +83,7 @@ def test_each_egress_has_shares_of_its_own() -> None:
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_a_level_that_was_alone_owes_nothing_for_it(count: int) -> None:
-    """It had what nobody else wanted: but for what it was given last, it has its share now."""
+    """It had what nobody else wanted."""
     field = Field()
     low = field.lane(LOW)
     high = field.lane(HIGH)
@@ -91,7 +91,6 @@ def test_a_level_that_was_alone_owes_nothing_for_it(count: int) -> None:
     field.turns.leave(high)
     field.serve(10_000, count=count)
     field.order.enter(field.turns, high)
-    field.serve(16 * count)
     assert field.serve(170)[low] == pytest.approx(10, abs=1)
 
 
