@@ -149,7 +149,7 @@ class Egresses(dict[str, Egress[Work]]):
         now = self._now()
         before, self.config = self.config.hostname, config
         self._limits(config)
-        retired = []
+        retired, there = [], set(self)
         for name, account in config.accounts.items():
             current = self.get(name)
             if account.source is not None:
@@ -170,8 +170,8 @@ class Egresses(dict[str, Egress[Work]]):
                 self._gone[key] = gone.pace
             elif egress.direct is not None:
                 retired += self._again(egress, known, same_name=before == config.hostname)
-        for egress in self.values():
-            egress.pace.ask_again(now)
+        for key in there & self.keys():  # at a start nobody has mended anything: what the last run was told still holds
+            self[key].pace.ask_again(now)
         return retired
 
     def _again(self, egress: Egress[Work], account: Account, *, same_name: bool) -> list[Egress[Work]]:

@@ -85,6 +85,7 @@ class Lanes:
     bounds: Bounds
     order: Order = field(default_factory=Order)
     suspended: Callable[[Lane], str] = lambda lane: ""  # why a lane does not move, by hand
+    again: float = AGAIN
     by_id: dict[int, Lane] = field(default_factory=dict)
     _of_domain: dict[str, list[Lane]] = field(default_factory=dict)  # those that leave by MX
     _ways: dict[tuple[str, ...], Way] = field(default_factory=dict)
@@ -350,7 +351,7 @@ class Lanes:
         del self._open[way]
         way.rests = True
         self._number += 1
-        heappush(self._rests, (min(until, now + AGAIN), self._number, way))
+        heappush(self._rests, (min(until, now + self.again), self._number, way))
 
     def take(self, ways: Sequence[Way], egress: str = "") -> Iterator[Lane]:
         """Lanes out of these in their order, as long as somebody asks. Each has to be claimed and comes back by `found`, or is
