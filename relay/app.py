@@ -92,7 +92,7 @@ class App:
             self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents)
         )
         quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
-        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas)
+        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)

@@ -20,7 +20,7 @@ from relay.maillog import INFO, WARNING, MailLog
 from relay.outgoing.octets import long_line
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
-from relay.quotas import Charge, Quotas
+from relay.quotas import Charge, Known, Quotas
 from relay.recipient import READY, State
 from relay.repair import Fault, Outcome
 from relay.routed import begin, refusal
@@ -61,17 +61,18 @@ class Envelope:
     ret: str = ""  # RFC 3461, as is `asked`: recipient -> (bits of Notify, ORCPT)
     envid: str = ""
     asked: dict[str, tuple[int, str]] = field(default_factory=dict)
-    wanted: list[tuple[Facts, str]] = field(
-        default_factory=list
-    )  # for the quotas: each recipient, and how he would leave
+    # For the quotas: each recipient, and how he would leave.
+    wanted: list[tuple[Facts, str]] = field(default_factory=list)
     charge: Charge | None = None
 
 
 class Intake:
     """The steps. `config` returns the generation in force."""
 
-    def __init__(self, spool: Spool, config: Callable[[], Config], log: MailLog, quotas: Quotas) -> None:
-        self.quotas = quotas
+    def __init__(
+        self, spool: Spool, config: Callable[[], Config], log: MailLog, quotas: Quotas, known: Known | None = None
+    ) -> None:
+        self.quotas, self.known = quotas, known
         self.spool, self._config, self._log = spool, config, log
         self.budget = Budget()
 
@@ -96,6 +97,8 @@ class Intake:
         user = envelope.user
         if user is not None and not matches_any(user.recipients, recipient):
             return BadMessage(550, "5.7.1", f"user {user.name} may not send to <{recipient}>")
+        if self.known is not None and (why := self.known.suppressed(recipient)):
+            return BadMessage(550, "5.7.1", why)
         facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
         table = self._config().table
         route = table.pick_for(facts)
@@ -222,8 +225,7 @@ class Intake:
     def _needs_utf8(envelope: Envelope, head: bytes) -> bool:
         return not (head.isascii() and envelope.sender.isascii() and all(r.isascii() for r in envelope.recipients))
 
-    @staticmethod
-    def _facts(config: Config, envelope: Envelope, head: Head, options: Options, size: int) -> Facts:
+    def _facts(self, config: Config, envelope: Envelope, head: Head, options: Options, size: int) -> Facts:
         return Facts(
             sender=envelope.sender,
             recipient="",
@@ -234,6 +236,7 @@ class Intake:
             tag=options.tag,
             size=size,
             headers=head.headers() if config.asks_headers else None,
+            reputation=self.known.score(envelope.sender) if self.known and config.asks_reputation else None,
         )
 
     async def _recipients(
@@ -406,4 +409,5 @@ def _with(facts: Facts, recipient: str, class_: str) -> Facts:
         facts.tag,
         facts.size,
         facts.headers,
+        facts.reputation,
     )

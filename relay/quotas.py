@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from relay.envelope import ascii_domain, domain_of
 from relay.policy.held import Held
@@ -17,6 +18,16 @@ from relay.settings import Config
 from relay.submission import BadMessage
 
 Full = Callable[[str, int, float], Held]
+
+
+class Known(Protocol):
+    """What is known of senders and recipients: the scheduler."""
+
+    def score(self, sender: str) -> float:
+        """How the mail of a reverse-path's domain fares, 1 at best (policy.reputation)."""
+
+    def suppressed(self, address: str) -> str:
+        """Why nothing is sent to a recipient; empty: it is."""
 
 
 @dataclass(slots=True)

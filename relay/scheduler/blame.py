@@ -18,6 +18,7 @@ from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.replies import judge
+from relay.policy.suppression import Suppression
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.record import Recorder
@@ -355,6 +356,16 @@ class Blame:
         self.resting[name, domain] = rest
         return before is None or before.until <= clock.now()
 
+    def wanted(self, work: Work) -> bool:
+        """Whether any of its recipients may get it; those who are suppressed since it was accepted fail."""
+        now, suppressed = clock.now(), self.shaping.suppressed
+        found = [(r, one) for r in work.recipients if (one := suppressed.find(r.address, now)) is not None]
+        if found:
+            gone = {recipient.n for recipient, _ in found}
+            work.recipients = [r for r in work.recipients if r.n not in gone]
+            self.recorder.settle(work.claim, [(r, _suppressed(one)) for r, one in found])
+        return bool(work.recipients)
+
     def awake(self, egress: Egress[Work], work: Work) -> bool:
         """Whether any of its recipients may go. Those whose destination rests go by the next egress where a rule of shaping
         says so; else they wait for its end, which is no attempt."""
@@ -376,6 +387,10 @@ class Blame:
                 resting = [(r, rest) for r, rest in resting if not rest.passes]
             self.recorder.settle(work.claim, [(r, _later(rest, now)) for r, rest in resting])
         return bool(work.recipients)
+
+
+def _suppressed(found: Suppression) -> Outcome:
+    return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule="suppressed")
 
 
 def _later(rest: Rest, now: float) -> Outcome:

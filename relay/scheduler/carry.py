@@ -117,6 +117,8 @@ class Carriers:
             return self.put_back(work, f"{egress.key} rests: {egress.breaker.why}")
         if self.blame.resting and not self.blame.awake(egress, work):
             return
+        if self.blame.shaping.suppressed and not self.blame.wanted(work):
+            return
         if (work.charged or not self.bounds.none) and not self._charge(egress, work):
             return
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))

@@ -207,6 +207,8 @@ class Housekeeper:
             if config.asks_headers and known is None:
                 await asyncio.sleep(0)  # a header block of thousands of fields takes 6 ms to read
             facts = facts_of(row, lane.facts, config.asks_headers and known is None)
+            if config.asks_reputation:
+                facts.reputation = self.scheduler.score(facts.sender)
             answers[number, lane.id] = ask = Answers(facts, known)
             text = facts_anew(config.table, facts, ask, number, lane.facts)
             moves.append((number, row["n"], lane.id, text))

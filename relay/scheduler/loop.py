@@ -141,6 +141,15 @@ class Scheduler:
         except SpoolError as error:
             self.log.error("not_remembered", error=str(error))
 
+    def score(self, sender: str) -> float:
+        """See quotas.Known."""
+        return self.standing.score(sender)
+
+    def suppressed(self, address: str) -> str:
+        """See quotas.Known."""
+        found = self.carriers.blame.shaping.suppressed.find(address, clock.now())
+        return found.refusal.text if found is not None else ""
+
     def full(self, name: str, recipients: int, now: float) -> Held:
         """How long so many would wait for those limits of an account, or a direct entry, that refuse."""
         trunk, egress = self.egresses.trunks.get(name), self.egresses.get(name)
