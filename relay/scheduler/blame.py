@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from relay import clock, metrics
@@ -22,31 +22,21 @@ from relay.policy.suppression import Suppression
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.record import Recorder
+from relay.scheduler.resting import Resting
 from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
 from relay.settle import Outcome
 from relay.spool import Claimed
 
 REST = 3600.0  # seconds an account rests where nobody says for how long
-DESTINATION_REST = 900.0
 UNSAFE = 300.0  # of a destination whose TLS policy none of its hosts meets
 AGAIN = 60.0  # seconds after which the message that heard of the rest may ask whether it is over
-MOST_DESTINATIONS = 10_000  # that rest at once; of more the one that began first is forgotten
 
 COMPLAINTS = metrics.Counter(
     "relay_upstream_complaints_total",
     "Replies that say that an account is too fast (slow), has too many sessions (fewer), or must pause (rest)",
     ["egress", "remedy"],
 )
-
-
-@dataclass(slots=True)
-class Rest:
-    """A destination that an egress may not send to for now."""
-
-    until: float
-    why: str
-    passes: bool = False  # the route's next egress takes over
 
 
 class Ways(Protocol):
@@ -68,7 +58,7 @@ class Blame:
     def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, log: MailLog) -> None:
         self.ways, self.recorder, self.shaping, self.log = ways, recorder, shaping, log
         self.alarms = Alarms(log)
-        self.resting: dict[tuple[str, str], Rest] = {}  # (egress, domain), in the order of their beginning
+        self.resting = Resting(log)
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
         logged_in = egress.account.username is not None
@@ -90,16 +80,16 @@ class Blame:
         """As `judge`; and what rules of `shaping` say about it is done."""
         heard = self.shaping.heard(egress, work, about, stage, reply)
         for rest in heard.rests if heard is not None else ():
-            self._rest(egress.name, rest.destination, rest.until, rest.why, rest.next)
+            self.resting.begin(egress.name, rest.destination, rest.until, rest.why, rest.next)
         return heard.trouble if heard is not None and heard.trouble else self.judge(egress, work, stage, reply)
 
     def resume(self, egresses: Iterable[Egress[Work]]) -> None:
         """After a start or a reload: nothing rests but what a rule of `shaping` says."""
-        self.resting.clear()
+        self.resting.rests.clear()
         for egress in egresses:
             self.shaping.resume(egress)
         for rest in self.shaping.resting():
-            self._rest(rest.egress, rest.destination, rest.until, rest.why, rest.next)
+            self.resting.begin(rest.egress, rest.destination, rest.until, rest.why, rest.next)
 
     # -- a transaction's end
 
@@ -186,7 +176,7 @@ class Blame:
             wait = UNSAFE
             means = "no host of it offers the TLS that its policy wants"
             rest = Trouble(Scope.DESTINATION, Result.SOFT, UNSAFE, means)
-            self._destination(egress, domain_of(work.recipients[0].address), rest, failure.reply)
+            self.resting.heard(egress.name, domain_of(work.recipients[0].address), rest, failure.reply)
         result = Result.HARD if hard else Result.SOFT
         outcome = Outcome(result, egress.name, failure.stage, failure.reply, seconds, tuple(work.tried), wait=wait)
         outcome.prepared = work.prepared
@@ -226,7 +216,7 @@ class Blame:
                     against.append((recipient, answer, trouble))
                     continue
                 if trouble.scope is Scope.DESTINATION and answer.stage is Stage.RCPT:
-                    self._destination(egress, domain_of(recipient.address), trouble, answer.reply)
+                    self.resting.heard(egress.name, domain_of(recipient.address), trouble, answer.reply)
                 outcome = _outcome(egress, work, answer.stage, answer.reply, trouble, seconds)
             if answer.stage is Stage.DOT:
                 outcome.passed_on, outcome.prepared = passed_on, work.prepared
@@ -331,31 +321,6 @@ class Blame:
 
     # -- a destination
 
-    def _destination(self, egress: Egress[Work], domain: str, trouble: Trouble, reply: Reply) -> None:
-        """What waits for it waits until then; what is under way may go."""
-        now = clock.now()
-        seconds = DESTINATION_REST if trouble.wait is None else trouble.wait
-        if self._rest(egress.name, domain, now + seconds, f"{reply} ({trouble.means})"):
-            self.log.warning(
-                "destination_rests",
-                egress=egress.name,
-                domain=domain,
-                reply=str(reply),
-                means=trouble.means,
-                seconds=round(seconds, 1),
-            )
-
-    def _rest(self, name: str, domain: str, until: float, why: str, passes: bool = False) -> bool:
-        """Whether that is news."""
-        rest = Rest(until, f"{domain} rests at {name}: {why}", passes)
-        before = self.resting.pop((name, domain), None)
-        while len(self.resting) >= MOST_DESTINATIONS:
-            self.resting.pop(next(iter(self.resting)))
-        if before is not None:
-            rest.until, rest.passes = max(until, before.until), passes or before.passes
-        self.resting[name, domain] = rest
-        return before is None or before.until <= clock.now()
-
     def wanted(self, work: Work) -> bool:
         """Whether any of its recipients may get it; those who are suppressed since it was accepted fail."""
         now, suppressed = clock.now(), self.shaping.suppressed
@@ -368,16 +333,9 @@ class Blame:
 
     def awake(self, egress: Egress[Work], work: Work) -> bool:
         """Whether any of its recipients may go. Those whose destination rests go by the next egress where a rule of shaping
-        says so; else they wait for its end, which is no attempt."""
+        says so; else they wait for its end."""
         now = clock.now()
-        resting: list[tuple[Claimed, Rest]] = []
-        for recipient in work.recipients:
-            key = (egress.name, domain_of(recipient.address))
-            rest = self.resting.get(key)
-            if rest is not None and rest.until <= now:
-                del self.resting[key]
-            elif rest is not None:
-                resting.append((recipient, rest))
+        resting = self.resting.among(egress.name, work.recipients, now)
         if resting:
             waiting = {recipient.n for recipient, _ in resting}
             work.recipients = [r for r in work.recipients if r.n not in waiting]
@@ -385,16 +343,12 @@ class Blame:
                 egress, work.share(aside), next(rest.why for _, rest in resting if rest.passes)
             ):
                 resting = [(r, rest) for r, rest in resting if not rest.passes]
-            self.recorder.settle(work.claim, [(r, _later(rest, now)) for r, rest in resting])
+            self.recorder.settle(work.claim, [(r, rest.outcome(now)) for r, rest in resting])
         return bool(work.recipients)
 
 
 def _suppressed(found: Suppression) -> Outcome:
     return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule="suppressed")
-
-
-def _later(rest: Rest, now: float) -> Outcome:
-    return Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, rest.why), wait=rest.until - now)
 
 
 def _strains(trouble: Trouble, reply: Reply) -> bool:

@@ -115,7 +115,7 @@ class Carriers:
         if egress.breaker.wait(clock.now()) > 0:
             # It began to rest while this was being claimed.
             return self.put_back(work, f"{egress.key} rests: {egress.breaker.why}")
-        if self.blame.resting and not self.blame.awake(egress, work):
+        if self.blame.resting.rests and not self.blame.awake(egress, work):
             return
         if self.blame.shaping.suppressed and not self.blame.wanted(work):
             return

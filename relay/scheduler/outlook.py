@@ -102,7 +102,7 @@ class Outlook:
 
     def rest(self, name: str, domain: str) -> tuple[float, str]:
         """(until when, why) an egress sends nothing to a domain; 0: it does."""
-        rest = self.carriers.blame.resting.get((name, domain))
+        rest = self.carriers.blame.resting.rests.get((name, domain))
         return (rest.until, rest.why) if rest is not None and rest.until > clock.now() else (0.0, "")
 
     async def survey(self, facts: Facts, names: Sequence[str]) -> dict[str, Any]:

@@ -148,9 +148,9 @@ async def test_one_domain_of_an_accounts_mail(tmp_path: Path, onward: bool) -> N
             assert second.transactions == []
         assert len([c for c in up.commands("RCPT") if "slow" in c]) == 1
         shape(rig, rule(destination=("*slow.example",), pause=not onward, next=onward, seconds=600.0))
-        assert list(rig.app.scheduler.carriers.blame.resting) == [("main", "slow.example")]
+        assert list(rig.app.scheduler.carriers.blame.resting.rests) == [("main", "slow.example")]
         shape(rig)
-        assert rig.app.scheduler.carriers.blame.resting == {} and not rig.egress().breaker.is_open
+        assert rig.app.scheduler.carriers.blame.resting.rests == {} and not rig.egress().breaker.is_open
 
 
 async def test_the_session_that_heard_it_is_ended_with_quit(tmp_path: Path) -> None:
