@@ -6,9 +6,9 @@
 
 Rooms, left may import right and never back (held by import-linter):
 
-    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> intake -> notices -> settle | routed
-        -> deliver | spool -> oauth | prepare -> trace -> submission | bounce -> repair -> settings -> outgoing -> signing
-        -> secrets | policy -> recipient | https -> envelope | reply -> resolver
+    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> resend -> intake -> notices
+        -> settle | routed -> deliver | spool -> oauth | prepare -> trace -> submission | bounce -> repair -> settings
+        -> outgoing -> signing -> secrets | policy -> recipient | https -> envelope | reply -> resolver
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed,
 submission, trace, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.

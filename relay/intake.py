@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from relay import clock, metrics
@@ -25,8 +24,8 @@ from relay.recipient import READY, State
 from relay.repair import Fault, Outcome
 from relay.routed import begin, refusal
 from relay.settings import Config, Listen, User
-from relay.spool import NewMessage, NewRecipient, Notify, Place, Spool, SpoolError
-from relay.submission import BadMessage, Head, Options, authors, faults, read_head, read_options, split
+from relay.spool import NewMessage, NewRecipient, Notify, Spool
+from relay.submission import BadMessage, Head, Options, authors, faults, read_head, read_options
 from relay.trace import prefix
 
 BREATH = 50  # recipients between two turns of the loop
@@ -73,13 +72,13 @@ class Intake:
         self, spool: Spool, config: Callable[[], Config], log: MailLog, quotas: Quotas, known: Known | None = None
     ) -> None:
         self.quotas, self.known = quotas, known
-        self.spool, self._config, self._log = spool, config, log
+        self.spool, self.config, self._log = spool, config, log
         self.budget = Budget()
 
     @property
     def reports(self) -> bool:
         """Whether senders are told what became of their mail."""
-        return self._config().dsn.to != "none"
+        return self.config().dsn.to != "none"
 
     def refuse_now(self) -> str:
         """Why no mail can be accepted at the moment; empty: it can."""
@@ -100,7 +99,7 @@ class Intake:
         if self.known is not None and (why := self.known.suppressed(recipient)):
             return BadMessage(550, "5.7.1", why)
         facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
-        table = self._config().table
+        table = self.config().table
         route = table.pick_for(facts)
         refused = None if isinstance(route, Undecided) else refusal(table, route, facts)
         if refused is None and not self.quotas.none:
@@ -121,11 +120,11 @@ class Intake:
                 envelope.charge.give_back()
         if fresh and not isinstance(message.body, bytes):
             incoming.keep()
-        self._tell(envelope, message, number, fresh)
+        self.tell(envelope, message, number, fresh)
         return number, fresh
 
     async def _message(self, envelope: Envelope, incoming: Incoming, needs: int) -> NewMessage:
-        config, now = self._config(), clock.now()
+        config, now = self.config(), clock.now()
         raw, body = await incoming.finish()
         head = read_head(raw)
         user = envelope.user
@@ -133,31 +132,20 @@ class Intake:
             found = faults(head, raw, body != b"")
             if found and envelope.listen.headers == "reject":
                 raise BadMessage(554, "5.6.0", found[0].text)
-            self._put_right(config, envelope, incoming.id, head, found)
+            self.put_right(config, envelope, incoming.id, head, found)
         _check_authors(user, head)
         allowed = user.classes if user else ()
         options = self._options(config, envelope, incoming.id, head, now)
-        facts = self._facts(config, envelope, head, options, incoming.size)
+        facts = self.facts(config, envelope, head, options, incoming.size)
         class_ = choose_class(config.classes, options.class_, facts, allowed)
         start = max(now, options.send_at or 0.0)
-        kept = (
-            prefix(
-                head,
-                queue_id=queue_id(incoming.id),
-                hostname=config.hostname,
-                helo=envelope.helo,
-                client=envelope.client,
-                protocol=envelope.protocol,
-                now=now,
-            )
-            + head.kept
-        )
+        kept = _traced(config, envelope, incoming.id, head, now)
         if head.faults and long_line(kept):
             needs |= LONG_LINES  # by what was put right: a name that is longer now, a comma
         if envelope.smtputf8 and self._needs_utf8(envelope, kept):
             needs |= UTF8
         own = None if options.priority in (None, int(class_.priority)) else options.priority
-        recipients = await self._recipients(config, envelope, facts, class_, options.route, start, incoming.id, own)
+        recipients = await self.recipients(config, envelope, facts, class_, options.route, start, incoming.id, own)
         if envelope.wanted:
             envelope.charge = self.quotas.take(envelope.wanted, len(kept) + incoming.size, now)
         size = len(body) if isinstance(body, bytes) else body.size
@@ -201,7 +189,7 @@ class Intake:
             self._log.warning("option_ignored", id=queue_id(number), listener=envelope.listen.name, option=text)
         return options
 
-    def _put_right(self, config: Config, envelope: Envelope, number: int, head: Head, found: list[Fault]) -> None:
+    def put_right(self, config: Config, envelope: Envelope, number: int, head: Head, found: list[Fault]) -> None:
         """Tells what was repaired, and names an author where none is. Raises BadMessage for what can't be repaired."""
         for fault in found:
             if fault.outcome is Outcome.REFUSED:
@@ -225,7 +213,7 @@ class Intake:
     def _needs_utf8(envelope: Envelope, head: bytes) -> bool:
         return not (head.isascii() and envelope.sender.isascii() and all(r.isascii() for r in envelope.recipients))
 
-    def _facts(self, config: Config, envelope: Envelope, head: Head, options: Options, size: int) -> Facts:
+    def facts(self, config: Config, envelope: Envelope, head: Head, options: Options, size: int) -> Facts:
         return Facts(
             sender=envelope.sender,
             recipient="",
@@ -239,7 +227,7 @@ class Intake:
             reputation=self.known.score(envelope.sender) if self.known and config.asks_reputation else None,
         )
 
-    async def _recipients(
+    async def recipients(
         self,
         config: Config,
         envelope: Envelope,
@@ -285,59 +273,7 @@ class Intake:
             raise refusals[0]
         return list(made.values())
 
-    async def resend(self, row: Mapping[str, Any], recipients: Sequence[str]) -> int:
-        """A kept message as a new one, routed by the rules in force. Raises BadMessage, SpoolError."""
-        config, now = self._config(), clock.now()
-        number = self.spool.next_id()
-        head = read_head(row["head"])
-        if split(row["head"]) < len(row["head"]):
-            raise BadMessage(
-                554, "5.6.0", "its header block is broken, as an older version kept such; export it and hand it in"
-            )
-        listen = next((li for li in config.listen if li.name == row["listener"]), config.listen[0])
-        user = User(row["user"]) if row["user"] else None
-        envelope = Envelope(listen, row["client"], sender=row["sender"], recipients=list(recipients), user=user)
-        envelope.asked = {r["recipient"]: (int(Notify.parse(r["notify"])), r["orcpt"]) for r in row["recipients"]}
-        self._put_right(config, envelope, number, head, faults(head, row["head"], False))
-        facts = self._facts(config, envelope, head, Options(tag=row["tag"]), row["size"])
-        class_ = choose_class(config.classes, row["class"], facts)
-        routed = await self._recipients(config, envelope, facts, class_, "", now, number)
-        body = await self.spool.read(row["id"], Place(row["place"]))
-        if isinstance(body, Path):
-            try:
-                body = await self.spool.content.copy(body, number)
-            except OSError as error:
-                raise SpoolError(f"the body of {queue_id(row['id'])} cannot be copied: {error.strerror}") from None
-        message = NewMessage(
-            id=number,
-            sender=row["sender"],
-            header_from=head.from_,
-            user=row["user"],
-            class_=class_.name,
-            tag=row["tag"],
-            listener=row["listener"],
-            client=row["client"],
-            priority=row["priority"],
-            accepted_at=now,
-            head=head.author + head.kept,
-            body=body,
-            body_size=row["size"] - len(row["head"]),
-            smtp=row["smtp"],
-            recipients=routed,
-            envid=row["envid"],
-            ret=row["ret"],
-            report=row["report"],
-        )
-        try:
-            await self.spool.accept(message)
-        except BaseException:
-            if isinstance(body, Path):
-                self.spool.content.drop([number])
-            raise
-        self._tell(envelope, message, number, True)
-        return number
-
-    def _tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:
+    def tell(self, envelope: Envelope, message: NewMessage, number: int, fresh: bool) -> None:
         if not fresh:
             REPEATED.inc()
             self._log.event(
@@ -383,6 +319,20 @@ class Intake:
             tag=message.tag,
             class_=message.class_,
         )
+
+
+def _traced(config: Config, envelope: Envelope, number: int, head: Head, now: float) -> bytes:
+    """The header block as it is kept: behind our trace fields."""
+    trace = prefix(
+        head,
+        queue_id=queue_id(number),
+        hostname=config.hostname,
+        helo=envelope.helo,
+        client=envelope.client,
+        protocol=envelope.protocol,
+        now=now,
+    )
+    return trace + head.kept
 
 
 def _check_authors(user: User | None, head: Head) -> None:

@@ -21,6 +21,7 @@ from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
 from relay.maillog import MailLog
 from relay.recipient import FINAL, State, Verb, states_before
+from relay.resend import resend
 from relay.spool import Filter, Place, Spool
 
 MAX_ROWS = 1000
@@ -310,7 +311,7 @@ class Service:
         strangers = [r for r in recipients if r not in known]
         if strangers:
             raise BadRequest(f"{strangers[0]} is no recipient of {text}; it has {', '.join(sorted(known))}")
-        number = await self.intake.resend(found, recipients or sorted(known))
+        number = await resend(self.intake, found, recipients or sorted(known))
         self.log.event(
             "operator", verb="resend", filter=f"id={found['queue_id']}", to=queue_id(number),
             recipients=len(recipients or known),

@@ -14,6 +14,7 @@ from front import Front, front
 from relay.intake import REPAIRED
 from relay.policy.classes import TrafficClass
 from relay.policy.routing import Match, Question
+from relay.resend import resend
 from relay.settings import Address, Listen
 from relay.spool import INLINE_LIMIT
 from relay.submission import BadMessage
@@ -191,7 +192,7 @@ async def test_what_an_older_version_kept_is_put_right_when_it_is_sent_again(tmp
                 (b"X: y\r\n\r\n", b"From: <app@example.com>\r\nX: y\r\n\r\n"),
             ]:
                 old = {**row, "head": head, "size": row["size"] - len(row["head"]) + len(head)}
-                again = await relay.intake.resend(old, ["new@example.net"])
+                again = await resend(relay.intake, old, ["new@example.net"])
                 assert await relay.kept(again) == kept + body
                 found = await relay.spool.message(again)
                 assert found is not None
@@ -199,4 +200,4 @@ async def test_what_an_older_version_kept_is_put_right_when_it_is_sent_again(tmp
                 assert found["header_from"] == ("a@b.example" if b"X : y" in head else "app@example.com")
             for head in (FROM + b"oops\r\n\r\n", FROM + b"From: x@y.example\r\n\r\n"):
                 with pytest.raises(BadMessage, match=r"header block is broken|names somebody else"):
-                    await relay.intake.resend({**row, "head": head}, ["new@example.net"])
+                    await resend(relay.intake, {**row, "head": head}, ["new@example.net"])

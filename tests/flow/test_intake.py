@@ -20,6 +20,7 @@ from relay.policy.backoff import Retry
 from relay.policy.classes import Priority, TrafficClass
 from relay.policy.routing import Action, Match, Question, Route, Table
 from relay.recipient import State, Verb
+from relay.resend import resend
 from relay.settings import HONOURABLE, Address, Listen
 from relay.spool import Place, SpoolError
 from relay.submission import BadMessage
@@ -323,18 +324,18 @@ async def test_a_kept_message_is_sent_again_by_the_rules_in_force(tmp_path: Path
             number = await relay.send(b"Subject: x\r\n\r\n" + body)
             found = await relay.spool.message(number)
             assert found is not None
-            again = await relay.intake.resend(found, ["new@example.net"])
+            again = await resend(relay.intake, found, ["new@example.net"])
             assert (await relay.kept(again)) == (await relay.kept(number))
             row = await row_of(relay, again)
             assert (row["recipient"], row["state"]) == ("new@example.net", State.QUEUED.label)
             before = set(relay.spool.content.ids())
             relay.config = replace(relay.config, routes=Table(()))
             with pytest.raises(BadMessage, match="no route"):
-                await relay.intake.resend(found, ["new@example.net"])
+                await resend(relay.intake, found, ["new@example.net"])
             relay.config = replace(relay.config, routes=Table((REST,)))
             relay.spool.refusal = "full"
             with pytest.raises(Exception, match="full"):
-                await relay.intake.resend(found, ["new@example.net"])
+                await resend(relay.intake, found, ["new@example.net"])
             relay.spool.refusal = ""
             await until(lambda before=before: set(relay.spool.content.ids()) == before)
 
