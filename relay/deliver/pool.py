@@ -17,6 +17,7 @@ from relay.deliver.direct import Direct, OfDomain
 from relay.deliver.smtp import Failure, TooSoon, Upstream
 from relay.deliver.trunk import Trunk
 from relay.policy.breaker import Breaker, Health
+from relay.policy.crowd import Crowd
 from relay.policy.gate import ANY, EgressView
 from relay.policy.pace import Pace
 from relay.policy.window import Window
@@ -36,16 +37,9 @@ class Sized(Protocol):
 W = TypeVar("W", bound=Sized)
 HEALTH = Health()
 CLAIM = 0.02  # seconds that a claim may take
-CROWDED = 10.0  # seconds of rest where a single session is one too many; doubled each time, up to REGROW
-REGROW = 900.0  # seconds without a complaint until one session more is tried
 AHEAD = 3  # transactions for each connection that are claimed ahead at most: a crash leaves little in doubt
 
 DIALLED = metrics.Counter("relay_upstream_connects_total", "Sessions opened to upstreams", ["egress"])
-SESSIONS = metrics.Gauge("relay_upstream_sessions", "Open sessions to upstreams", ["egress"])
-BREAKER = metrics.Gauge("relay_breaker_state", "0 closed, 1 open (the egress rests)", ["egress"])
-PAUSED = metrics.Gauge(
-    "relay_account_login_failed", "1 while an account rests because its login was refused", ["egress"]
-)
 
 
 def key_of(name: str, site: str) -> str:
@@ -85,7 +79,7 @@ class Egress(Generic[W]):
         self.stopped: tuple[float, str] | None = None  # by hand: until when, and why
         self.pace = Pace(account.limits, also)
         self.window = Window(account.connections) if direct else None
-        self._most = account.connections  # at once; fewer while the upstream says that they are too many
+        self.crowd = Crowd(account.connections)
         self.backlog: deque[W] = deque()
         self.carriers = 0
         self.duration = CLAIM  # seconds of a transaction, as they have been of late
@@ -97,12 +91,8 @@ class Egress(Generic[W]):
         self._idle: list[Upstream] = []
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._open = 0
-        self.shaped: tuple[int, float, str] | None = (
-            None  # by a rule of `shaping`: sessions at most, until when, and why
-        )
-        self._crowded = 0.0  # when it last had too many sessions
-        self._alone = 0  # times in a row that a single one was too many
-        self._crowd = ""  # what the upstream said then
+        # By a rule of `shaping`: sessions at most, until when, and why.
+        self.shaped: tuple[int, float, str] | None = None
         self._proven = False  # the last host that was dialled answered
         self._trusted = account.username is None  # a login has worked since the last one that did not
         self.used = clock.monotonic()  # when it last had work
@@ -110,7 +100,7 @@ class Egress(Generic[W]):
     @property
     def connections(self) -> int:
         """How many sessions it may have at once, as it is heard to bear them."""
-        most = self._most if self.window is None else min(self._most, self.window.limit(self.now()))
+        most = self.crowd.most if self.window is None else min(self.crowd.most, self.window.limit(self.now()))
         if self.shaped is not None:
             most = min(most, self.shaped[0])
             if self.shaped[1] <= self.now():
@@ -132,8 +122,7 @@ class Egress(Generic[W]):
 
     def took(self, seconds: float) -> None:
         """A transaction came to its end."""
-        self._may_grow(self.now())
-        self._alone = 0
+        self.crowd.took(self.now())
         self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
 
     def well(self, now: float) -> None:
@@ -176,9 +165,8 @@ class Egress(Generic[W]):
         first = not self._trusted and not self.breaker.failures
         most = 1 if first or self.breaker.is_open else self.connections
         if self.trunk is not None and self.trunk.full:
-            most = min(
-                most, max(1, self._open - len(self._goodbyes))
-            )  # who has a session stands in no line for another
+            # Who has a session stands in no line for another.
+            most = min(most, max(1, self._open - len(self._goodbyes)))
         return most if self.pace.free else min(most, max(1, self._open + self.pace.dials(self.now())))
 
     def crowded(self, now: float, wait: float | None, why: str, *, dialled: bool) -> bool:
@@ -186,14 +174,10 @@ class Egress(Generic[W]):
 
         `dialled`: that was said to a new session, which is closed again.
         """
-        news = self._most == self.account.connections and not self._alone
-        if self.connections > 1 and (self._open or not dialled):
-            self._most = self.connections - 1  # each session that is refused is one too many
-        else:
-            # Others use the same account, or it was dialled too often: each time it waits for longer.
-            self.pace.hold(now, wait or min(REGROW, CROWDED * 2.0 ** min(self._alone, 10)), why)
-            self._alone += 1
-        self._crowded, self._crowd = now, why
+        connections = self.connections if self._open or not dialled else 1
+        news, rest = self.crowd.complained(now, connections, wait, why)
+        if rest:
+            self.pace.hold(now, rest, why)
         return news
 
     @property
@@ -202,13 +186,9 @@ class Egress(Generic[W]):
         most = self.account.connections
         if self.shaped is not None and self.connections == self.shaped[0] < most:
             return f"{self.shaped[0]} of {most} connections: {self.shaped[2]}"
-        if self.window is not None and self.window.why and self.connections < self._most:
+        if self.window is not None and self.window.why and self.connections < self.crowd.most:
             return f"{self.connections} of {most} connections: {self.window.why}"
-        return f"{self._most} of {most} connections: {self._crowd}" if self._most < most else ""
-
-    def _may_grow(self, now: float) -> None:
-        if self._most < self.account.connections and now - self._crowded > REGROW:
-            self._most, self._crowded = self._most + 1, now
+        return f"{self.crowd.most} of {most} connections: {self.crowd.why}" if self.crowd.most < most else ""
 
     def refused(self) -> None:
         """The login failed."""

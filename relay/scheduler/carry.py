@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from relay import clock, metrics
+from relay import clock
 from relay.deliver.content import ContentError
 from relay.deliver.network import Network
-from relay.deliver.pool import BREAKER, PAUSED, SESSIONS, Egress
+from relay.deliver.pool import Egress
 from relay.deliver.smtp import Answer, Failure, TooSoon, Upstream
 from relay.envelope import EIGHT_BIT, queue_id
 from relay.maillog import MailLog
@@ -39,8 +39,6 @@ from relay.spool import Claim, Claimed, Spool, SpoolError
 STOPPED = "the relay was stopped before it was sent"
 
 BEFORE_MAIL = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.PREPARE)
-
-IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
 
 
 class Carriers:
@@ -70,17 +68,7 @@ class Carriers:
         self.blame = Blame(self, recorder, Shaping(sites, log, memory), log)
         self.egresses.made = self.blame.shaping.resume
         self.stopping = False
-        SESSIONS.source = lambda: self._of_each(lambda egress: egress.sessions)
-        BREAKER.source = lambda: self._of_each(lambda egress: egress.breaker.is_open)
-        PAUSED.source = lambda: self._of_each(lambda egress: egress.breaker.auth_failed)
-        IN_FLIGHT.source = lambda: self._of_each(lambda egress: egress.busy)
-
-    def _of_each(self, figure: Callable[[Egress[Work]], float]) -> list[tuple[tuple[str, ...], float]]:
-        """By name: of a direct entry the sum over its sites, which strangers can make many of."""
-        sums: dict[str, float] = {}
-        for egress in self.egresses.values():
-            sums[egress.name] = sums.get(egress.name, 0.0) + figure(egress)
-        return [((name,), value) for name, value in sums.items()]
+        self.egresses.measure()
 
     def apply(self, config: Config) -> None:
         """A new configuration: sessions of unchanged accounts are kept, and one that rests is asked again at once."""

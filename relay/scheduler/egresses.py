@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from relay import clock
+from relay import clock, metrics
 from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.deliver.trunk import Trunk
@@ -21,6 +21,13 @@ from relay.scheduler.work import Work
 from relay.settings import ANYWHERE, Account, Config, Destination
 
 FORGET = 900.0  # seconds without mail after which nothing is known of a site any more
+
+SESSIONS = metrics.Gauge("relay_upstream_sessions", "Open sessions to upstreams", ["egress"])
+BREAKER = metrics.Gauge("relay_breaker_state", "0 closed, 1 open (the egress rests)", ["egress"])
+PAUSED = metrics.Gauge(
+    "relay_account_login_failed", "1 while an account rests because its login was refused", ["egress"]
+)
+IN_FLIGHT = metrics.Gauge("relay_deliveries_in_flight", "Transactions claimed or running", ["egress"])
 
 
 class Logins(Protocol):
@@ -55,6 +62,20 @@ class Egresses(dict[str, Egress[Work]]):
         self.config, self._network, self._sites, self._keeper = config, network, sites, keeper
         self.trunks: dict[str, Trunk] = {}  # of each direct entry
         self._shared: dict[str, Pace] = {}  # of rules whose limits are over all egresses
+
+    def measure(self) -> None:
+        """The metrics are of these."""
+        SESSIONS.source = lambda: self._of_each(lambda egress: egress.sessions)
+        BREAKER.source = lambda: self._of_each(lambda egress: egress.breaker.is_open)
+        PAUSED.source = lambda: self._of_each(lambda egress: egress.breaker.auth_failed)
+        IN_FLIGHT.source = lambda: self._of_each(lambda egress: egress.busy)
+
+    def _of_each(self, figure: Callable[[Egress[Work]], float]) -> list[tuple[tuple[str, ...], float]]:
+        """By name: of a direct entry the sum over its sites, which strangers can make many of."""
+        sums: dict[str, float] = {}
+        for egress in self.values():
+            sums[egress.name] = sums.get(egress.name, 0.0) + figure(egress)
+        return [((name,), value) for name, value in sums.items()]
 
     def __missing__(self, key: str) -> Egress[Work]:
         name, _, site = key.partition(" to ")

@@ -11,7 +11,7 @@ from rig import Rig, running, until
 from test_blame import QUOTA, many, quiet, rules
 
 from relay import clock
-from relay.deliver import pool
+from relay.policy import crowd
 
 HOURLY = ", limits: [5/h]"
 
@@ -122,7 +122,7 @@ async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> N
 
 async def test_who_has_no_session_open_has_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others use the account, or it was dialled too often: then fewer sessions help nobody, and each dial makes it worse."""
-    monkeypatch.setattr(pool, "CROWDED", 0.2)
+    monkeypatch.setattr(crowd, "CROWDED", 0.2)
     crowd = '{reply: "^454 4.7.0 Too many login", scope: account, then: fewer, means: too many logins}'
     script = {"BANNER": ["454 4.7.0 Too many login attempts"] * 3 + [None]}
     login = ", username: u, password: {env: SECRET}"
