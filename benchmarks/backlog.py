@@ -84,41 +84,7 @@ def user_of(lane: int) -> str:
     return f"{lane % DEAD}-{lane:04}"
 
 
-def make(config: Path, count: int, lanes: int, now: float, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """The spool of that configuration, not yet there, with `count` messages of one recipient each, spread over `lanes` lanes;
-    returns its path.
-
-    One message a lane is stored by the relay's own code; SQL multiplies those rows, whatever columns they have. `now` is in
-    epoch seconds; what the operating system has not yet written is written when this returns.
-    """
-    known = load_config(config)
-    path = known.spool.path
-    path.parent.mkdir(mode=0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):
-            connection.execute(f"PRAGMA {pragma}")
-        opening.migrate(connection, path)
-        usual.prepare(connection)
-        connection.execute("BEGIN")
-        first = int(now - AGE) << 20
-        connection.execute("INSERT INTO meta (key, value) VALUES ('next_id', ?)", (first + count,))
-        seeds = [_seed(known.table, first, lane, now - AGE) for lane in range(lanes)]
-        for start in range(0, lanes, 100):
-            hot.store(hot.Lanes(connection), connection, seeds[start : start + 100])
-        for table, moved in _MOVED.items():
-            progress(f"{count:,} recipients: {table}")
-            _multiply(connection, table, moved, lanes, count // lanes, AGE / 2 / count)
-        connection.execute("COMMIT")
-    finally:
-        connection.close()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return path
-
-
-def _seed(table: Table, first: int, lane: int, at: float) -> NewMessage:
+def seed(table: Table, first: int, lane: int, at: float) -> NewMessage:
     user, address = user_of(lane), f"user{lane}@example.net"
     facts = Facts("app@example.org", address, listener="local", client="127.0.0.1", user=user, from_="app@example.org")
     text = lane_facts(table, facts, lambda question: question.ask(facts))
@@ -141,6 +107,48 @@ def _seed(table: Table, first: int, lane: int, at: float) -> NewMessage:
         smtp=0,
         recipients=[recipient],
     )
+
+
+def make(
+    config: Path,
+    count: int,
+    lanes: int,
+    now: float,
+    progress: Callable[[str], None] = lambda _: None,
+    seed: Callable[[Table, int, int, float], NewMessage] = seed,
+) -> Path:
+    """The spool of that configuration, not yet there, with `count` messages of one recipient each, spread over `lanes` lanes;
+    returns its path.
+
+    One message a lane, as `seed` makes it of the table, the first id, the lane's number and a time, is stored by the relay's
+    own code; SQL multiplies those rows, whatever columns they have. `now` is in epoch seconds; what the operating system has
+    not yet written is written when this returns.
+    """
+    known = load_config(config)
+    path = known.spool.path
+    path.parent.mkdir(mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):
+            connection.execute(f"PRAGMA {pragma}")
+        opening.migrate(connection, path)
+        usual.prepare(connection)
+        connection.execute("BEGIN")
+        first = int(now - AGE) << 20
+        connection.execute("INSERT INTO meta (key, value) VALUES ('next_id', ?)", (first + count,))
+        seeds = [seed(known.table, first, lane, now - AGE) for lane in range(lanes)]
+        for start in range(0, lanes, 100):
+            hot.store(hot.Lanes(connection), connection, seeds[start : start + 100])
+        for table, moved in _MOVED.items():
+            progress(f"{count:,} recipients: {table}")
+            _multiply(connection, table, moved, lanes, count // lanes, AGE / 2 / count)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path
 
 
 # What differs between a row and its copy: the column of the message's number, and those of times. None: it numbers itself.

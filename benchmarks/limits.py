@@ -92,7 +92,10 @@ def restarted(folder: Path, count: int, where: str) -> Held:
 def measure(folder: Path, short: bool) -> Iterator[Held]:
     for number, where in enumerate(("account", "rule")):
         for name, make in (
-            ("second", lambda f, w: steady(f, "20/s" if short else "14/s", w, 20 if short else 14, 1, 5 if short else 60)),
+            (
+                "second",
+                lambda f, w: steady(f, "20/s" if short else "14/s", w, 20 if short else 14, 1, 5 if short else 60),
+            ),
             ("minute", lambda f, w: steady(f, "100/min", w, 100, 60, 180)),
             ("day", lambda f, w: restarted(f, 300 if short else 2000, w)),
         ):

@@ -51,7 +51,7 @@ class Counting:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            with contextlib.suppress(OSError, EOFError):
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
                 await self._session(reader, writer)
         finally:
             writer.close()
