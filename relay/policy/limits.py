@@ -92,6 +92,12 @@ class Meter:
         if count:
             self.spent.take_back(self.limit.rate, count, when)
 
+    def move(self, when: float, now: float, recipients: int, size: int, messages: int = 1) -> None:
+        """What was taken at `when` is said only now."""
+        count = messages if self.limit.rate.unit == "messages" else self.count(recipients, size)
+        if count:
+            self.spent.move(self.limit.rate, count, when, now)
+
     def rows(self) -> list[Row]:
         """What changed since it was last asked, to be kept."""
         return [(self.key, until, count) for until, count in self.spent.changed()]

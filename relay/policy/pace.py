@@ -301,6 +301,13 @@ class Pace:
         if self.rate is not None and self._next > when:
             self._next -= 1 / self.rate
 
+    def move(self, when: float, now: float, recipients: int, size: int = 0) -> None:
+        """What was taken at `when` is said only now."""
+        for other in self.also:
+            other.move(when, now, recipients, size)
+        for count in self._mail:
+            count.spent.move(count.rate, count.of(recipients, size), when, now)
+
     def dial_wait(self, now: float) -> Held:
         """As `wait`, for one session more."""
         held = FREE

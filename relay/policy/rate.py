@@ -209,6 +209,15 @@ class Spent:
                     self._turn -= back * rate.interval
                 return
 
+    def move(self, rate: Rate, count: int, when: float, now: float) -> None:
+        """What was added at `when` happens only now: it is forgotten a period after that. The turns stay as they are."""
+        turn = self._turn
+        self.take_back(rate, count, when)
+        self._latest = now = max(now, self._latest)
+        self._forget(now)
+        self._log(rate, count, now)
+        self._turn = turn
+
     def empty(self, now: float) -> bool:
         self._forget(now)
         return not self.parts

@@ -288,6 +288,7 @@ class Carriers:
             await self._in_turn(egress, work)
         if (work.charged or work.paced) and self.ledger.unsaved:
             await self.ledger.save()
+            self._said(egress, work)
         try:
             if work.needs & EIGHT_BIT and not session.eight_bit:
                 await self._seven_bit(egress, work, body)
@@ -325,6 +326,24 @@ class Carriers:
                 egress.sending, work.paced = egress.sending + 1, True
                 egress.asking, work.asks = egress.asking - work.asks, 0
                 return
+
+    def _said(self, egress: Egress[Work], work: Work) -> None:
+        """It was counted when it was claimed, and is said now: the upstream counts from now on. Raises TooSoon.
+
+        Who waited for longer than a period for his connection is counted no more, and others took his place.
+        """
+        now, count, size = clock.now(), len(work.recipients), work.claim.size
+        for meter, when in work.charged.items():
+            if now - when >= meter.limit.rate.period and (held := meter.wait(now, count, size)).seconds > 0:
+                if work.paced:
+                    egress.pace.untake(work.turn, count, size)
+                raise TooSoon(held.why)
+        for meter in work.move(now):
+            self.ledger.note(meter)
+        if work.paced:
+            egress.pace.move(work.turn, now, count, size)
+            work.turn = now
+            self._note(egress)
 
     def _too_soon(self, egress: Egress[Work], work: Work, error: TooSoon) -> None:
         """Back to wait for its turn, with all that waits for this egress; or alone, where the others have sessions that are

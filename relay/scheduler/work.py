@@ -72,8 +72,20 @@ class Work:
         """Nothing was said of it: what it was counted against has it back. Returns those."""
         charged, self.charged = self.charged, {}
         for meter, when in charged.items():
-            meter.take_back(when, len(self.recipients), 0 if self.part else self.claim.size, 0 if self.part else 1)
+            meter.take_back(when, *self._counted)
         return list(charged)
+
+    def move(self, now: float) -> list[Meter]:
+        """It is said only now: so are the limits told. Returns those."""
+        for meter, when in self.charged.items():
+            meter.move(when, now, *self._counted)
+            self.charged[meter] = now
+        return list(self.charged)
+
+    @property
+    def _counted(self) -> tuple[int, int, int]:
+        """Recipients, bytes and messages that it counts."""
+        return len(self.recipients), 0 if self.part else self.claim.size, 0 if self.part else 1
 
     def begin(self, preparer: Preparer, account: Account, body: bytes | Path, seven_bit: bool) -> None:
         """It is made ready for this account, off the loop; `made` waits for it."""

@@ -247,3 +247,42 @@ def test_forgotten_counters_are_thrown_away() -> None:
     for i in range(10_050):
         counts.take((Allowance(f"client {i}", Rate.parse("1/s")),), 1, NOW + i)
     assert len(counts._spent) < 100
+
+
+# -- said later than it was counted
+
+
+def test_what_is_said_later_is_forgotten_later() -> None:
+    rate, spent = Rate.parse("2/min"), Spent()
+    spent.add(rate, 2, NOW)
+    spent.move(rate, 1, NOW, NOW + 20)
+    assert spent.left(rate, NOW + 59) == 0
+    assert spent.left(rate, NOW + 61) == 1
+    assert spent.left(rate, NOW + 79) == 1
+    assert spent.left(rate, NOW + 81) == 2
+
+
+def test_so_after_a_restart() -> None:
+    rate, spent = Rate.parse("2/min"), Spent()
+    spent.add(rate, 2, NOW)
+    rows = dict(spent.changed())
+    spent.move(rate, 2, NOW, NOW + 20)
+    rows |= dict(spent.changed())
+    again = Spent.restored(rate, [row for row in rows.items() if row[1]], NOW + 30)
+    assert (again.left(rate, NOW + 79), again.left(rate, NOW + 81)) == (0, 2)
+
+
+def test_what_was_forgotten_before_it_was_said_counts_again() -> None:
+    rate, spent = Rate.parse("2/min"), Spent()
+    spent.add(rate, 2, NOW)
+    assert spent.left(rate, NOW + 100) == 2
+    spent.move(rate, 2, NOW, NOW + 100)
+    assert spent.left(rate, NOW + 101) == 0
+
+
+def test_a_move_takes_no_turn() -> None:
+    rate, spent = Rate.parse("10/s"), Spent()
+    spent.add(rate, 1, NOW)
+    before = spent.wait(rate, 1, NOW + 0.05)
+    spent.move(rate, 1, NOW, NOW + 0.05)
+    assert spent.wait(rate, 1, NOW + 0.05) == before
