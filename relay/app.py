@@ -15,6 +15,7 @@ from relay import __version__, clock
 from relay.admin.api import Admin
 from relay.admin.pauses import Pausing
 from relay.admin.service import Service
+from relay.admin.simulation import Simulated
 from relay.deliver.network import Network
 from relay.envelope import queue_id
 from relay.intake import Intake
@@ -169,7 +170,9 @@ class App:
 
     async def _open_admin(self, config: Config) -> None:
         service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
-        self.admin = Admin(service, Pausing(self.scheduler.pauses, self.scheduler.outlook, self), self.scheduler.usage)
+        simulated = Simulated(self.spool, self.scheduler, self.scheduler.outlook)
+        pausing = Pausing(self.scheduler.pauses, self.scheduler.outlook, self)
+        self.admin = Admin(service, pausing, self.scheduler.usage, simulated)
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:

@@ -23,6 +23,7 @@ from relay.admin import limits
 from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest, NotFound, Usage
 from relay.admin.service import Service
+from relay.admin.simulation import Simulated
 from relay.settings import Address
 from relay.spool import SpoolError
 from relay.submission import BadMessage
@@ -34,8 +35,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The servers. `open_socket`, `open_tcp`, then `close`."""
 
-    def __init__(self, service: Service, pausing: Pausing, usage: Usage) -> None:
-        self.service, self.pausing, self.usage = service, pausing, usage
+    def __init__(self, service: Service, pausing: Pausing, usage: Usage, simulated: Simulated) -> None:
+        self.service, self.pausing, self.usage, self.simulated = service, pausing, usage, simulated
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -110,6 +111,7 @@ class Admin:
         )
         app.add_routes(_pauses(self.pausing))
         app.add_routes(limits.routes(self.usage))
+        app.add_routes([web.get("/v1/simulation", _paged(self.simulated))])
         return app
 
     # -- health
@@ -142,15 +144,9 @@ class Admin:
     async def _list(self, request: web.Request) -> web.Response:
         asked = dict(request.query)
         limit = asked.pop("limit", "100")
-        after = asked.pop("after", "")
+        cursor = _cursor(asked.pop("after", ""))
         if not limit.isdecimal():
             raise BadRequest("limit wants a number")
-        try:
-            cursor = (int(after.split(".")[0]), int(after.split(".")[1])) if after else None
-            if cursor and max(cursor) >= 1 << 63:
-                raise ValueError
-        except (ValueError, IndexError):
-            raise BadRequest("after wants a cursor that an earlier answer gave") from None
         rows, following = await self.service.rows(self.service.parse_filter(asked), cursor, int(limit))
         return web.json_response({"recipients": rows, "next": following})
 
@@ -200,6 +196,24 @@ class Admin:
 
     async def _backup(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
+
+
+def _cursor(after: str) -> tuple[int, int] | None:
+    """Where the next page begins. Raises BadRequest."""
+    try:
+        cursor = (int(after.split(".")[0]), int(after.split(".")[1])) if after else None
+        if cursor and max(cursor) >= 1 << 63:
+            raise ValueError
+    except (ValueError, IndexError):
+        raise BadRequest("after wants a cursor that an earlier answer gave") from None
+    return cursor
+
+
+def _paged(simulated: Simulated) -> Handler:
+    async def page(request: web.Request) -> web.StreamResponse:
+        return web.json_response(await simulated.page(_cursor(request.query.get("after", ""))))
+
+    return page
 
 
 def _pauses(pausing: Pausing) -> list[web.RouteDef]:

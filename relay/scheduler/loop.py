@@ -150,6 +150,10 @@ class Scheduler:
         found = self.carriers.blame.shaping.suppressed.find(address, clock.now())
         return found.refusal.text if found is not None else ""
 
+    def hosts(self) -> Mapping[str, tuple[str, ...]]:
+        """The MX hosts of domains that mail waits for."""
+        return self.sites.hosts()
+
     def full(self, name: str, recipients: int, now: float) -> Held:
         """How long so many would wait for those limits of an account, or a direct entry, that refuse."""
         trunk, egress = self.egresses.trunks.get(name), self.egresses.get(name)

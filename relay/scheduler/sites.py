@@ -95,6 +95,10 @@ class Sites:
             self._asked.pop(gone, None)
         self.by_name = {name: site for name, site in self.by_name.items() if name in names}
 
+    def hosts(self) -> dict[str, tuple[str, ...]]:
+        """Of each domain that was looked up and takes mail."""
+        return {domain: hops.names for domain, hops in self._hops.items() if hops.names}
+
     def stop(self) -> None:
         self._waiting.clear()
         for task in self._under_way.values():

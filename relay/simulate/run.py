@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -279,6 +280,23 @@ class Simulation:
                 work.claim.class_, name_of(egress.key), lane.site, waits.between(due_at, self.now),
             )
         )  # fmt: skip
+
+    # -- what it came to
+
+    @property
+    def guesses(self) -> bool:
+        """Some of it leaves by MX, to hosts that nobody has looked up."""
+        return bool(self._sites.guessed)
+
+    def stuck(self) -> Counter[str]:
+        """Why what still waits does so: recipients by reason."""
+        found: Counter[str] = Counter()
+        for number, count in self.shelf.counts().items():
+            lane = self.lanes.by_id[number]
+            way = self._why.get(lane.way, "") if lane.way is not None else ""
+            held = rule_of(lane.post.wait(self.now, lane.size).why) if lane.post is not None else ""
+            found[lane.why or held or way or "its time has not come"] += count
+        return found
 
     # -- why it waited
 

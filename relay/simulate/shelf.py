@@ -81,6 +81,14 @@ class Shelf:
             self.waiting -= len(entries)
         return [_claim(entries) for entries in taken.values()], {ask.lane: self.due(ask.lane) for ask in asks}
 
+    def dues(self) -> list[float]:
+        """Since when what waits is due, or will be."""
+        return [entry.due_at for heaps in self._lanes.values() for heap in heaps for entry in heap]
+
+    def counts(self) -> dict[int, int]:
+        """Recipients that wait, by lane."""
+        return {lane: n for lane, heaps in self._lanes.items() if (n := sum(map(len, heaps)))}
+
     def put_back(self, claim: Claim, recipients: Sequence[Claimed], due_at: float = 0.0) -> None:
         """They wait again, from `due_at` on if that is later than before."""
         for recipient in recipients:

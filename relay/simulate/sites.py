@@ -35,11 +35,15 @@ class Guessed(Sites):
     def __init__(self, mx: Mx, config: Config, hosts: Mapping[str, Sequence[str]]) -> None:
         super().__init__(mx, config, MailLog(None))
         self._hosts = dict(hosts)
+        self.guessed: set[str] = set()  # domains
 
     def of(self, facts: LaneFacts) -> Site | None:
         domain = facts.destination
         if domain not in self._hops:
-            hosts = tuple(self._hosts.get(domain) or (_KNOWN.get(domain, domain),))
+            hosts = tuple(self._hosts.get(domain, ()))
+            if not hosts:
+                self.guessed.add(domain)
+                hosts = (_KNOWN.get(domain, domain),)
             self._hops[domain] = Hops(domain, (hosts,), implicit=hosts == (domain,))
         return super().of(facts)
 

@@ -82,7 +82,8 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         made.pauses = Pauses(
             scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found: made.remember(found), made.changed
         )
-        admin = Admin(rig.app.admin.service, Pausing(made.pauses, scheduler.outlook, rig.app), scheduler.usage)
+        mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
+        admin = Admin(there.service, mine, there.usage, there.simulated)
         await admin.open_socket(made.socket)
         try:
             yield made
