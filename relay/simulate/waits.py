@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_PASSING = re.compile(r", until .*|: day \d.*|; next at .*|: .* today.*$")
+_PASSING = re.compile(r", until .*|: day \d.*|; next at .*")
 _NUMBERS = re.compile(r"about [\d.]+/(?:s|min)")
 
 
