@@ -90,7 +90,7 @@ class App:
         network = Network(config, self.log)
         kept, documents = await self._remembered()
         self.spool.taker = self.scheduler = Scheduler(
-            self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents)
+            self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents, self.log)
         )
         quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler)

@@ -32,6 +32,7 @@ AHEAD = 0.25  # seconds of what is spaced, or of a learnt rate, that may be clai
 WARM_UP = "warm-up"  # what a ramp counted is kept under this name
 # What is learnt, as `state` names it.
 LEARNT = ("rate", "until", "why", "complaints", "next", "ceiling", "grown", "complained", "growth")
+_NONE = dict.fromkeys(("rate", "ceiling", "complained"), (type(None),))  # what may be unknown
 _OWN = {"next": "_next", "ceiling": "_ceiling", "grown": "_grown", "complained": "_complained", "growth": "_growth"}
 
 
@@ -186,14 +187,17 @@ class Pace:
         return found
 
     def load(self, state: Mapping[str, Any], now: float) -> None:
-        """What `state` gave. What is over by now is not taken up."""
+        """What `state` gave. What is over by now is not taken up. Raises ValueError, and what a ramp does, for anything else."""
         if self.ramp is not None and WARM_UP in state:
             self.ramp.load(state[WARM_UP], now)
-        if state.get("rate") is None and state.get("until", 0.0) <= now:
+        if "until" not in state or (state["rate"] is None and state["until"] <= now):
             return
         for name in LEARNT:
-            if name in state:
-                setattr(self, _OWN.get(name, name), state[name])
+            value = state.get(name)
+            if type(value) not in (str,) if name == "why" else type(value) not in (int, float, *_NONE.get(name, ())):
+                raise ValueError(f"{name} is {value!r}")
+        for name in LEARNT:
+            setattr(self, _OWN.get(name, name), state[name])
 
     # -- before
 

@@ -111,7 +111,7 @@ class Egresses(dict[str, Egress[Work]]):
         egress.pace.prefix = f"egress {key}"
         if egress.account.warm_up is not None:  # a direct entry's own is its trunk's
             egress.pace.ramp = Ramp(egress.account.warm_up, key)
-        egress.load(self._memory.take(f"egress {key}"), now)
+        self._memory.recall(f"egress {key}", lambda state: egress.load(state, now))
         egress.pace.restore(self._ledger.kept, now)
         if (pace := self._gone.pop(key, None)) is not None:
             egress.pace.keep(pace)
@@ -161,7 +161,7 @@ class Egresses(dict[str, Egress[Work]]):
     def _restored(self, pace: Pace) -> Pace:
         """One that several egresses share."""
         now = self._now()
-        pace.load(self._memory.take(f"shared {pace.prefix}"), now)
+        self._memory.recall(f"shared {pace.prefix}", lambda state: pace.load(state, now))
         pace.restore(self._ledger.kept, now)
         return pace
 

@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from relay.maillog import MailLog
+
 Document = Mapping[str, Any]
 Source = Callable[[], Iterable[tuple[str, Document]]]
 
@@ -22,23 +24,26 @@ class Kept(Protocol):
 class Memory:
     """`save` from time to time, and at a stop."""
 
-    def __init__(self, spool: Kept, documents: Mapping[str, str]) -> None:
+    def __init__(self, spool: Kept, documents: Mapping[str, str], log: MailLog | None = None) -> None:
         """`documents`: as the spool has them."""
-        self.spool = spool
+        self.spool, self.log = spool, log
         self._known: dict[str, str] = dict(documents)
         self._untaken = set(documents)
         self.sources: list[Source] = []  # (key, document) of what is worth to be remembered; an empty one is not
 
-    def take(self, key: str) -> Document:
-        """What the last run knew; empty: nothing. Asked for once: what is learnt since counts."""
+    def recall(self, key: str, load: Callable[[dict[str, Any]], object]) -> None:
+        """Hands over what the last run knew, if it did; once, for what is learnt since counts.
+
+        What another version wrote, or nobody we know, is no reason not to start: it is told, and learnt anew.
+        """
         if key not in self._untaken:
-            return {}
+            return
         self._untaken.discard(key)
         try:
-            found = json.loads(self._known[key])
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+            load(dict(json.loads(self._known[key])))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if self.log is not None:
+                self.log.error("not_remembered", what=key, error=repr(error))
 
     async def save(self) -> None:
         """Raises SpoolError."""

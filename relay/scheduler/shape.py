@@ -44,11 +44,8 @@ class Shaping:
         self.sites, self.log = sites, log
         self.rules: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
         self.shaped, self.suppressed = Shaped(), Suppressed()
-        for name, held in (("shaping", self.shaped), ("suppressed", self.suppressed)):
-            try:
-                held.load(str(memory.take(name).get("rows", "[]")))
-            except ValueError as error:
-                log.error("not_remembered", error=f"{name}: {error}")
+        memory.recall("shaping", lambda found: self.shaped.load(found["rows"]))
+        memory.recall("suppressed", lambda found: self.suppressed.load(found["rows"]))
         memory.sources.append(self._learnt)
         self._last: tuple[object, list[ShapingRule]] = (None, [])
 

@@ -39,7 +39,7 @@ class Standing:
     def __init__(self, memory: Memory, log: MailLog, ramps: Ramps, now: float) -> None:
         self.log, self._ramps = log, ramps
         self.reputation = Reputation()
-        self.reputation.load(dict(memory.take(DOCUMENT)), now)
+        memory.recall(DOCUMENT, lambda state: self.reputation.load(state, now))
         self._tally = Tally(self.reputation)
         self._judged = self._decayed = now
         memory.sources.append(self._learnt)
