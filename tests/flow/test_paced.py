@@ -123,13 +123,13 @@ async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> N
 async def test_who_has_no_session_open_has_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others use the account, or it was dialled too often: then fewer sessions help nobody, and each dial makes it worse."""
     monkeypatch.setattr(crowd, "CROWDED", 0.2)
-    crowd = '{reply: "^454 4.7.0 Too many login", scope: account, then: fewer, means: too many logins}'
+    rule = '{reply: "^454 4.7.0 Too many login", scope: account, then: fewer, means: too many logins}'
     script = {"BANNER": ["454 4.7.0 Too many login attempts"] * 3 + [None]}
     login = ", username: u, password: {env: SECRET}"
     monkeypatch.setenv("SECRET", "p")
     async with (
         Upstream(script, login=("u", "p")) as up,
-        running(rules(tmp_path, {"main": up}, crowd, more=login)) as rig,
+        running(rules(tmp_path, {"main": up}, rule, more=login)) as rig,
     ):
         began = clock.now()
         await rig.send_many(many(10))
