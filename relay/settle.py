@@ -109,7 +109,8 @@ def _one(
     if outcome.result is Result.RETURNED:
         state, back = move(State.ACTIVE, Verb.RETURN), {"why": str(outcome.reply)}
         # Nothing was learnt about it: neither that it is poison nor that it is not.
-        return _change(claim, r, state, now, r.attempts, r.in_doubt, "", back, r.crashes), "", {}
+        # It keeps its place: at the end of its lane it would wait for all that came after it.
+        return _change(claim, r, state, min(now, r.due_at or now), r.attempts, r.in_doubt, "", back, r.crashes), "", {}
     if outcome.result is Result.LATER:
         state, due_at = move(State.ACTIVE, Verb.SOFT), _due(r, class_, now, max(1, r.attempts), chance, outcome.wait)
         waits = {"why": outcome.reply.text}

@@ -135,6 +135,7 @@ class Claimed:
     crashes: int = 0  # in a row, in which the process died with it in flight
     notify: int = 0  # Notify
     orcpt: str = ""
+    due_at: float = 0.0  # since when it was due: its place in its lane
 
 
 @dataclass(slots=True)

@@ -190,7 +190,7 @@ def claimed_at_once(m: NewMessage) -> Claim:
     return Claim(
         m.id, m.sender, m.class_, m.user, m.tag, m.accepted_at, len(m.head) + m.body_size, m.smtp, m.head, place,
         [
-            Claimed(n, r.address, State.QUEUED, 0, r.expires_at, m.lane, False, 0, r.notify, r.orcpt)
+            Claimed(n, r.address, State.QUEUED, 0, r.expires_at, m.lane, False, 0, r.notify, r.orcpt, r.due_at)
             for n, r in enumerate(m.recipients)
         ],
         m.body if isinstance(m.body, bytes) else None, m.envid, m.ret, m.report,
@@ -212,7 +212,7 @@ def _claim(
         left = ask.limit
         for priority in range(4):  # one at a time: 0.09 ms at 1M rows, 1.35 ms otherwise
             rows = connection.execute(
-                "SELECT message, n, address, state, attempts, expires_at, in_doubt, crashes, notify, orcpt FROM recipient "
+                "SELECT message, n, address, state, attempts, expires_at, in_doubt, crashes, notify, orcpt, due_at FROM recipient "
                 "WHERE lane = ? AND priority = ? AND due_at <= ? AND state < 2 ORDER BY due_at, message, n LIMIT ?",
                 (ask.lane, priority, ask.now, left),
             ).fetchall()
@@ -246,7 +246,7 @@ def _take_siblings(connection: sqlite3.Connection, ask: Ask, priority: int, take
     message = next(reversed(taken))
     known = {r.n for r in taken[message]}
     rows = connection.execute(
-        "SELECT n, address, state, attempts, expires_at, in_doubt, crashes, notify, orcpt FROM recipient "
+        "SELECT n, address, state, attempts, expires_at, in_doubt, crashes, notify, orcpt, due_at FROM recipient "
         "WHERE message = ? AND lane = ? AND priority = ? AND state < 2 AND due_at <= ? LIMIT ?",
         (message, ask.lane, priority, ask.now, len(known) + ask.siblings),
     )

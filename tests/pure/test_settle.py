@@ -62,6 +62,14 @@ def test_deferred() -> None:
     assert note == {"last_reply": "451 4.3.0 later", "why": "ses: 451 4.3.0 later"}
 
 
+def test_what_goes_back_unsaid_keeps_its_place() -> None:
+    """At the end of its lane it would wait for all that came after it; what was due later than now was due now."""
+    for due_at, place in ((NOW - 30, NOW - 30), (NOW + 5, NOW), (0.0, NOW)):
+        r = recipient()
+        r.due_at = due_at
+        assert settled(outcome(Result.RETURNED), r)[0].due_at == place
+
+
 @pytest.mark.parametrize("result", [Result.RETURNED, Result.HELD])
 def test_what_was_never_tried_counts_no_attempt(result: Result) -> None:
     change, events, note = settled(outcome(result, Reply(0, "stopping")), recipient(attempts=4, doubt=True))
