@@ -10,10 +10,10 @@ from typing import Any
 
 from relay.envelope import queue_id
 from relay.simulate.run import Left
+from relay.simulate.shelf import PLANNED
 
 HOUR = 3600.0
 COLUMNS = (*("time", "due", "queue_id", "count", "size", "class", "route", "egress", "destination", "waited", "why"),)
-PLANNED = 1 << 40  # ids from here on are of messages that are planned, and have no name yet
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from relay.recipient import State
 from relay.spool import Ask, Claim, Claimed, Place
 
 LEVELS = range(4)  # of priority
+PLANNED = 1 << 62  # ids from here on are of messages that are planned, and have no name yet
 
 
 @dataclass(frozen=True, slots=True)

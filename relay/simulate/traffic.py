@@ -17,7 +17,7 @@ from relay.quotas import Quotas
 from relay.recipient import State
 from relay.routed import begin, refusal
 from relay.simulate.run import Simulation
-from relay.simulate.shelf import Entry, Letter
+from relay.simulate.shelf import PLANNED, Entry, Letter
 from relay.submission import BadMessage
 
 SIZE = 20_000  # bytes of a message whose size nobody says
@@ -55,7 +55,7 @@ class Traffic:
     simulation: Simulation
     turned_away: Counter[str] = field(default_factory=Counter)
     accepted: int = 0
-    _number: int = 1 << 40  # of messages, above all that are queued
+    _number: int = PLANNED  # of messages
 
     def __post_init__(self) -> None:
         simulation = self.simulation
