@@ -55,9 +55,9 @@ def write_config(folder: Path, sink: int, limit: str, where: str) -> Path:
     return file
 
 
-def steady(folder: Path, limit: str, where: str, count: int, period: float, seconds: float) -> Held:
-    """For so many seconds, whole periods."""
-    expected = round(count * seconds / period)
+def steady(folder: Path, limit: str, where: str, count: int, period: float, seconds: float, expected: int = 0) -> Held:
+    """For so many seconds. `expected`: in that time; 0: they are whole periods."""
+    expected = expected or round(count * seconds / period)
     with Counting() as sink, Relay(write_config(folder, sink.port, limit, where)) as relay:
         hand_in(relay.port, list(numbered(expected + 2 * count)))
         begin = min(sink.mails)
@@ -82,7 +82,7 @@ def restarted(folder: Path, count: int, where: str) -> Held:
         at_kill = len(sink.mails)
         assert at_kill < count, "it was too fast to be killed before its limit"
         relay.start()
-        sink.quiet(6.0, 300)
+        sink.quiet(4.0, 300)
         came = len(sink.mails)
         seconds = time.monotonic() - begin
         relay.stop()
