@@ -38,8 +38,8 @@ dsn: {{to: none}}
 accounts:
   main: {{host: 127.0.0.1, port: {sink}, tls: none, connections: 4, limits: [14/s]}}
 classes:
-  reset: {{priority: {priority}, match: {{recipient: "*@reset.example"}}}}
-  campaign: {{priority: low, match: {{recipient: "*@campaign.example"}}}}
+  reset: {{priority: {priority}, match: {{sender: "*@reset.example"}}}}
+  campaign: {{priority: low, match: {{sender: "*@campaign.example"}}}}
 routes:
   - {{name: all, via: main}}
 """
@@ -61,14 +61,15 @@ class Seen:
 def seed(table: Table, first: int, lane: int, at: float) -> NewMessage:
     """One message of the campaign in each lane, for `backlog.make`."""
     address = f"user{lane}@campaign.example"
-    facts = Facts(
-        "news@example.org", address, listener="local", client="127.0.0.1", user=f"shop{lane}", from_="news@example.org"
-    )
+    news = "news@campaign.example"
+    facts = Facts(news, address, listener="local", client="127.0.0.1", user=f"shop{lane}", from_=news)
     facts = replace(facts, class_="campaign")
     text = lane_facts(table, facts, lambda question: question.ask(facts))
     made = backlog.seed(table, first, lane, at)
     recipient = NewRecipient(address, text, State.QUEUED, at, at + 5 * 86400)
-    return replace(made, class_="campaign", user=facts.user, priority=3, recipients=[recipient])
+    return replace(
+        made, sender=news, header_from=news, class_="campaign", user=facts.user, priority=3, recipients=[recipient]
+    )
 
 
 def measure(folder: Path, priority: str, queued: int, resets: int, every: float = 1.0) -> Seen:
@@ -88,7 +89,7 @@ def measure(folder: Path, priority: str, queued: int, resets: int, every: float 
                 time.sleep(max(0.0, begin + n * every - time.monotonic()))
                 to = f"user{n}@reset.example"
                 handed[to] = time.monotonic()
-                hand_in(relay.port, [to])
+                hand_in(relay.port, [to], "login@reset.example")
             until(lambda: handed.keys() <= sink.when.keys(), 60, "all resets at the sink")
             seconds = time.monotonic() - begin
             beside = (len(sink.taken) - before - resets) / seconds
