@@ -115,11 +115,10 @@ class Planner:
 
     def _share(self, egress: str, go: Go, ways: list[Way], now: float, plan: Plan) -> None:
         """The room of an egress, among the lanes that wait for it, in their order."""
-        room, turns = min(go.count, MAX_ASKED - len(plan.asks)), [way.turns for way in ways]
-        siblings = min(SIBLINGS, -(-go.recipients // max(1, sum(map(len, turns)))))
-        if room <= 0:
+        room, turns = go.count, [way.turns for way in ways]
+        if room <= 0 or len(plan.asks) >= MAX_ASKED:
             return
-        room = go.count
+        siblings = min(SIBLINGS, -(-go.recipients // max(1, sum(map(len, turns)))))
         shares: dict[int, int] = {}
         for lane in self.lanes.take(ways, egress):
             if lane.level not in shares:
