@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from relay.policy.gate import ANY
 from relay.policy.held import FREE, Held
 from relay.policy.rate import Rate, Spent
 from relay.policy.throttle import Throttle
+from relay.policy.warmup import Ramp
 
 PATIENCE = 64.0  # seconds: the longest rest after a complaint that names no time
 BELOW = 0.97  # of what it was heard to take
@@ -28,37 +29,11 @@ CAUTIOUS = 100  # messages between two steps beyond
 GROWTH, MOST_GROWTH = 0.02, 0.5  # of those
 AHEAD = 0.25  # seconds of what is spaced, or of a learnt rate, that may be claimed ahead
 
-
 WARM_UP = "warm-up"  # what a ramp counted is kept under this name
 # What is learnt, as `state` names it.
 LEARNT = ("rate", "until", "why", "complaints", "next", "ceiling", "grown", "complained", "growth")
 _NONE = dict.fromkeys(("rate", "ceiling", "complained"), (type(None),))  # what may be unknown
 _OWN = {"next": "_next", "ceiling": "_ceiling", "grown": "_grown", "complained": "_complained", "growth": "_growth"}
-
-
-class Ramping(Protocol):
-    """A limit that changes from day to day, beside the others (policy.warmup). `n`: messages or recipients, by `unit`."""
-
-    @property
-    def unit(self) -> Literal["messages", "recipients"]: ...
-
-    def wait(self, now: float, n: int) -> Held: ...
-
-    def left(self, now: float) -> int: ...
-
-    def take(self, now: float, n: int) -> None: ...
-
-    def take_back(self, n: int, when: float) -> None: ...
-
-    def changed(self) -> list[tuple[float, int]]: ...
-
-    def restore(self, rows: Sequence[tuple[float, int]], now: float) -> None: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load(self, state: dict[str, Any], now: float) -> None: ...
-
-    def keep(self, old: Any) -> None: ...
 
 
 @dataclass(slots=True)
@@ -101,7 +76,7 @@ class Pace:
     complaints: int = 0  # in a row, with nothing taken between them
     throttle: Throttle = field(default_factory=Throttle)  # a rule of `shaping` slows it
     whose: str = "its"  # its limits are, where one that has this Pace beside its own is told of them
-    ramp: Ramping | None = None  # binds beside the limits
+    ramp: Ramp | None = None  # a limit that changes from day to day
     prefix: str = ""  # under which what was spent is kept
     _mail: list[_Count] = field(default_factory=list)  # limits of messages, recipients and bytes
     _dials: list[_Count] = field(default_factory=list)  # and of connections

@@ -25,6 +25,7 @@ from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Stage
 from relay.scheduler.blame import Blame
 from relay.scheduler.bounds import Bounds
+from relay.scheduler.charges import Charges
 from relay.scheduler.egresses import Egresses
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
@@ -59,7 +60,7 @@ class Carriers:
         memory: Memory,
     ) -> None:
         """`nudge`: there is room for more."""
-        self.bounds, self.ledger = bounds, ledger
+        self.bounds, self.charges = bounds, Charges(bounds, ledger)
         self.spool, self.recorder, self.preparer, self.log, self.nudge = spool, recorder, preparer, log, nudge
         self.keeper = Keeper(log, self._token_back)
         self.egresses = Egresses(config, network, sites, self.keeper, ledger, memory, nudge)
@@ -107,8 +108,8 @@ class Carriers:
             return
         if self.blame.shaping.suppressed and not self.blame.wanted(work):
             return
-        if (work.charged or not self.bounds.none) and not self._charge(egress, work):
-            return
+        if (work.charged or not self.bounds.none) and (held := self.charges.charge(egress, work)).seconds > 0:
+            return self.put_back(work, held.why)
         self._plan(egress, work, self.preparer.plan(work.route.name, egress.account))
         egress.backlog.append(work)
         self._hire(egress, 1)
@@ -132,34 +133,10 @@ class Carriers:
             self.at_work[task] = None
             task.add_done_callback(lambda done: self._carried(done, egress))
 
-    def _charge(self, egress: Egress[Work], work: Work) -> bool:
-        """Counts it against the limits that bind it on this way; where one has no room for it, it goes back to wait there."""
-        assert work.lane is not None
-        held = self.bounds.charge(work.lane, egress.key, work, clock.now(), self.ledger.note)
-        if held.seconds > 0:
-            self.put_back(work, held.why)
-        return held.seconds <= 0
-
-    def _unsaid(self, egress: Egress[Work], work: Work) -> None:
-        """Nothing of it was said upstream."""
-        if work.paced:
-            egress.pace.untake(work.turn, len(work.recipients), work.claim.size)
-            self._note(egress)
-        self._refund(work)
-
-    def _note(self, egress: Egress[Work]) -> None:
-        for pace in (egress.pace, *egress.pace.also):
-            if pace.limits or pace.ramp is not None:
-                self.ledger.note(pace)
-
-    def _refund(self, work: Work) -> None:
-        for meter in work.refund():
-            self.ledger.note(meter)
-
     def put_back(self, work: Work, why: str) -> None:
         """Nothing was said upstream: no attempt is counted."""
         work.drop()
-        self._refund(work)
+        self.charges.refund(work)
         outcome = Outcome(Result.RETURNED, "", Stage.CONNECT, Reply(0, why))
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
@@ -218,7 +195,7 @@ class Carriers:
             self._too_soon(egress, work, error)
         except Failure as failure:
             if failure.stage in BEFORE_MAIL:
-                self._unsaid(egress, work)
+                self.charges.unsaid(egress, work)
             self.blame.failed(egress, work, self.at_work[task], failure, clock.monotonic() - started)
         except asyncio.CancelledError:
             egress.breaker.returned()
@@ -275,9 +252,8 @@ class Carriers:
             egress.give(session)
             self.at_work[task] = session = None
         if session is None:
-            if (
-                egress.pace.until > clock.now()
-            ):  # what was claimed before is no reason to dial one that asked for a pause
+            # What was claimed before is no reason to dial one that asked for a pause.
+            if egress.pace.until > clock.now():
                 raise TooSoon(f"{egress.key} waits: {egress.pace.why}")
             session = self.at_work[task] = await egress.take(domain)
             if egress.backlog:
@@ -286,9 +262,8 @@ class Carriers:
         work.remote, work.security = session.remote, session.security
         if not egress.pace.free:
             await self._in_turn(egress, work)
-        if (work.charged or work.paced) and self.ledger.unsaved:
-            await self.ledger.save()
-            self._said(egress, work)
+        if work.charged or work.paced:
+            await self.charges.saved(egress, work)
         try:
             if work.needs & EIGHT_BIT and not session.eight_bit:
                 await self._seven_bit(egress, work, body)
@@ -320,30 +295,10 @@ class Carriers:
             elif found.wait:
                 await asyncio.sleep(found.wait)
             else:
-                work.turn = now
-                egress.pace.take(now, len(work.recipients), size)
-                self._note(egress)
-                egress.sending, work.paced = egress.sending + 1, True
+                self.charges.turn(egress, work, now)
+                egress.sending += 1
                 egress.asking, work.asks = egress.asking - work.asks, 0
                 return
-
-    def _said(self, egress: Egress[Work], work: Work) -> None:
-        """It was counted when it was claimed, and is said now: the upstream counts from now on. Raises TooSoon.
-
-        Who waited for longer than a period for his connection is counted no more, and others took his place.
-        """
-        now, count, size = clock.now(), len(work.recipients), work.claim.size
-        for meter, when in work.charged.items():
-            if now - when >= meter.limit.rate.period and (held := meter.wait(now, count, size)).seconds > 0:
-                if work.paced:
-                    egress.pace.untake(work.turn, count, size)
-                raise TooSoon(held.why)
-        for meter in work.move(now):
-            self.ledger.note(meter)
-        if work.paced:
-            egress.pace.move(work.turn, now, count, size)
-            work.turn = now
-            self._note(egress)
 
     def _too_soon(self, egress: Egress[Work], work: Work, error: TooSoon) -> None:
         """Back to wait for its turn, with all that waits for this egress; or alone, where the others have sessions that are
@@ -351,7 +306,7 @@ class Carriers:
         if not (error.wait and egress.sessions):
             return self.put_back(work, str(error))
         work.drop()
-        self._refund(work)
+        self.charges.refund(work)
         outcome = Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, str(error)), wait=error.wait)
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
@@ -367,7 +322,7 @@ class Carriers:
             outcome = Outcome(Result.DOUBT, egress.name, Stage.DOT, Reply(0, "the relay was stopped"))
             self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
         else:
-            self._unsaid(egress, work)
+            self.charges.unsaid(egress, work)
             self.put_back(work, STOPPED)
 
     def _defer(self, work: Work, egress: str, reply: Reply, started: float, *, crashed: bool) -> None:

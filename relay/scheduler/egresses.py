@@ -131,13 +131,13 @@ class Egresses(dict[str, Egress[Work]]):
     def ramps(self) -> Iterator[tuple[str, Ramp]]:
         """With the key by which their reputation is known (`policy.reputation`)."""
         for key, egress in self.items():
-            if isinstance(egress.pace.ramp, Ramp):
+            if egress.pace.ramp is not None:
                 yield f"egress {key}", egress.pace.ramp
         for name, trunk in self.trunks.items():
-            if isinstance(trunk.pace.ramp, Ramp):
+            if trunk.pace.ramp is not None:
                 yield f"egress {name}", trunk.pace.ramp
         for name, pace in self._shared.items():
-            if isinstance(pace.ramp, Ramp):
+            if pace.ramp is not None:
                 yield f"destination {name}", pace.ramp
 
     def look_again(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from relay.policy.pace import Pace
-from relay.policy.warmup import Ramp
 from relay.scheduler.carry import Carriers
 from relay.scheduler.standing import Standing
 
@@ -54,7 +53,7 @@ def _of_pace(whose: str, pace: Pace, now: float) -> Iterator[dict[str, Any]]:
     for rate, spent in pace.spent:
         if not spent.empty(now):
             yield _row(whose, str(rate), rate.unit, spent.total, rate.count, spent.wait(rate, 1, now))
-    if isinstance(pace.ramp, Ramp):
+    if pace.ramp is not None:
         told, wait = pace.ramp.told(now), pace.ramp.wait(now).seconds
         left = pace.ramp.left(now)
         yield _row(whose, told, pace.ramp.unit, pace.ramp.count, pace.ramp.count + min(left, 1 << 30), wait)

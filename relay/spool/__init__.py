@@ -123,12 +123,12 @@ class NewMessage:
 
 @dataclass(slots=True)
 class Claimed:
-    """One recipient in flight."""
+    """One recipient in flight. `attempts`: before this one."""
 
     n: int
     address: str
     was: State
-    attempts: int  # before this one
+    attempts: int
     expires_at: float
     lane: int
     in_doubt: bool
