@@ -52,7 +52,7 @@ def limits(json_: bool) -> None:
 @click.command()
 @_JSON
 def shaping(json_: bool) -> None:
-    """What is done for a time because an upstream said certain words."""
+    """What is done for a time because of what upstreams said."""
     if (rows := _rows("shaping", json_)) is None:
         return
     now = clock.now()
@@ -80,7 +80,10 @@ def alarms(json_: bool) -> None:
 @click.command()
 @_JSON
 def reputation(json_: bool) -> None:
-    """How mail fared in the last 24 hours, by egress, destination, sender and class; the lowest score first."""
+    """How mail fared in the last 24 hours; the lowest score first.
+
+    By egress, destination, sender and class; of what leaves by MX also by the site of its hosts, and by egress and site.
+    """
     if (rows := _rows("reputation", json_)) is None:
         return
     count = show.table(

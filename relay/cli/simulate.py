@@ -59,7 +59,7 @@ def _options(command: F) -> F:
 @click.command()
 @_options
 def simulate(**given: Any) -> None:
-    """What would leave when, by which egress, and what holds it back.
+    """What would leave when, by which egress, and what waits.
 
     The relay's own rules decide, on a clock that runs ahead. Nothing is sent. Several of --queue, --plan and --send are one
     simulation.

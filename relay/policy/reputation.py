@@ -1,6 +1,7 @@
 """What became of the mail of the last day: shares of deferrals, bounces and complaints, and how sure they are. Pure.
 
-Kept by key: `egress mx-1`, `destination google`, `sender example.com`, `class marketing`. The bounds of a share are those of
+Kept by key: `egress mx-1`, `destination gmail.com`, `sender example.com`, `class marketing`; of what left by MX also
+`site google` and `way mx-1 to google`. The bounds of a share are those of
 Wilson's score interval (E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22,
 1927), which says something sensible of few mails and of shares near 0, where the textbook's normal interval does not.
 """
@@ -118,6 +119,10 @@ class Reputation:
         """The keys that something is known of."""
         return chain.from_iterable(list(self._kinds.values()))
 
+    def of(self, kind: str) -> list[str]:
+        """The keys whose first word this is."""
+        return list(self._kinds.get(kind, ()))
+
     def note(self, key: str, delivered: int, deferred: int, bounced: int, complained: int, now: float) -> None:
         """So many more. A complaint comes hours or days after its mail: where it is known when that left, `now` is then, so
         that complaints are compared with the mail that they are about. What is older than the window is not counted."""
@@ -205,18 +210,20 @@ class Tally:
 
     def __init__(self, reputation: Reputation) -> None:
         self._reputation = reputation
-        self._seen: defaultdict[tuple[str, str, str, str, Kind], int] = defaultdict(int)
+        self._seen: defaultdict[tuple[str, str, str, str, Kind, str], int] = defaultdict(int)
 
-    def add(self, egress: str, destination: str, sender: str, class_: str, kind: Kind) -> None:
-        """One recipient. `sender` is a domain; what is not known is empty and not counted."""
-        self._seen[egress, destination, sender, class_, kind] += 1
+    def add(self, egress: str, destination: str, sender: str, class_: str, kind: Kind, site: str = "") -> None:
+        """One recipient. `sender` is a domain, `site` where it went by MX; what is not known is empty and not counted."""
+        self._seen[egress, destination, sender, class_, kind, site] += 1
 
     def fold(self, now: float) -> None:
         """Into the reputation, as of `now`."""
         seen, self._seen = self._seen, defaultdict(int)
         counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-        for (egress, destination, sender, class_, kind), count in seen.items():
-            named = ("egress", egress), ("destination", destination), ("sender", sender), ("class", class_)
+        for (egress, destination, sender, class_, kind, site), count in seen.items():
+            named = [("egress", egress), ("destination", destination), ("sender", sender), ("class", class_)]
+            if site:
+                named += [("site", site), ("way", f"{egress} to {site}")]
             for what, name in named:
                 if name:
                     counts[f"{what} {name}"][_PLACE[kind]] += count

@@ -132,13 +132,13 @@ class Egresses(dict[str, Egress[Work]]):
         """With the key by which their reputation is known (`policy.reputation`)."""
         for key, egress in self.items():
             if egress.pace.ramp is not None:
-                yield f"egress {key}", egress.pace.ramp
+                yield f"{'way' if egress.site else 'egress'} {key}", egress.pace.ramp
         for name, trunk in self.trunks.items():
             if trunk.pace.ramp is not None:
                 yield f"egress {name}", trunk.pace.ramp
         for name, pace in self._shared.items():
             if pace.ramp is not None:
-                yield f"destination {name}", pace.ramp
+                yield f"site {name}", pace.ramp
 
     def look_again(self) -> None:
         """Something was suspended by hand, or resumed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from relay import metrics
+from relay import clock, metrics
 from relay.envelope import ascii_domain, domain_of
 from relay.maillog import MailLog
 from relay.policy.reputation import Kind, Reputation, Share, Tally
@@ -43,6 +43,14 @@ class Standing:
         self._tally = Tally(self.reputation)
         self._judged = self._decayed = now
         memory.sources.append(self._learnt)
+        SCORE.source = self._scores
+
+    def _scores(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Of the egresses by which something was tried; a direct entry's is over all its destinations."""
+        now = clock.now()
+        self._tally.fold(now)
+        for key in self.reputation.of("egress"):
+            yield (key.partition(" ")[2],), self.reputation.score(key, now)
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield DOCUMENT, self.reputation.state()
@@ -53,9 +61,8 @@ class Standing:
         for recipient, outcome in outcomes:
             kind = _KINDS.get(outcome.result)
             if kind is not None and outcome.egress and outcome.stage in _ANSWERED:
-                egress = f"{outcome.egress} to {outcome.site}" if outcome.site else outcome.egress
                 domain = ascii_domain(domain_of(recipient.address))
-                self._tally.add(egress, domain, sender, claim.class_ or "default", kind)
+                self._tally.add(outcome.egress, domain, sender, claim.class_ or "default", kind, outcome.site)
 
     def score(self, sender: str) -> float:
         """Of the domain of a reverse-path, as of the last look."""
