@@ -25,7 +25,7 @@ from rig import Process, Rig, process, running, submit, write_config
 
 from relay import clock
 from relay.recipient import State
-from relay.scheduler import loop
+from relay.scheduler import plan
 from relay.scheduler.housekeeping import EXPIRE_EVERY
 from relay.spool.sqlite import SqliteSpool
 from relay.spool.writer import COMMITS
@@ -51,7 +51,7 @@ DUE = Crowd(recipients=20_000, lanes=LANES, state=State.QUEUED, due_in=-60.0, sp
 
 async def test_lanes_that_rest_are_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message that came in had the gate asked for each of a thousand lanes."""
-    asked, admit = 0, loop.admit
+    asked, admit = 0, plan.admit
 
     def counted(*arguments: object) -> object:
         nonlocal asked
@@ -62,7 +62,7 @@ async def test_lanes_that_rest_are_not_asked_again(tmp_path: Path, monkeypatch: 
     async with Upstream() as up, running(relay_yaml(tmp_path, up.port)) as rig:
         await until(lambda: rig.said("egress_resting") and not rig.egress("dead").busy, 30)
         await until(lambda: not rig.app.spool.counts[State.ACTIVE])
-        monkeypatch.setattr(loop, "admit", counted)
+        monkeypatch.setattr(plan, "admit", counted)
         before = COMMITS.values[()]
         for i in range(20):
             await submit(rig.port, [("a@example.com", (f"r{i}@example.net",), b"Subject: t\r\n\r\nx\r\n")])

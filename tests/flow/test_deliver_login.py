@@ -11,15 +11,16 @@ from fakes import DROP, Later, Upstream
 from rig import free_port, running, until, write_config
 
 from relay import metrics
-from relay.policy import breaker
 
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}"
 
 
-def with_login(folder: Path, up: Upstream, more: str = "", password: str = "right", classes: str = SLOW) -> Path:
+def with_login(
+    folder: Path, up: Upstream, more: str = "", password: str = "right", classes: str = SLOW, extra: str = ""
+) -> Path:
     (folder / "pw").write_text(password + "\n")
     rest = f"port: {up.port}, tls: none, username: user, password: {{file: {folder}/pw}}{more}"
-    return write_config(folder, {"main": rest}, classes=classes)
+    return write_config(folder, {"main": rest}, classes=classes, extra=extra)
 
 
 def metric(name: str, **labels: str) -> float:
@@ -84,13 +85,12 @@ async def test_a_missing_secret_pauses_and_is_named(tmp_path: Path) -> None:
             assert rig.said("account_paused") and up.logins == []
 
 
-async def test_secret_is_read_anew_and_mail_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_secret_is_read_anew_and_mail_flows(tmp_path: Path) -> None:
     """One try a cool-down; once the file is right, all of the queue leaves."""
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.4)
-    monkeypatch.setattr(breaker, "MAX_COOL_DOWN", 0.4)
+    fast, short = "  default: {retry: {schedule: [100ms]}}", "breaker: {cool_down: 400ms, max: 400ms}"
     async with (
         Upstream(login=("user", "right")) as up,
-        running(with_login(tmp_path, up, password="wrong", classes="  default: {retry: {schedule: [100ms]}}")) as rig,
+        running(with_login(tmp_path, up, password="wrong", classes=fast, extra=short)) as rig,
     ):
         ids = await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(30)])
         await until(lambda: len(up.logins) >= 3)
@@ -159,8 +159,8 @@ async def test_a_reply_that_quotes_the_secret_is_told_without_it(tmp_path: Path,
 # -- fail over
 
 
-def two(folder: Path, first: str, second: str, classes: str = SLOW, routes: str = "") -> Path:
-    return write_config(folder, {"one": first, "two": second}, classes=classes, routes=routes)
+def two(folder: Path, first: str, second: str, classes: str = SLOW, routes: str = "", extra: str = "") -> Path:
+    return write_config(folder, {"one": first, "two": second}, classes=classes, routes=routes, extra=extra)
 
 
 async def test_connect_failure_goes_to_the_next_account(tmp_path: Path) -> None:
@@ -229,12 +229,10 @@ async def test_all_accounts_down_defers_once_and_names_the_last(tmp_path: Path) 
         assert await rig.story(number) == ["accepted", "failed_over", "deferred"]
 
 
-async def test_the_first_account_is_used_again_once_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.3)
-    monkeypatch.setattr(breaker, "FAILURES", 1)
-    port = free_port()
+async def test_the_first_account_is_used_again_once_it_is_back(tmp_path: Path) -> None:
+    port, short = free_port(), "breaker: {failures: 1, cool_down: 300ms}"
     async with Upstream() as second:
-        file = two(tmp_path, f"port: {port}, tls: none", f"port: {second.port}, tls: none")
+        file = two(tmp_path, f"port: {port}, tls: none", f"port: {second.port}, tls: none", extra=short)
         async with running(file) as rig:
             assert (await rig.reaches(await rig.send(), "delivered"))["egress"] == "two"
             assert rig.egress("one").breaker.is_open

@@ -17,7 +17,6 @@ from simmx import SimMx, greylist
 
 from relay.deliver import connect, dead
 from relay.deliver.pool import Egress
-from relay.policy import breaker
 from relay.policy.gate import EgressView
 from relay.reply import Stage
 from relay.scheduler import egresses, housekeeping
@@ -231,7 +230,6 @@ async def test_what_a_limit_is_of(tmp_path: Path, per: str, entries: int, count:
 async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One never accepts, one refuses, one never greets: mail of the others goes on, and theirs waits and comes when they do."""
     monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.BANNER: 0.5, Stage.CONNECT: 0.5})
-    monkeypatch.setattr(breaker, "COOL_DOWN", 1.0)
     live = {f"live{n}.test": f"127.0.1.{n}" for n in range(1, 4)}
     gone = {"hole.test": "127.0.3.1", "closed.test": "127.0.3.2", "mute.test": "127.0.3.3"}
     fast = "  default: {retry: {schedule: [300ms], give_up: 1d}}"
@@ -242,7 +240,7 @@ async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.M
         hole.enter_context(blackhole(gone["hole.test"], here.port))
         mute = SimMx(gone["mute.test"], here.port, {"BANNER": SILENT})
         with hole:
-            async with mute, running(here.config(classes=fast)) as rig:
+            async with mute, running(here.config(classes=fast, extra="breaker: {cool_down: 1s}")) as rig:
                 await burst(rig, [f"u{i}@{name}" for i in range(10) for name in gone])
                 began = asyncio.get_running_loop().time()
                 for number in await burst(rig, [f"v{i}@{name}" for i in range(10) for name in live]):

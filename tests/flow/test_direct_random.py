@@ -17,9 +17,8 @@ from nameserver import Says
 from rig import Rig, running
 
 from relay.deliver import connect, direct, smtp, trunk
-from relay.policy import breaker
 from relay.reply import Stage
-from relay.scheduler import blame
+from relay.scheduler import blame, resting
 from relay.scheduler import sites as siting
 
 HOSTS = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 7)}
@@ -73,7 +72,7 @@ def configured(here: Lab, lot: random.Random, *, well: bool = False) -> Path:
         pools="both: {members: {one: 2, two: 1}}",
         routes=f"  - {{name: all, via: {lot.choice(['both', 'one', 'two', '[one, two]', '[both, one]'])}}}",
         classes=FAST,
-        extra=lot.choice(["", "log: {redact: false}"]),
+        extra="breaker: {cool_down: 300ms, max: 600ms}\n" + lot.choice(["", "log: {redact: false}"]),
     )
 
 
@@ -140,10 +139,9 @@ async def test_each_message_ends_once(tmp_path: Path, monkeypatch: pytest.Monkey
     short = dict.fromkeys(Stage, 0.5)
     for module in (connect, smtp):
         monkeypatch.setattr(module, "TIMEOUTS", module.TIMEOUTS | short | {Stage.DOT: 30.0})
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.3)
-    monkeypatch.setattr(breaker, "MAX_COOL_DOWN", 0.6)
-    for name in ("REST", "DESTINATION_REST", "UNSAFE", "AGAIN"):
+    for name in ("REST", "UNSAFE", "AGAIN"):
         monkeypatch.setattr(blame, name, 0.3)
+    monkeypatch.setattr(resting, "DESTINATION_REST", 0.3)
     monkeypatch.setattr(siting, "AGAIN", 0.2)
     monkeypatch.setattr(trunk, "TURN", 0.2)
     monkeypatch.setattr(direct, "SERVES", 0.3)

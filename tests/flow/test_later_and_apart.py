@@ -12,7 +12,6 @@ from fakes import Upstream
 from rig import Rig, running, write_config
 
 from relay import metrics
-from relay.policy import breaker
 
 TEXT = b"Subject: t\r\n\r\nhello\r\n"
 
@@ -80,11 +79,10 @@ async def test_held_mail_is_no_old_mail(tmp_path: Path) -> None:
         assert rig.app.spool.queued == 1
 
 
-async def test_an_account_that_works_again_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.2)
-    monkeypatch.setattr(breaker, "FAILURES", 1)
+async def test_an_account_that_works_again_says_so(tmp_path: Path) -> None:
     port = free_port()
-    async with running(write_config(tmp_path, {"main": f"port: {port}, tls: none"})) as rig:
+    short = "breaker: {failures: 1, cool_down: 200ms}"
+    async with running(write_config(tmp_path, {"main": f"port: {port}, tls: none"}, extra=short)) as rig:
         number = await rig.send()
         await rig.tried(number)
         async with Upstream(port=port):

@@ -26,7 +26,6 @@ from relay.oauth import endpoint as endpoint_
 from relay.oauth import tokens as tokens_
 from relay.oauth.store import Store
 from relay.oauth.tokens import Tokens
-from relay.policy import breaker
 from relay.secrets import Reference
 from relay.settings import Account, OAuth2, Tls
 
@@ -34,6 +33,7 @@ assert authority
 USER = "app@corp.example"
 FAST = "  default: {retry: {schedule: [100ms], give_up: 1d}}"
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}"
+QUICK = "breaker: {cool_down: 200ms, max: 200ms}"
 
 
 def account(folder: Path, up: Upstream, there: Endpoint, more: str = "", ca: str = "") -> str:
@@ -54,9 +54,11 @@ def upstream(there: Endpoint, script: dict[str, Any] | None = None, mechanisms: 
 
 @contextlib.asynccontextmanager
 async def sending(
-    folder: Path, up: Upstream, there: Endpoint, more: str = "", classes: str = FAST
+    folder: Path, up: Upstream, there: Endpoint, more: str = "", classes: str = FAST, extra: str = ""
 ) -> AsyncIterator[Rig]:
-    async with running(write_config(folder, {"main": account(folder, up, there, more)}, classes=classes)) as rig:
+    async with running(
+        write_config(folder, {"main": account(folder, up, there, more)}, classes=classes, extra=extra)
+    ) as rig:
         yield rig
 
 
@@ -66,9 +68,7 @@ def mails(count: int, first: int = 0) -> list[tuple[str, tuple[str, ...], bytes]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes a minute takes a moment."""
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.2)
-    monkeypatch.setattr(breaker, "MAX_COOL_DOWN", 0.2)
+    """What takes a minute takes a moment; QUICK does so for the account."""
     monkeypatch.setattr(tokens_, "PASSING", 0.05)
     monkeypatch.setattr(tokens_, "MAX_PASSING", 0.2)
     monkeypatch.setattr(tokens_, "LOOK", 0.1)
@@ -111,7 +111,7 @@ async def test_storm_of_expiries_and_revocations(tmp_path: Path, quick: None, mo
     monkeypatch.setattr(tokens_, "FORCED", 0.0)
     async with Endpoint(life=1.0) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", connections: 8, messages_per_connection: 2"
-        async with running(write_config(tmp_path, {"main": config}, classes=FAST)) as rig:
+        async with running(write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)) as rig:
             revoked = 0
             for part in range(10):
                 await rig.send_many(mails(20, part * 20))
@@ -143,7 +143,7 @@ async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monke
     ]
     async with Endpoint(life=1.0) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", connections: 8, messages_per_connection: 2"
-        async with running(write_config(tmp_path, {"main": config}, classes=FAST)) as rig:
+        async with running(write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)) as rig:
             there.plan = [chance.choice(wrong) for _ in range(25)]
             failing = sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
             for part in range(10):
@@ -201,7 +201,7 @@ async def test_each_probe_of_a_refused_account_has_a_new_token_and_one_login(
     async with (
         Endpoint() as there,
         Upstream(mechanisms="XOAUTH2", bearer=lambda user, token: bool(good)) as up,
-        sending(tmp_path, up, there, classes=FAST) as rig,
+        sending(tmp_path, up, there, classes=FAST, extra=QUICK) as rig,
     ):
         await rig.send_many(mails(10))
         await until(lambda: len(up.logins) >= 4)
@@ -217,10 +217,10 @@ async def test_an_upstream_that_refuses_good_tokens_makes_no_storm(tmp_path: Pat
     async with (
         Endpoint() as there,
         Upstream(mechanisms="XOAUTH2", bearer=lambda user, token: next(logins) % 3 != 2) as up,
-        sending(tmp_path, up, there, ", scope: mail") as rig,
+        sending(tmp_path, up, there, ", scope: mail", extra=QUICK) as rig,
     ):
         config = account(tmp_path, up, there, ", scope: mail") + ", messages_per_connection: 1, connections: 4"
-        write_config(tmp_path, {"main": config}, classes=FAST)
+        write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)
         assert rig.app.reload()[0]
         began = time.monotonic()
         await rig.send_many(mails(40))
@@ -245,7 +245,7 @@ async def test_454_renews_nothing(tmp_path: Path) -> None:
 async def test_an_outage_is_unnoticed_while_the_token_is_good(tmp_path: Path, quick: None) -> None:
     async with Endpoint(life=4.0) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", messages_per_connection: 1"
-        async with running(write_config(tmp_path, {"main": config}, classes=SLOW)) as rig:
+        async with running(write_config(tmp_path, {"main": config}, classes=SLOW, extra=QUICK)) as rig:
             await until(lambda: rig.said("oauth_token"))
             there.plan = [{"status": 503, "raw": b"busy"}, DROP_JSON, {"status": 500, "body": {}}]
             await until(lambda: len(there.given) >= 2)
@@ -262,7 +262,7 @@ DROP_JSON = {"raw": b"<html>a proxy says hello</html>"}
 async def test_an_outage_beyond_the_end_rests_the_account_and_loses_nothing(tmp_path: Path, quick: None) -> None:
     async with Endpoint(life=0.6) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", messages_per_connection: 1"
-        async with running(write_config(tmp_path, {"main": config}, classes=FAST)) as rig:
+        async with running(write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)) as rig:
             await rig.reaches(await rig.send(), "delivered")
             there.plan = [{"status": 503, "raw": b""}] * 12
             await until(lambda: any(f["token_good_for"] is None for f in rig.said("oauth_failed")))
@@ -369,7 +369,7 @@ async def test_another_account_takes_over(tmp_path: Path) -> None:
 async def test_a_new_login_is_taken_without_a_reload(tmp_path: Path, quick: None) -> None:
     """The refresh token was revoked; `relay oauth login` writes another one: mail flows by itself."""
     async with Endpoint() as there, upstream(there) as up:
-        config = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST)
+        config = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST, extra=QUICK)
         (tmp_path / "refresh").write_text("revoked-1Ab\n")
         async with running(config) as rig:
             await rig.send_many(mails(10))
@@ -388,7 +388,7 @@ async def test_a_command_is_run_for_a_request_and_not_to_look_for_news(tmp_path:
         script.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs\necho revoked-2Bc\n")
         script.chmod(0o700)
         made = account(tmp_path, up, there).replace(f"{{file: {tmp_path}/refresh}}", f"{{command: [{script}]}}")
-        async with running(write_config(tmp_path, {"main": made})) as rig:
+        async with running(write_config(tmp_path, {"main": made}, extra=QUICK)) as rig:
             await until(lambda: rig.said("oauth_failed"))
             await asyncio.sleep(0.5)
             assert (tmp_path / "runs").read_text().count("run") == len(there.requests) == 1
@@ -409,7 +409,7 @@ async def test_mail_comes_back_to_the_first_account(tmp_path: Path, monkeypatch:
 
 async def test_a_missing_file_is_told_with_what_makes_it(tmp_path: Path, quick: None) -> None:
     async with Endpoint() as there, upstream(there) as up:
-        config = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST)
+        config = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST, extra=QUICK)
         (tmp_path / "refresh").unlink()
         async with running(config) as rig:
             assert any("relay oauth login main makes it" in w for w in rig.app.config.warnings)

@@ -15,11 +15,11 @@ from fakes import Later, Upstream
 from rig import Rig, free_port, running, until, write_config
 
 from relay import clock
-from relay.policy import breaker
 from relay.scheduler import housekeeping, loop
 from relay.spool import SpoolError, SpoolFull
 
 TEXT = b"Subject: t\r\n\r\nhello\r\n"
+AT_ONCE = "breaker: {failures: 1}"
 
 
 def one(up: Upstream, more: str = "") -> dict[str, str]:
@@ -83,9 +83,8 @@ async def test_gives_up_when_its_time_is_over(tmp_path: Path) -> None:
 
 async def test_expires_while_its_account_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "EXPIRE_EVERY", 0.1)
-    monkeypatch.setattr(breaker, "FAILURES", 1)
     classes = "  default: {retry: {schedule: [500ms], give_up: 1s}}"
-    file = write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"}, classes=classes)
+    file = write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"}, classes=classes, extra=AT_ONCE)
     async with running(file) as rig:
         number = await rig.send()
         row = await rig.reaches(number, "failed")
@@ -261,8 +260,7 @@ async def test_a_loop_that_dies_is_told_shown_and_started_again(
 
 async def test_resting_lane_does_not_spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane whose account rests is looked at when something happens, not all the time."""
-    monkeypatch.setattr(breaker, "FAILURES", 1)
-    file = write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"})
+    file = write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"}, extra=AT_ONCE)
     async with running(file) as rig:
         await rig.send_many([("a@example.com", (f"r{i}@example.net",), TEXT) for i in range(50)])
         await until(lambda: rig.egress().breaker.is_open and rig.egress().busy == 0)
