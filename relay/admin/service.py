@@ -143,10 +143,17 @@ class Service:
         """One message: facts, header block, recipients, events."""
         found = await self._message(text)
         now = clock.now()
-        found["recipients"] = [self.told(r, now) for r in found["recipients"]]
+        found["recipients"] = [await self._foreseen(r, now) for r in found["recipients"]]
         found["head"] = found["head"].decode("utf-8", "replace")
         found["body"] = {0: "kept", 1: "kept", 2: "dropped"}[found.pop("place")]
         return found
+
+    async def _foreseen(self, row: dict[str, Any], now: float) -> dict[str, Any]:
+        """As `told`, and when it leaves, about: behind how many of its lane, and by which rule."""
+        eta, rule, before = None, "", 0
+        if row["state"] in ("queued", "deferred"):
+            eta, rule, before = await self.outlook.eta(row, now)
+        return self.told(row, now) | {"eta": eta, "rule": rule, "before": before}
 
     async def _message(self, text: str) -> dict[str, Any]:
         try:

@@ -120,6 +120,10 @@ class Pace:
     def _every(self) -> list[_Count]:
         return self._mail + self._dials
 
+    def counts(self) -> list[tuple[Rate, Spent]]:
+        """Its limits of mail, with what was spent of each."""
+        return [(count.rate, count.spent) for count in self._mail]
+
     def ask_again(self, now: float) -> None:
         """An operator may have mended what it waits for: one message may leave now."""
         self.until, self._next = min(self.until, now), min(self._next, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
@@ -13,9 +13,11 @@ from relay.deliver.network import Network
 from relay.deliver.pool import Egress, name_of
 from relay.deliver.survey import survey
 from relay.policy.gate import FOREVER, EgressView, Go, admit
+from relay.policy.held import FREE, Held
 from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Action, Facts
 from relay.scheduler.carry import Carriers
+from relay.scheduler.foresight import foresee, sharing
 from relay.scheduler.lanes import Lane, Lanes
 from relay.scheduler.work import Work
 from relay.settings import Account
@@ -58,12 +60,33 @@ class Outlook:
         if lane.movable and lane.egresses:
             views = [self.view(key, now) for key in lane.egresses]
             decision = admit([view for view in views if view is not None], now)
-            if not isinstance(decision, Go):
+            held = self._at_posts(lane, now)
+            if not isinstance(decision, Go) and (decision.until > now + held.seconds or not held.seconds):
                 return decision.why, None if decision.until == FOREVER else decision.until, lane.egresses
-            return "", now, lane.egresses
+            return held.why, None if held.seconds == FOREVER else now + held.seconds, lane.egresses
         if lane.movable and lane.route is not None and lane.route.action is Action.VIA:
             return f"no account of route {lane.route.name} may send as its sender", None, ()
         return lane.why, None, lane.egresses
+
+    def _at_posts(self, lane: Lane, now: float) -> Held:
+        """By the limits of its mail, and the hours of its class; what passes to the next egress holds nothing where there is one."""
+        held = [post.wait(now, lane.size) for post in self.lanes.bounds.of(lane, lane.egresses[0], now)]
+        return max(
+            (h for h in held if not (h.passes and len(lane.egresses) > 1)), key=lambda h: h.seconds, default=FREE
+        )
+
+    async def eta(self, row: Mapping[str, Any], now: float) -> tuple[float | None, str, int]:
+        """(when a recipient that waits will leave, about; by which rule; how many leave before it in its lane). `row`: as
+        `Spool.find` has it. None: nobody knows."""
+        lane = self.lanes.by_id.get(row["lane"])
+        if lane is None or not lane.movable:
+            return None, lane.why if lane else "", 0
+        place = row["lane"], row["priority"], row["due_at"], row["message"]
+        before, waiting = await self.carriers.spool.before(place, sharing(self.lanes, lane, now), now)
+        seconds, rule = foresee(self.lanes, self.carriers.egresses.at, lane, before, waiting, row["size"], now)
+        if row["due_at"] > now + seconds:
+            return row["due_at"], "", before  # it comes then, and who is before it by then is not here yet
+        return (None if seconds == FOREVER else now + seconds), rule, before
 
     def _ahead(self, lane: Lane) -> tuple[str, ...]:
         """By name, those that it leaves by once it is known where to."""

@@ -181,6 +181,9 @@ class Ask:
     siblings: int = SIBLINGS
 
 
+Position = tuple[int, int, float, int]  # lane, priority, due_at, message: where a recipient waits
+
+
 @dataclass(slots=True)
 class Event:
     at: float
@@ -384,6 +387,7 @@ class Spool(Protocol):
         self, lanes: Sequence[int], after: tuple[int, int] | None, limit: int
     ) -> list[dict[str, Any]]: ...
     async def due(self, lane: int) -> float | None: ...
+    async def before(self, place: Position, lanes: Sequence[int], now: float) -> tuple[int, dict[int, int]]: ...
     async def oldest(self) -> float | None: ...
     async def tell_delays(
         self, before: float, now: float, after: tuple[int, int] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from relay.envelope import queue_id
 from relay.recipient import FINAL, State
-from relay.spool import Filter, Notify, Place, SpoolError
+from relay.spool import Filter, Notify, Place, Position, SpoolError
 
 _COLUMNS = (
     "r.message, r.n, r.lane, r.state, r.priority, r.due_at, r.expires_at, r.attempts, r.in_doubt, r.address, r.egress, "
@@ -252,6 +252,27 @@ def first_expiry(connection: sqlite3.Connection, after: int) -> float | None:
         "SELECT min(expires_at) FROM recipient WHERE message >= ? AND state < 4", (after,)
     ).fetchone()[0]
     return found
+
+
+_WAIT = "SELECT count(*) FROM recipient WHERE lane = ? AND state < 2 AND "
+_BY_LANE = (
+    "SELECT lane, count(*) FROM recipient WHERE state < 2 AND lane IN (SELECT value FROM json_each(?)) "
+    "AND priority IN (0, 1, 2, 3) AND due_at <= ? GROUP BY lane"
+)
+
+
+def before(
+    connection: sqlite3.Connection, place: Position, lanes: Sequence[int], now: float
+) -> tuple[int, dict[int, int]]:
+    """(how many of its lane are claimed before a recipient, how many are due in each of these lanes)."""
+    lane, priority, due_at, message = place
+    counts = (
+        (_WAIT + "priority < ? AND due_at <= ?", (lane, priority, now)),
+        (_WAIT + "priority = ? AND due_at < ?", (lane, priority, due_at)),
+        (_WAIT + "priority = ? AND due_at = ? AND message < ?", (lane, priority, due_at, message)),
+    )
+    own = sum(connection.execute(sql, values).fetchone()[0] for sql, values in counts)
+    return own, dict(connection.execute(_BY_LANE, (json.dumps(list(lanes)), now)).fetchall())
 
 
 _SILENT = int(Notify.NEVER | Notify.TOLD)

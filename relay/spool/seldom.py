@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from relay.recipient import READY, State, Verb
-from relay.spool import Filter, counts, hot, keep, queries, recent
+from relay.spool import Filter, Position, counts, hot, keep, queries, recent
 from relay.spool.content import Content
 from relay.spool.lanes import Lanes
 from relay.spool.slices import Slices
@@ -144,6 +144,10 @@ class Seldom:
         """When the lane's next recipient is due."""
         found: float | None = await self._ask(hot.due, lane)
         return found
+
+    async def before(self, place: Position, lanes: Sequence[int], now: float) -> tuple[int, dict[int, int]]:
+        """How many are claimed before a recipient in its lane, and how many are due in each of these."""
+        return await self._aside(queries.before, place, lanes, now)
 
     async def expired(
         self, now: float, after: tuple[int, int] | None = None, limit: int = 1000

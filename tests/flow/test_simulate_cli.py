@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from fakes import Later, Upstream
-from rig import ENV, Rig, running, write_config
+from rig import ENV, Rig, running, until, write_config
 
 from relay import clock
 from relay.admin.simulation import Simulated
@@ -182,3 +182,41 @@ async def test_mistakes_are_told_with_their_exit_codes(tmp_path: Path) -> None:
     assert "expected a duration" in await cli(tmp_path, "--send", "3", "--over", "long", code=64)
     (tmp_path / "relay.yaml").write_text("nonsense: true\n")
     await cli(tmp_path, "--send", "3", code=78)
+
+
+# -- `relay queue show`
+
+
+async def shown(rig: Rig, number: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await rig.message(number))["recipients"][0]
+    return found
+
+
+async def test_each_waiting_recipient_tells_when_it_leaves_and_by_which_rule(tmp_path: Path) -> None:
+    classes = (
+        "  default: {}\n  night: {match: {sender: 'night@*'}, window: {days: sun, hours: '03:00-03:01', timezone: UTC}}"
+    )
+    async with Watched() as up:
+        file = write_config(
+            tmp_path, {"main": f"port: {up.port}, tls: none, limits: [20/s]"}, extra=LIMITS, classes=classes
+        )
+        async with running(file) as rig:
+            sent = mail(120)
+            ids = await rig.send_many(sent)
+            night = await rig.send(sender="night@example.com")
+            began = clock.now()
+            told = {to[0]: await shown(rig, n) for n, (_, to, _) in zip(ids, sent, strict=True)}
+            waits = await shown(rig, night)
+            assert waits["why"].startswith("outside its hours") and waits["eta"] > began
+            assert waits["rule"].startswith("outside its hours sun 03:00-03:01 UTC")
+            await until_left(up, 120)
+        waiting = {address: row for address, row in told.items() if row["state"] == "queued"}
+        assert len(waiting) > 60
+        rules = {row["rule"] for row in waiting.values()}
+        assert "main's limit of 20/s" in rules and "limit each's (a@example.com) limit of 5/s" in rules
+        for address, row in waiting.items():
+            assert abs(up.at[address] - row["eta"]) < 0.5 + 0.25 * (up.at[address] - began), (address, row["rule"])
+
+
+async def until_left(up: Watched, count: int) -> None:
+    await until(lambda: len(up.at) >= count, 60)
