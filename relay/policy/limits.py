@@ -11,7 +11,7 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from relay.policy.held import FREE, Held
-from relay.policy.rate import Rate, Spent
+from relay.policy.rate import Rate, Spent, Unit
 from relay.policy.routing import Match, Question
 
 Per = Literal["sender", "from", "user", "tenant", "class", "destination", "egress"]
@@ -51,9 +51,14 @@ class Meter:
     spent: Spent = field(default_factory=Spent)
     counting: dict[Meter, None] = field(default_factory=dict, repr=False)  # those that are not to be forgotten
     reserved: int = 0  # that a claim under way may come to
+    rate: Rate = field(init=False, repr=False)
+    unit: Unit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rate, self.unit = self.limit.rate, self.limit.rate.unit  # the gate asks for them for each lane
 
     def count(self, recipients: int, size: int) -> int:
-        match self.limit.rate.unit:
+        match self.unit:
             case "recipients":
                 return recipients
             case "bytes":
@@ -62,7 +67,7 @@ class Meter:
 
     def wait(self, now: float, recipients: int = 1, size: int = 1) -> Held:
         """For one message to so many recipients. More than the whole limit leaves when nothing else was spent."""
-        rate, need = self.limit.rate, self.count(recipients, size)
+        rate, need = self.rate, self.count(recipients, size)
         seconds = self.spent.wait(rate, min(rate.count, need), now)
         if seconds <= 0 and self.reserved and self.spent.left(rate, now) < need + self.reserved:
             seconds = SOON
@@ -72,15 +77,9 @@ class Meter:
 
     def room(self, now: float, size: int = 1) -> int:
         """Messages to one recipient each that may leave now. Of bytes: one of that size, for nobody knows the next one's."""
-        rate = self.limit.rate
-        if rate.unit == "bytes":
+        if self.unit == "bytes":
             return 0 if self.reserved or self.wait(now, 1, size).seconds else 1
-        return self.spent.left(rate, now) - self.reserved
-
-    def most(self, messages: int, siblings: int, size: int) -> int:
-        """What a claim of so many may come to."""
-        unit = self.limit.rate.unit
-        return messages + siblings if unit == "recipients" else messages if unit == "messages" else size
+        return self.spent.left(self.rate, now) - self.reserved
 
     def take(self, now: float, recipients: int, size: int) -> None:
         self.counting[self] = None
@@ -88,13 +87,13 @@ class Meter:
 
     def take_back(self, when: float, recipients: int, size: int, messages: int = 1) -> None:
         """What was taken at `when`, and not used."""
-        count = messages if self.limit.rate.unit == "messages" else self.count(recipients, size)
+        count = messages if self.unit == "messages" else self.count(recipients, size)
         if count:
             self.spent.take_back(self.limit.rate, count, when)
 
     def move(self, when: float, now: float, recipients: int, size: int, messages: int = 1) -> None:
         """What was taken at `when` is said only now."""
-        count = messages if self.limit.rate.unit == "messages" else self.count(recipients, size)
+        count = messages if self.unit == "messages" else self.count(recipients, size)
         if count:
             self.spent.move(self.limit.rate, count, when, now)
 

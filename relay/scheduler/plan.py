@@ -11,6 +11,7 @@ from typing import Protocol
 
 from relay.policy.gate import FOREVER, EgressView, Go, admit
 from relay.policy.limits import Meter
+from relay.policy.rate import Unit
 from relay.scheduler.bounds import Post
 from relay.scheduler.lanes import Lane, Lanes, Way
 from relay.scheduler.turns import share
@@ -45,7 +46,7 @@ class Plan:
     goes: dict[int, str] = field(default_factory=dict)
     again: bool = False  # something was moved that may go in the next round, or not everybody was asked
     held: int = 0  # lanes that were stopped
-    reserved: list[tuple[list[Meter], int, int, int]] = field(default_factory=list)  # as `Meter.most` is asked
+    reserved: list[tuple[list[Meter], dict[Unit, int]]] = field(default_factory=list)  # how many of each unit
 
 
 @dataclass(slots=True)
@@ -86,9 +87,9 @@ class Planner:
 
     def end(self, plan: Plan) -> None:
         """Its claim is over: what was reserved for it is spent, or was not needed."""
-        for meters, *most in plan.reserved:
+        for meters, most in plan.reserved:
             for meter in meters:
-                meter.reserved -= meter.most(*most)
+                meter.reserved -= most[meter.unit]
 
     def _end_by_rule(self, way: Way, now: float, plan: Plan) -> None:
         for _, lane in zip(range(MAX_ENDED), self.lanes.take([way]), strict=False):
@@ -152,7 +153,7 @@ class Planner:
             if room > 0:
                 if room < spare:
                     limit = min(limit, room)
-                    if meter is not None and meter.limit.rate.unit == "recipients":
+                    if meter is not None and meter.unit == "recipients":
                         spare = room
                 continue
             held = post.wait(now, size)
@@ -166,12 +167,17 @@ class Planner:
             self.lanes.park(lane, longest, now + seconds, now)
             return False
         ask.limit = limit
-        meters = [post.meter for post in posts if post.meter is not None]
         ask.siblings = min(ask.siblings, spare - limit)
-        for meter in meters:
-            meter.reserved += meter.most(limit, ask.siblings, size)
-        if meters:
-            plan.reserved.append((meters, limit, ask.siblings, size))
+        if meters := [post.meter for post in posts if post.meter is not None]:
+            most: dict[Unit, int] = {
+                "messages": limit,
+                "recipients": limit + ask.siblings,
+                "bytes": size,
+                "connections": 0,
+            }
+            for meter in meters:
+                meter.reserved += most[meter.unit]
+            plan.reserved.append((meters, most))
         return True
 
 
