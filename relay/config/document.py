@@ -98,19 +98,19 @@ Without `tls` the receiver's own word counts: DANE (RFC 7672; where `dns.trust_a
 """
 _EGRESS_LIMIT = """
 Limits of what leaves here, whatever it is; all of them bind, and so do those of the mail itself (`limits`, users, tenants,
-classes). What counts is what was said to the server: a recipient or a message counts when it is tried, and its bytes as
-they go over the wire. A connection counts when it is dialled. By `window: sliding` no span of that length ever has more; by
+classes). What counts is what was said to the server: a recipient or a message counts at each try, a message's bytes as
+many as were accepted, a connection when it is dialled. By `window: sliding` no span of that length ever has more; by
 `calendar` none by the clock of `timezone` does.
 
 Recipients and messages by the second go evenly: `14/s` lets one go every 71 ms; of a larger rate an eighth may go at once. What
 is counted by `min`, `h` or `d`, and bytes and connections, may go at once and then waits, unless `burst` says how many may: the
-others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every 43 s. The counts outlive a restart and a
-reload.
+others follow at even distances. `{rate: 2000/d, burst: 50}` lets 50 go and then one every 43 s. The counts outlive a restart, a
+crash and a reload. [limits.md](limits.md) tells all of it with examples.
 """
 _LIMIT = """
 As of an account, but it counts mail by who sends it. `when_full`: `defer`: it is accepted and waits, and hides no other
 mail. `reject`: 452 4.7.1 when it is handed in; such a limit counts what is accepted, so the program that sends can wait itself.
-`next`: it goes by the route's next egress where there is one, and waits where there is none.
+`next`: it goes by the route's next egress where there is one, and waits where there is none. See [limits.md](limits.md).
 """
 _LIMIT_RULE = """
 Every limit that matches binds. Without `per` all that match share one count; with it each `sender` (the reverse-path), `from`
@@ -121,25 +121,28 @@ _TENANT = """
 Users name theirs by `tenant`; its limits bind them together, beside their own.
 """
 _CLASS = """
-`immediate` goes strictly before all others. Of the rest each level goes four times as often as the next lower one that waits, so
-that none starves. Within a level classes take turns, within a class its users do. What its `window`
-or `quiet` keeps waiting is nobody's obstacle.
+`immediate` goes strictly before all others. Of the rest `high`, `normal` and `low` share as 16 : 4 : 1 where they wait for the same
+egress, so that none starves. Within a level each user of each class has the same share. What its `window` or `quiet` keeps
+waiting is nobody's obstacle.
 """
 _HOURS = """
 `hours` that end at or before they begin end on the next day, and belong to the day on which they begin: `days: fri, hours:
 "22:00-06:00"` ends on Saturday morning.
 """
 _WARM_UP = """
-On the first day as much as `first`; on each later one `growth` more, but by no more than `max_step`, until it would be `until`.
+On the first day as much as `first`; on each later one `growth` more, but by no more than `max_step`, up to `until`. After a day of
+that it limits nothing.
 `table: [100, 200, 400]` says it of each day instead, and a bare number there counts recipients. All say the same unit:
 recipients, or `100 messages/d`. Nothing leaves before `start`. A day is earned: the plan moves on after a day on which at least
 half of what it allowed left, and stays where it is after any other. It binds beside `limits`. What is in excess waits for the
 next hour or day, or goes by `overflow`, which stands in each route right behind the egress that it helps, unless the route
-names it elsewhere. Shares of `hold_above` are of what was tried lately.
+names it elsewhere. Shares of `hold_above` are of what was answered in the last 24 hours, and count once they are higher beyond
+doubt (95 %): then it does not grow; above twice as much it is halved, once a day. It goes on after a whole day without.
+See [limits.md](limits.md#warm-up).
 """
 _BREAKER = """
 Failures of the egress or of a next hop open it, such as a refused connection or login; what is said about one recipient or
-message does not. One probe after the rest closes it, or opens it for twice as long.
+message does not. One probe after the rest closes it, or opens it for twice as long; up to a fifth less, so that not all come at once.
 """
 _SHAPING = """
 All rules that fit act, the user's and those of presets, each for its time, beside what `replies` says of the same words. For a reply

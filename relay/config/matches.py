@@ -36,7 +36,9 @@ class NotSection(Section):
     )
     size: Given[OneOrMany[SizeBound]] = Field(None, description="The message's size, with `>`, `>=`, `<` or `<=`.")
     reputation: Given[OneOrMany[ReputationBound]] = Field(
-        None, description="How mail like it fared lately, from 0 (badly) to 1, with `>`, `>=`, `<` or `<=`."
+        None,
+        description="How mail of the reverse-path's domain fared in the last 24 hours, from 0 (badly) to 1, with `>`, `>=`, `<` or "
+        "`<=`; as it was when the message was accepted.",
     )
     tag: Given[OneOrMany[Pattern]] = Field(None, description="What X-Relay-Tag said.")
 

@@ -81,7 +81,7 @@ class WarmUpSection(Section):
     growth: Given[Growth] = Field(None, description="How much more on each day after it; default `20%`.")
     max_step: Given[Daily] = Field(None, description="But not more than so much more; default: as `growth` gives.")
     until: Given[Daily] = Field(
-        None, description="Where it ends: from then on this limits nothing. Needed with `first`."
+        None, description="Where it ends: after a day of that this limits nothing. Needed with `first`."
     )
     table: Given[ListOf[TableDay]] = Field(
         None, description="Instead of these four: how much on each day, the first first; after the last this ends."

@@ -17,7 +17,8 @@ ACTIONS = ("slow", "connections", "pause", "drop", "suppress", "next", "alarm")
 class ShapingMatch(Section):
     reply: ReplyPattern = Field(description="Searched in the reply as one line (code, enhanced code, text).")
     destination: Given[OneOrMany[Pattern]] = Field(
-        None, description="The recipient's domain, or the name of its entry in `destinations`."
+        None,
+        description="The recipient's domain; or by MX the name of its entry in `destinations`, or of its provider (`google`).",
     )
     egress: Given[OneOrMany[Pattern]] = Field(None, description="The account or direct entry that it was said to.")
     class_: Given[OneOrMany[Pattern]] = Field(None, alias="class", description="The traffic class.")

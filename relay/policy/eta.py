@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from copy import deepcopy
 from math import inf
 
-from relay.policy.pace import Pace, Ramping
+from relay.policy.pace import Pace
 from relay.policy.rate import Rate, Spent
+from relay.policy.warmup import Ramp
 
 STEPS = 3000  # of a warm-up that are looked ahead: some months of hours
 
@@ -25,7 +26,7 @@ def by_rate(rate: Rate, spent: Spent, count: int, now: float) -> float:
     return seconds
 
 
-def by_ramp(ramp: Ramping, count: int, now: float) -> float:
+def by_ramp(ramp: Ramp, count: int, now: float) -> float:
     """The same of a warm-up, whose days are earned as they are used; inf: not within what is looked ahead."""
     ahead, at = deepcopy(ramp), now
     for _ in range(STEPS):

@@ -39,7 +39,7 @@ class Facts:
     tag: str | None = None
     size: int | None = None
     headers: Mapping[str, tuple[str, ...]] | None = None  # lower-case name -> values
-    reputation: float | None = None  # 0 to 1: the score of the From domain, or without one of the MAIL FROM domain
+    reputation: float | None = None  # 0 to 1: the score of MAIL FROM's domain as the message is accepted
 
 
 @lru_cache(maxsize=4096)
