@@ -15,7 +15,20 @@ from relay.spool import Filter, Spool
 
 PAGE = 1000
 NAMES = (
-    *("message", "n", "lane", "priority", "due_at", "recipient", "sender", "from", "user", "class", "tag"),
+    *(
+        "message",
+        "n",
+        "lane",
+        "priority",
+        "due_at",
+        "expires_at",
+        "recipient",
+        "sender",
+        "from",
+        "user",
+        "class",
+        "tag",
+    ),
     *("listener", "client", "size"),
 )
 

@@ -249,6 +249,9 @@ def _notes(result: Result, simulation: Simulation, traffic: Traffic) -> Iterator
         yield f"{show.plural(count, 'message')} not queued: {why}", "yellow"
     if simulation.ended:
         yield f"{show.plural(simulation.ended, 'recipient')} of the queue would be ended by a rule, not sent", "yellow"
+    if simulation.shelf.expired:
+        expired = show.plural(simulation.shelf.expired, "recipient")
+        yield f"{expired} would expire before their turn: `retry.give_up` of their class is too short", "red"
     if simulation.shelf.waiting:
         yield (
             f"{show.plural(simulation.shelf.waiting, 'recipient')} would still wait at {_time(simulation.now)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     lane: int
     address: str
     letter: Letter
+    expires_at: float = math.inf
 
 
 class Shelf:
@@ -45,6 +47,7 @@ class Shelf:
         self._lanes: dict[int, tuple[list[Entry], ...]] = {}
         self._away: dict[tuple[int, int], Entry] = {}
         self.waiting = 0
+        self.expired = 0  # recipients whose time to be delivered was over when their turn came
 
     def add(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.lane)
@@ -67,13 +70,23 @@ class Shelf:
                 last: Entry | None = None
                 while left > 0 and heap and heap[0].due_at <= ask.now:
                     last = heappop(heap)
+                    if last.expires_at <= ask.now:
+                        self.expired, self.waiting = self.expired + 1, self.waiting - 1
+                        continue
                     taken.setdefault(last.message, []).append(last)
                     left -= 1
                 if left > 0:
                     continue
                 # The rest of the last message: it travels once for all its recipients.
                 more = ask.siblings
-                while last and more > 0 and heap and heap[0].due_at <= ask.now and heap[0].message == last.message:
+                while (
+                    last
+                    and last.message in taken
+                    and more > 0
+                    and heap
+                    and heap[0].due_at <= ask.now
+                    and heap[0].message == last.message
+                ):
                     taken[last.message].append(heappop(heap))
                     more -= 1
                 break

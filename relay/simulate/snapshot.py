@@ -50,7 +50,8 @@ class Snapshot:
                     number, row["sender"], row["class"], row["user"], row["tag"], row["size"], row["priority"]
                 )
             text = self.lanes[row["lane"]] if fits[row["lane"]] else _anew(config, row, facts_of[row["lane"]])
-            simulation.add(Entry(row["due_at"], number, n, simulation.lane(text), row["recipient"], letter))
+            lane, expires_at = simulation.lane(text), row["expires_at"]
+            simulation.add(Entry(row["due_at"], number, n, lane, row["recipient"], letter, expires_at))
 
 
 def _fits(config: Config, facts: LaneFacts) -> bool:

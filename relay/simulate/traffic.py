@@ -90,7 +90,7 @@ class Traffic:
         self.accepted += 1
         letter = Letter(self._number, wave.sender, class_.name, wave.user, wave.tag, wave.size, int(class_.priority))
         lane = self.simulation.lane(made.facts)
-        self.simulation.add(Entry(at, self._number, 0, lane, recipient, letter))
+        self.simulation.add(Entry(at, self._number, 0, lane, recipient, letter, made.expires_at))
 
     def _charged(self, facts: Facts, at: float) -> BadMessage | None:
         if self.quotas.none:

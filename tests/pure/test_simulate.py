@@ -51,6 +51,13 @@ def test_by_the_minute_they_leave_at_once_and_then_wait(tmp_path: Path) -> None:
         assert left[i].at - left[i - 100].at >= 60.0
 
 
+def test_what_waits_for_longer_than_its_class_gives_it_expires(tmp_path: Path) -> None:
+    config = made(tmp_path, main="limits: [10/h]", classes="  default: {retry: {give_up: 90m}}")
+    simulation = Simulation(config, NOW)
+    left = list(simulation.run(Traffic(simulation).arrivals([Wave(NOW, 35)]), float("inf")))
+    assert (len(left), simulation.shelf.expired, simulation.shelf.waiting) == (20, 15, 0)
+
+
 def test_a_calendar_day_turns_at_midnight_where_it_says(tmp_path: Path) -> None:
     config = made(tmp_path, main="limits: [{rate: 5/d, window: calendar, timezone: Europe/Berlin}]")
     start = MIDNIGHT - 2 * HOUR  # 23:00 in Berlin
