@@ -526,6 +526,7 @@ async def test_no_secret_and_no_token_is_told(tmp_path: Path) -> None:
             (tmp_path / "refresh").write_text("canary-refresh-wrong-6Pq")
             async with running(file) as rig:
                 number = await rig.send()
+                assert rig.app.reload()[0]  # it still rests, and is asked again at once
                 await rig.tried(number, 2) if (await rig.row(number))["attempts"] > 1 else await rig.tried(number)
                 told = await everything(rig, number)
                 assert "you said" in told and "canary" not in told
