@@ -31,6 +31,9 @@ class ClassBuilder:
                 if section is not None and section.class_ is not None:
                     text = "a class cannot ask for the class: it is what the match decides"
                     self.site.wrong((*path, *where, "class"), text)
+                if section is not None and section.recipient is not None:
+                    text = "a class is chosen once for a message, whoever its recipients are; match sender, from, user or header"
+                    self.site.wrong((*path, *where, "recipient"), text)
             match = self.match((*path, "match"), entry.match)
         priority = Priority(int(entry.priority)) if entry.priority.isdigit() else Priority[entry.priority.upper()]
         window = self.hours((*path, "window"), entry.window)
