@@ -93,6 +93,7 @@ class App:
             self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents, self.log)
         )
         quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
+        self.scheduler.usage.doors = quotas.meters
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.scheduler.ask = self.runtime.ask

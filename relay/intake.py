@@ -146,9 +146,9 @@ class Intake:
             needs |= UTF8
         own = None if options.priority in (None, int(class_.priority)) else options.priority
         recipients = await self.recipients(config, envelope, facts, class_, options.route, start, incoming.id, own)
-        if envelope.wanted:
-            envelope.charge = self.quotas.take(envelope.wanted, len(kept) + incoming.size, now)
         size = len(body) if isinstance(body, bytes) else body.size
+        if envelope.wanted:
+            envelope.charge = self.quotas.take(envelope.wanted, len(kept) + size, now)
         if config.spool.keep_bodies != "all" and all(r.egress == Action.DISCARD for r in recipients):
             body = b""
         return NewMessage(

@@ -64,6 +64,10 @@ class Quotas:
         )
         self.none = not self._meters.limits and not self._refusing
 
+    def meters(self) -> Iterable[Meter]:
+        """All that count."""
+        return self._meters.all()
+
     def check(self, facts: Facts, recipients: int, now: float) -> BadMessage | None:
         """Why one recipient more is not taken, at RCPT; what hangs on the content is not asked yet."""
         return next(filter(None, (_refusal(meter.wait(now, recipients)) for meter in self._of(facts, now))), None)
@@ -76,7 +80,8 @@ class Quotas:
         for meter, recipients in charge.meters.items():
             _check(meter.wait(now, recipients, size))
         for egress, recipients in Counter(egress for _, egress in wanted if egress in self._refusing).items():
-            _check(self._full(egress, recipients, now))
+            held = self._full(egress, recipients, now)
+            _check(held._replace(why=f"{egress}: {held.why}"))
         for meter, recipients in charge.meters.items():
             meter.take(now, recipients, size)
         return charge

@@ -32,7 +32,7 @@ class Limit:
     rate: Rate
     match: Match = field(default_factory=Match)
     per: tuple[Per, ...] = ()
-    whose: str = ""  # for people, such as `user shop`; empty: `limit NAME`
+    whose: str = ""  # for people, such as `user shop`; empty: its name
     origin: str = ""  # file:line
 
     @property
@@ -73,7 +73,12 @@ class Meter:
             seconds = SOON
         if seconds <= 0:
             return FREE
-        return Held(seconds, f"{self.whose} limit of {rate} is used up", rate.when_full == "next")
+        return Held(seconds, f"{self.rule} is used up", rate.when_full == "next")
+
+    @property
+    def rule(self) -> str:
+        """For people: `user shop's limit of 5000/d`, `limit each-sender (a@b.example) of 5/min`."""
+        return f"{self.whose}{' limit' if self.limit.whose else ''} of {self.limit.rate}"
 
     def room(self, now: float, size: int = 1) -> int:
         """Messages to one recipient each that may leave now. Of bytes: one of that size, for nobody knows the next one's."""
@@ -155,7 +160,7 @@ class Meters:
                 for other in [one for one in self._counting if not one.reserved and one.spent.empty(now)]:
                     del self._counting[other]
                 self._most = max(MANY, 2 * len(self._counting))
-            whose = f"{limit.whose or f'limit {limit.name}'}'s"
+            whose = f"{limit.whose}'s" if limit.whose else f"limit {limit.name}"
             whose += f" ({', '.join(v or 'nobody' for v in values)})" if values else ""
             spent = Spent.restored(limit.rate, self._kept(key), now)
             meter = self._by_key[key] = Meter(limit, key, whose, spent, self._counting)

@@ -22,7 +22,7 @@ from relay.policy.suppression import Suppression
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.record import Recorder
-from relay.scheduler.resting import Resting
+from relay.scheduler.resting import Rest, Resting
 from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
 from relay.settle import Outcome
@@ -55,9 +55,8 @@ class Ways(Protocol):
 class Blame:
     """What becomes of a transaction's recipients, of its account and of its destinations."""
 
-    def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, log: MailLog) -> None:
-        self.ways, self.recorder, self.shaping, self.log = ways, recorder, shaping, log
-        self.alarms = Alarms(log)
+    def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, alarms: Alarms, log: MailLog) -> None:
+        self.ways, self.recorder, self.shaping, self.alarms, self.log = ways, recorder, shaping, alarms, log
         self.resting = Resting(log)
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
@@ -284,9 +283,10 @@ class Blame:
             if not (passes and self._fail_over(egress, work, why)):
                 self.ways.put_back(work, f"{egress.key} rests: {why}")
 
-    def _fail_over(self, egress: Egress[Work], work: Work, why: str, patience: bool = False) -> bool:
+    def _fail_over(self, egress: Egress[Work], work: Work, why: str, patience: bool = False, about: str = "") -> bool:
         """To the route's next egress, if there is one that may be dialled. `patience`: the host was reached and asks for it; to
-        dial it again from another address of ours would be a way round that."""
+        dial it again from another address of ours would be a way round that. `about`: of what the alarm is, if not of all
+        that leaves by the egress."""
         now = clock.now()
         work.tried.append((egress.name, why))
         for i, name in enumerate(work.egresses[1:], 1):
@@ -296,7 +296,7 @@ class Blame:
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]
                 self.log.warning("failed_over", id=queue_id(work.claim.message), egress=egress.key, to=name, why=why)
-                self.alarms.begin("failed_over", egress.key, why, to=name)
+                self.alarms.begin("failed_over", about or egress.key, why, to=name)
                 self.ways.push(work)
                 return True
         work.tried.pop()
@@ -339,12 +339,17 @@ class Blame:
         if resting:
             waiting = {recipient.n for recipient, _ in resting}
             work.recipients = [r for r in work.recipients if r.n not in waiting]
-            if (aside := [r for r, rest in resting if rest.passes]) and self._fail_over(
-                egress, work.share(aside), next(rest.why for _, rest in resting if rest.passes)
-            ):
+            aside = [(r, rest) for r, rest in resting if rest.passes]
+            if aside and self._pass_on(egress, work, aside):
                 resting = [(r, rest) for r, rest in resting if not rest.passes]
             self.recorder.settle(work.claim, [(r, rest.outcome(now)) for r, rest in resting])
         return bool(work.recipients)
+
+    def _pass_on(self, egress: Egress[Work], work: Work, aside: list[tuple[Claimed, Rest]]) -> bool:
+        """The mail of a destination for which a rule of shaping wants the next egress."""
+        (first, rest), *_ = aside
+        about = f"{egress.key} to {domain_of(first.address)}"
+        return self._fail_over(egress, work.share([r for r, _ in aside]), rest.why, about=about)
 
 
 def _suppressed(found: Suppression) -> Outcome:

@@ -23,6 +23,7 @@ from relay.policy.turn import NOT_LONG, turn
 from relay.prepare.message import Plan
 from relay.prepare.preparer import UNSIGNED, Preparer
 from relay.reply import Reply, Result, Stage
+from relay.scheduler.alarms import Alarms
 from relay.scheduler.blame import Blame
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.charges import Charges
@@ -66,7 +67,8 @@ class Carriers:
         self.egresses = Egresses(config, network, sites, self.keeper, ledger, memory, nudge)
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
-        self.blame = Blame(self, recorder, Shaping(sites, log, memory), log)
+        alarms = Alarms(log)
+        self.blame = Blame(self, recorder, Shaping(sites, log, memory, alarms), alarms, log)
         self.egresses.made = self.blame.shaping.resume
         self.stopping = False
         self.egresses.measure()

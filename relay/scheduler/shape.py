@@ -16,6 +16,7 @@ from relay.maillog import MailLog
 from relay.policy.shaping import InForce, Shaped, ShapingRule, fitting
 from relay.policy.suppression import Suppressed
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
+from relay.scheduler.alarms import Alarms
 from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
@@ -40,8 +41,8 @@ class Heard:
 class Shaping:
     """All rules, what is in force by them, and who is suppressed."""
 
-    def __init__(self, sites: Sites, log: MailLog, memory: Memory) -> None:
-        self.sites, self.log = sites, log
+    def __init__(self, sites: Sites, log: MailLog, memory: Memory, alarms: Alarms) -> None:
+        self.sites, self.log, self.alarms = sites, log, alarms
         self.rules: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
         self.shaped, self.suppressed = Shaped(), Suppressed()
         memory.recall("shaping", lambda found: self.shaped.load(found["rows"]))
@@ -88,6 +89,8 @@ class Shaping:
             self.suppressed.over(now)
 
     def _ended(self, gone: InForce) -> None:
+        for what in ("shaped", "failed_over"):
+            self.alarms.end(what, _about(gone))
         self.log.event(
             "shaping_over", egress=gone.egress, domain=gone.destination or None, what=gone.what, after=gone.why
         )
@@ -148,9 +151,10 @@ class Shaping:
         if made is None:
             return
         FIRED.inc(1, egress.name, rule.shown)
-        say = self.log.error if rule.alarm else self.log.warning
-        say(
-            "alarm" if rule.alarm else "shaped",
+        if rule.alarm:
+            self.alarms.begin("shaped", _about(made), f"{reply} ({rule.shown})")
+        self.log.warning(
+            "shaped",
             egress=egress.key,
             domain=domain or None,
             what=made.what,
@@ -188,3 +192,7 @@ class Shaping:
             scope = Scope.RECIPIENT if stage is Stage.RCPT else Scope.MESSAGE
             return Trouble(scope, Result.SOFT, min(AGAIN, *(r.seconds for r in pauses)), pauses[0].shown)
         return None
+
+
+def _about(force: InForce) -> str:
+    return f"{force.egress} to {force.destination}" if force.destination else force.egress

@@ -53,6 +53,7 @@ class Standing:
             yield (key.partition(" ")[2],), self.reputation.score(key, now)
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        self._tally.fold(clock.now())
         yield DOCUMENT, self.reputation.state()
 
     def add(self, claim: Claim, outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:

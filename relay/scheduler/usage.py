@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
+from relay.policy.limits import Meter
 from relay.policy.pace import Pace
 from relay.scheduler.carry import Carriers
 from relay.scheduler.standing import Standing
@@ -13,8 +15,11 @@ MOST = 500  # limits that are told, those that are nearest to their end first
 
 
 class Usage:
+    """`doors`: limits that are counted as mail is accepted, wherever that is."""
+
     def __init__(self, carriers: Carriers, standing: Standing) -> None:
         self.carriers, self.standing = carriers, standing
+        self.doors: Callable[[], Iterable[Meter]] = lambda: ()
 
     def limits(self, now: float) -> list[dict[str, Any]]:
         """A flat row for each limit of which something is spent. `wait`: seconds until one message more may leave."""
@@ -29,7 +34,7 @@ class Usage:
         paces += [(pace.prefix, pace) for pace in egresses.shared]
         for whose, pace in paces:
             yield from _of_pace(whose, pace, now)
-        for meter in self.carriers.bounds.meters.all():
+        for meter in chain(self.carriers.bounds.meters.all(), self.doors()):
             rate, spent = meter.limit.rate, meter.spent
             if not spent.empty(now):
                 wait = meter.wait(now).seconds

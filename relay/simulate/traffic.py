@@ -72,7 +72,7 @@ class Traffic:
         self._number += 1
         facts = Facts(
             wave.sender, recipient, config.listen[0].name if config.listen else "", "127.0.0.1",
-            wave.user, wave.sender, None, wave.tag, wave.size, {},
+            wave.user, wave.sender, None, wave.tag, wave.size, {}, 1.0,
         )  # fmt: skip
         class_ = choose_class(config.classes, wave.class_, facts, user.classes if user else ())
         facts = replace(facts, class_=class_.name)

@@ -213,7 +213,7 @@ async def test_each_waiting_recipient_tells_when_it_leaves_and_by_which_rule(tmp
         waiting = {address: row for address, row in told.items() if row["state"] == "queued"}
         assert len(waiting) > 60
         rules = {row["rule"] for row in waiting.values()}
-        assert "main's limit of 20/s" in rules and "limit each's (a@example.com) limit of 5/s" in rules
+        assert "main's limit of 20/s" in rules and "limit each (a@example.com) of 5/s" in rules
         for address, row in waiting.items():
             # Several rules one after the other come to more than each of them alone, which is what is told.
             real, eta = up.at[address] - began, row["eta"] - began

@@ -122,7 +122,7 @@ def test_what_a_limit_refuses_at_the_door_is_told(tmp_path: Path) -> None:
     simulation = Simulation(made(tmp_path, main="", extra=extra), NOW)
     traffic = Traffic(simulation)
     assert len(list(simulation.run(traffic.arrivals([Wave(NOW, 25)])))) == 10
-    assert traffic.turned_away == {"refused: 452 limit day's limit of 10/d is used up": 15}
+    assert traffic.turned_away == {"refused: 452 limit day of 10/d is used up": 15}
 
 
 def test_by_mx_each_site_has_its_sessions(tmp_path: Path) -> None:
