@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import NOW
 from rig import write_config
 
 from relay.config.load import load
+from relay.policy.pace import Pace
 from relay.settings import Config
 from relay.simulate.plans import BadPlan, moment, read, recipients
 from relay.simulate.run import Left, Simulation
@@ -142,6 +144,16 @@ def test_a_suspension_holds_until_its_end(tmp_path: Path) -> None:
     simulation = Simulation(made(tmp_path, main=""), NOW, documents=kept)
     left = list(simulation.run(Traffic(simulation).arrivals([Wave(NOW, 3)])))
     assert all(600 <= one.at - NOW < 602 for one in left) and len(left) == 3
+
+
+def test_what_an_upstream_asked_to_wait_for_outlives_a_start(tmp_path: Path) -> None:
+    """By the relay's own egresses: only after a reload, where somebody may have mended something, are they asked again at once."""
+    pace = Pace()
+    pace.hold(NOW, 600, "450 slow down")
+    kept = {"egress main": json.dumps({"pace": pace.state()})}
+    simulation = Simulation(made(tmp_path, main=""), NOW, documents=kept)
+    (left,) = simulation.run(Traffic(simulation).arrivals([Wave(NOW)]))
+    assert 600 <= left.at - NOW < 601 and list(left.held) == ["main waits: 450 slow down"]
 
 
 def test_what_was_spent_before_counts(tmp_path: Path) -> None:
