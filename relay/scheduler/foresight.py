@@ -77,7 +77,7 @@ def _by_post(post: Post, count: int, size: int, now: float) -> Foreseen:
     if post.meter is None:
         return held.seconds, held.why
     rate = post.meter.limit.rate
-    return by_rate(rate, post.meter.spent, counted(rate, count, size), now), f"{post.meter.whose} limit of {rate}"
+    return by_rate(rate, post.meter.spent, counted(rate, count, size), now), post.meter.rule
 
 
 def _by_egress(egress: Egress[Work], count: int, size: int, now: float) -> Iterable[Foreseen]:

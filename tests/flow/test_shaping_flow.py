@@ -102,7 +102,9 @@ async def test_a_pause_holds_up_all_and_bounces_nothing(tmp_path: Path) -> None:
         assert row["state"] == "queued" and "main waits: 554 5.7.1 your address is blocked" in row["why"]
         assert rig.said("failed") == [] and second.transactions == []
         (told,) = rig.said("alarm")
-        assert told["what"] == "pause, alarm" and told["reply"] == "554 5.7.1 your address is blocked"
+        assert (told["what"], told["egress"]) == ("shaped", "main")
+        assert "554 5.7.1 your address is blocked" in told["why"]
+        assert rig.said("shaped")[0]["what"] == "pause, alarm"
         await rig.reaches(number, "delivered")
         await until(lambda: len(up.delivered()) == 2)
 
@@ -199,7 +201,7 @@ async def test_an_alarm_is_told_once_while_it_is_in_force(tmp_path: Path) -> Non
         await until(lambda: rig.said("shaping_over"), 5.0)
         await rig.send()
         await rig.settled()
-        assert len(rig.said("alarm")) == 2
+        assert len(rig.said("alarm")) == 2 and len(rig.said("alarm_over")) == 1
 
 
 async def test_a_kept_session_that_says_it_with_421_is_heard(tmp_path: Path) -> None:

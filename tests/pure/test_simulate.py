@@ -116,7 +116,7 @@ def test_one_sender_at_its_limit_holds_nobody_else_back(tmp_path: Path) -> None:
     extra = "limits: [{name: each, rate: 5/min, per: sender}]"
     left = run(made(tmp_path, main="", extra=extra), Wave(NOW, 12, "a@example.com"), Wave(NOW, 3, "b@example.com"))
     assert [round((one.at - NOW) // 60) for one in left] == [0] * 8 + [1] * 5 + [2] * 2
-    assert list(left[-1].held) == ["limit each's (a@example.com) limit of 5/min is used up"]
+    assert list(left[-1].held) == ["limit each (a@example.com) of 5/min is used up"]
 
 
 def test_what_a_limit_refuses_at_the_door_is_told(tmp_path: Path) -> None:
