@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from relay import clock, metrics
 from relay.deliver.network import Network
 from relay.deliver.pool import Egress
 from relay.deliver.trunk import Trunk
-from relay.oauth.tokens import Tokens
 from relay.policy.gate import EgressView
 from relay.policy.pace import Pace
 from relay.policy.warmup import Ramp
@@ -19,6 +18,9 @@ from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
 from relay.settings import ANYWHERE, Account, Config, Destination
+
+if TYPE_CHECKING:
+    from relay.oauth.tokens import Tokens
 
 FORGET = 900.0  # seconds without mail after which nothing is known of a site any more
 
