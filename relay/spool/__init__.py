@@ -15,29 +15,12 @@ from typing import Any, Protocol
 
 from relay.policy.classes import InDoubt
 from relay.recipient import News, State, Verb
+from relay.spool.errors import SpoolBusy, SpoolCorrupt, SpoolError, SpoolFull, SpoolNewer
+
+__all__ = ["SpoolBusy", "SpoolCorrupt", "SpoolError", "SpoolFull", "SpoolNewer"]  # beside what is defined here
 
 SIBLINGS = 1000  # recipients of one message that are claimed beyond what was asked for
 INLINE_LIMIT = 256 * 1024  # bytes; a larger body is a file: 100 × 10 MB in the table took small commits to seconds
-
-
-class SpoolError(Exception):
-    """The spool cannot do it now. The text is for the operator."""
-
-
-class SpoolFull(SpoolError):
-    """Below the free-space reserve, or above `max_queued`. Nothing was stored; deliveries go on."""
-
-
-class SpoolBusy(SpoolError):
-    """Another process owns it."""
-
-
-class SpoolNewer(SpoolError):
-    """A newer relay wrote it."""
-
-
-class SpoolCorrupt(SpoolError):
-    """Not a spool, or damaged."""
 
 
 class Notify(IntFlag):
