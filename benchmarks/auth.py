@@ -75,7 +75,7 @@ def relay(site: Site, sink: int) -> Iterator[Running]:
     weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     lines = [
         f'  {u}: {{password_hash: "{weak.hash(PASSWORD)}", senders: ["{sender(u)}"], '
-        "limits: [6000/min, 1000000 messages/d]}"
+        "limits: [{rate: 6000/min, when_full: reject}, {rate: 1000000 messages/d, when_full: reject}]}"
         for u in users()
     ]
     text = peers.CONFIG.format(
