@@ -118,6 +118,7 @@ class Meters:
         self.limits, self._kept = tuple(limits), kept
         self._by_key: WeakValueDictionary[str, Meter] = WeakValueDictionary()
         self._counting: dict[Meter, None] = {}
+        self._gone: dict[str, Spent] = {}  # of limits that a reload took away: they may come back
         self._most = MANY  # before it is asked which of those still count
 
     def reload(self, limits: Sequence[Limit]) -> None:
@@ -133,6 +134,8 @@ class Meters:
                 made = Meter(limit, meter.key, meter.whose, meter.spent, self._counting)
                 self._by_key[meter.key] = made
                 self._counting[made] = None
+            elif meter.spent.parts:
+                self._gone[meter.key] = meter.spent
 
     def of(
         self,
@@ -162,7 +165,7 @@ class Meters:
                 self._most = max(MANY, 2 * len(self._counting))
             whose = f"{limit.whose}'s" if limit.whose else f"limit {limit.name}"
             whose += f" ({', '.join(v or 'nobody' for v in values)})" if values else ""
-            spent = Spent.restored(limit.rate, self._kept(key), now)
+            spent = self._gone.pop(key, None) or Spent.restored(limit.rate, self._kept(key), now)
             meter = self._by_key[key] = Meter(limit, key, whose, spent, self._counting)
             if spent.parts:
                 self._counting[meter] = None

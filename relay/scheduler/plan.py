@@ -75,6 +75,8 @@ class Planner:
                 self._end_by_rule(way, now, plan)
             elif len(going.open) < MAX_ASKED:  # the others are the first ones of the next round
                 self._ask(way, now, going, lines)
+            else:
+                plan.again = True
         for line, count in lines.items():
             for _ in range(count):
                 if going.places.get(line, 1) <= 0 or len(going.open) >= MAX_ASKED:

@@ -171,3 +171,12 @@ def test_a_new_one_costs_the_same_however_many_count(monkeypatch: pytest.MonkeyP
     for n in range(5000):
         of(meters, user=f"u{n}")[0].take(NOW, 1, 1)
     assert asked < 10_000
+
+
+def test_a_limit_that_comes_back_with_a_later_reload_has_its_count() -> None:
+    meters = made(limit("5/h", "user"))
+    of(meters)[0].take(NOW, 5, 1)
+    meters.reload([])
+    gc.collect()
+    meters.reload([limit("5/h", "user")])
+    assert of(meters)[0].room(NOW) == 0

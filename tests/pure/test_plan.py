@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from conftest import NOW
-from planning import Queue, config_of
+from planning import TWO, Exit, Queue, config_of
+from rig import write_config
 
+from relay.config.load import load
 from relay.scheduler.lanes import AGAIN
+from relay.scheduler.plan import MAX_ASKED
 
 
 @pytest.fixture
@@ -160,3 +163,23 @@ def test_a_limit_that_is_used_up_is_told_by_the_longest(folder: Path) -> None:
     assert post is not None
     assert post.meter is not None
     assert post.meter.limit.name == "l1"
+
+
+def test_who_is_held_at_many_egresses_hides_nobody_at_the_last(folder: Path) -> None:
+    """In one pass so many egresses are asked; where all of those are for who is held, the others come at once."""
+    more = "\n".join(f"  e{n}: {{host: 127.0.0.1, port: 1, tls: none}}" for n in range(MAX_ASKED + 50))
+    routes = "\n".join(f"  - {{name: r{n}, match: {{user: 'u{n}-*'}}, via: e{n}}}" for n in range(MAX_ASKED + 50))
+    file = write_config(
+        folder, TWO, classes="  default: {}\n  slow: {}", routes=routes, extra=limits("match: {class: slow}, rate: 1/d")
+    )
+    file.write_text(file.read_text().replace("accounts:\n", f"accounts:\n{more}\n"))
+    config = load(file)
+    queue = Queue(config, {name: Exit(name) for name in config.accounts})
+    for n in range(MAX_ASKED + 10):
+        queue.lane(f"u{n}-", "slow", count=2)
+    queue.settle()
+    for n in range(MAX_ASKED + 10):
+        queue.lane(f"u{n}-", "slow", count=2)
+    last = queue.lane(f"u{MAX_ASKED + 20}-", count=2)
+    queue.settle()
+    assert queue.sent(last) == 2
