@@ -130,7 +130,7 @@ class Pace:
 
     def unspent(self, now: float) -> bool:
         """There is nothing to remember of it."""
-        quiet = self.until <= now and not self.throttle.binds(now)
+        quiet = self.until <= now and not self.throttle.binds(now) and (self.ramp is None or self.ramp.fresh(now))
         return quiet and all(count.spent.empty(now) for count in self._every())
 
     @property

@@ -145,6 +145,11 @@ class Ramp:
             return 0
         return ANY if today.allowed is None else max(0, self._may(today, now) - self.count)
 
+    def fresh(self, now: float) -> bool:
+        """A new one would be the same: it has earned nothing, and nothing left today."""
+        self._today(now)
+        return not (self.level or self.count or self.held)
+
     def told(self, now: float) -> str:
         """Where it stands, for people."""
         allowed = self._today(now).allowed

@@ -291,7 +291,7 @@ class Blame:
         work.tried.append((egress.name, why))
         for i, name in enumerate(work.egresses[1:], 1):
             other = self.ways.egress(name)
-            if other is not None and patience and other.direct is not None:
+            if other is not None and (other.stopped is not None or (patience and other.direct is not None)):
                 continue
             if other is not None and other.breaker.wait(now) <= 0 and not (other.breaker.is_open and other.busy):
                 work.egresses = work.egresses[i:]

@@ -30,6 +30,7 @@ from relay.scheduler.charges import Charges
 from relay.scheduler.egresses import Egresses
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
+from relay.scheduler.pauses import halted
 from relay.scheduler.record import Recorder
 from relay.scheduler.shape import Shaping
 from relay.scheduler.sites import Sites
@@ -106,6 +107,8 @@ class Carriers:
         if egress.breaker.wait(clock.now()) > 0:
             # It began to rest while this was being claimed.
             return self.put_back(work, f"{egress.key} rests: {egress.breaker.why}")
+        if why := halted(egress, work):
+            return self.put_back(work, why)
         if self.blame.resting.rests and not self.blame.awake(egress, work):
             return
         if self.blame.shaping.suppressed and not self.blame.wanted(work):
@@ -305,10 +308,10 @@ class Carriers:
     def _too_soon(self, egress: Egress[Work], work: Work, error: TooSoon) -> None:
         """Back to wait for its turn, with all that waits for this egress; or alone, where the others have sessions that are
         none for it: it would only be claimed again, and again be too soon."""
+        self.charges.unsaid(egress, work)
         if not (error.wait and egress.sessions):
             return self.put_back(work, str(error))
         work.drop()
-        self.charges.refund(work)
         outcome = Outcome(Result.LATER, "", Stage.CONNECT, Reply(0, str(error)), wait=error.wait)
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 

@@ -39,8 +39,6 @@ class Charges:
         now, count, size = clock.now(), len(work.recipients), work.claim.size
         for meter, when in work.charged.items():
             if now - when >= meter.limit.rate.period and (held := meter.wait(now, count, size)).seconds > 0:
-                if work.paced:
-                    egress.pace.untake(work.turn, count, size)
                 raise TooSoon(held.why)
         for meter in work.move(now):
             self.ledger.note(meter)

@@ -115,6 +115,7 @@ class Scheduler:
             self.preparer.config = self.config
         self.egresses.look_again()
         self.lanes.reload(self.config)
+        self.pauses.recall(self.carriers.put_back)
         self.spool.wake()
 
     def _suspended(self, lane: Lane) -> str:

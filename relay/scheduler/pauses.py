@@ -24,6 +24,13 @@ PART = 500  # lanes that are looked at in one go
 Remember = Callable[[Mapping[str, str | None]], Awaitable[None]]
 
 
+def halted(egress: Egress[Work], work: Work) -> str:
+    """Why what is claimed may not begin by this egress; empty: it may."""
+    if egress.stopped is not None and egress.stopped[0] > egress.now():
+        return egress.stopped[1]
+    return work.lane.suspended if work.lane is not None else ""
+
+
 class Pauses:
     def __init__(
         self,
@@ -102,6 +109,16 @@ class Pauses:
             await self._take(Suspensions(s for s in self.in_force.all() if s not in over))
         for ended in over:
             self._log.event("resumed", filter=f"{ended.kind}={ended.value}", by="its time is over")
+
+    def recall(self, put_back: Callable[[Work, str], None]) -> None:
+        """What was claimed and has not begun goes back where it may not leave any more."""
+        for egress in self._egresses.values():
+            for _ in range(len(egress.backlog)):
+                work = egress.backlog.popleft()
+                if why := halted(egress, work):
+                    put_back(work, why)
+                else:
+                    egress.backlog.append(work)
 
     async def _take(self, wanted: Suspensions) -> None:
         """On the disk, then in force."""

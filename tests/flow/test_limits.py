@@ -175,9 +175,7 @@ async def test_refused_at_rcpt_and_at_the_dot(tmp_path: Path) -> None:
         client = await connect(rig)
         await mail(rig, 2, "a@one.example")
         (told,) = await refused(client, "a@one.example", "x@example.net")
-        assert re.match(r"452 4\.7\.1 limit l0 \(a@one\.example\) of 2/h is used up; try again in \d+ s", told), (
-            told
-        )
+        assert re.match(r"452 4\.7\.1 limit l0 \(a@one\.example\) of 2/h is used up; try again in \d+ s", told), told
         await mail(rig, 1, "b@one.example")
         first, end = await refused(client, "b@one.example", "x@example.net")  # what From says is not known at RCPT
         assert first.startswith("250")
