@@ -15,6 +15,10 @@ Document = Mapping[str, Any]
 Source = Callable[[], Iterable[tuple[str, Document]]]
 
 
+# What reading a document comes to that another version wrote, or nobody we know.
+NOT_OURS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
 class Kept(Protocol):
     """What of the spool is asked."""
 
@@ -41,7 +45,7 @@ class Memory:
         self._untaken.discard(key)
         try:
             load(dict(json.loads(self._known[key])))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except NOT_OURS as error:
             if self.log is not None:
                 self.log.error("not_remembered", what=key, error=repr(error))
 

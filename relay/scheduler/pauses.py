@@ -16,6 +16,7 @@ from relay.maillog import MailLog
 from relay.policy.routing import glob
 from relay.policy.suspend import Suspension, Suspensions
 from relay.scheduler.lanes import Lane
+from relay.scheduler.memory import NOT_OURS
 from relay.scheduler.work import Work
 
 DOCUMENT = "suspensions"  # its key in the spool
@@ -49,8 +50,8 @@ class Pauses:
         """What the spool remembers, at the start."""
         try:
             self.in_force = Suspensions.load(documents.get(DOCUMENT, "[]"))
-        except ValueError as error:
-            self._log.error("suspensions_lost", error=str(error), hint="nothing is suspended: see relay suspend")
+        except NOT_OURS as error:
+            self._log.error("suspensions_lost", error=repr(error), hint="nothing is suspended: see relay suspend")
         if self.in_force:
             self._changed()
 
