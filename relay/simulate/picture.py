@@ -8,8 +8,8 @@ from html import escape
 
 from relay.simulate.result import Series
 
-WIDTH, HEIGHT = 960, 540
-LEFT, RIGHT, TOP, BETWEEN, BOTTOM = 70, 20, 50, 46, 40
+WIDTH, HEIGHT = 960, 560
+LEFT, RIGHT, TOP, BETWEEN, BOTTOM = 70, 50, 70, 46, 40
 # Okabe and Ito's colours, which people who see few colours tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 MOST = len(COLOURS)  # egresses; more of them are drawn as one
