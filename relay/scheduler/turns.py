@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = (0.0, 16.0, 4.0, 1.0)  # of the levels; the first has no share, it has everything
 LEVELS = range(4)
-MANY = 10_000  # flows that are remembered
+MANY = 10_000  # flows, or egresses, that are remembered
 
 Flow = tuple[int, str, str]  # level, class, user
 
@@ -63,6 +63,7 @@ class Order:
         self._turn = 0
         self._now = [0.0] * 4  # tag that was served last, by level
         self._next: dict[Flow, float] = {}  # tag of what a flow brings next
+        self._most = MANY  # of them, before those that say nothing any more are thrown away
         # The same of levels that share an egress; the first is the one that was served last.
         self._levels: dict[str, list[float]] = {}
 
@@ -71,8 +72,9 @@ class Order:
         self._turn += 1
         level, flow = lane.level, lane.flow
         tag = max(self._now[level], self._next.get(flow, 0.0))
-        if len(self._next) >= MANY:
+        if len(self._next) >= self._most:
             self._next = {f: t for f, t in self._next.items() if t > self._now[f[0]]}
+            self._most = max(MANY, 2 * len(self._next))
         self._next[flow] = tag + 1.0
         lane.turn = self._turn
         heappush(turns.heaps[level], (tag, self._turn, lane))

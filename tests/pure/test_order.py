@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.policy.lanefacts import LaneFacts
+from relay.scheduler import turns as module
 from relay.scheduler.lanes import Lane
 from relay.scheduler.turns import WEIGHTS, Order, Turns, share
 
@@ -177,6 +178,25 @@ def test_shares_of_a_room() -> None:
     urgent = field.lane(IMMEDIATE)
     field.turns.leave(urgent)
     assert share([field.turns], urgent, 42) == 42
+
+
+def test_a_flow_more_costs_the_same_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty thousand users who all wait: which of them may be forgotten is asked now and then, not for each."""
+    looked = 0
+
+    class Counted(dict[object, float]):
+        def items(self) -> object:  # type: ignore[override]
+            nonlocal looked
+            looked += len(self)
+            return super().items()
+
+    monkeypatch.setattr(module, "MANY", 100)
+    field = Field()
+    field.order._most = 100
+    for n in range(2000):
+        field.order._next = Counted(field.order._next)  # type: ignore[arg-type]
+        field.lane(NORMAL, f"u{n}")
+    assert looked < 10_000
 
 
 STEPS = st.lists(
