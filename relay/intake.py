@@ -7,7 +7,7 @@ now it says with SpoolError. Memory is bounded for each message and over all of 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from relay.incoming import Budget, Incoming
 from relay.maillog import INFO, WARNING, MailLog
 from relay.outgoing.octets import long_line
 from relay.policy.classes import TrafficClass, choose_class
+from relay.policy.limits import Meter
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
 from relay.quotas import Charge, Known, Quotas
 from relay.recipient import READY, State
@@ -63,6 +64,7 @@ class Envelope:
     # For the quotas: each recipient, and how he would leave.
     wanted: list[tuple[Facts, str]] = field(default_factory=list)
     charge: Charge | None = None
+    counted: Counter[Meter] = field(default_factory=Counter)  # recipients that were taken at RCPT
 
 
 class Intake:
@@ -103,7 +105,7 @@ class Intake:
         route = table.pick_for(facts)
         refused = None if isinstance(route, Undecided) else refusal(table, route, facts)
         if refused is None and not self.quotas.none:
-            refused = self.quotas.check(facts, len(envelope.recipients) + 1, clock.now())
+            refused = self.quotas.check(facts, envelope.counted, clock.now())
         return refused
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:

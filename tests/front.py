@@ -19,6 +19,7 @@ from relay.listener.guard import Guard
 from relay.maillog import MailLog
 from relay.policy.classes import TrafficClass
 from relay.policy.held import FREE
+from relay.policy.limits import Limit
 from relay.policy.routing import Action, Question, Route, Table
 from relay.quotas import Quotas
 from relay.secrets import Reference
@@ -198,6 +199,7 @@ def config(
     capture: Question | None = None,
     senders: tuple[str, ...] = ("*",),
     users: Mapping[str, User] | None = None,
+    limits: tuple[Limit, ...] = (),
 ) -> Config:
     account = Account("up", Reference("plain", "127.0.0.1"), 25, Tls("none"), senders=senders)
     return Config(
@@ -210,6 +212,7 @@ def config(
         accounts={"up": account},
         classes=classes or {},
         users=users or {},
+        limits=limits,
     )
 
 

@@ -54,6 +54,8 @@ class Charged(Protocol):
     def recipients(self) -> Sequence[Claimed]: ...
     @property
     def charged(self) -> dict[Meter, float]: ...
+    @property
+    def shared(self) -> frozenset[Meter]: ...
 
 
 class Bounds:
@@ -114,7 +116,8 @@ class Bounds:
         count, size = len(work.recipients), work.claim.size
         meters = self.meters_of(lane, egress, now)
         for meter in work.charged.keys() - set(meters):  # of the egress that it comes from
-            meter.take_back(work.charged.pop(meter), count, size)
+            # The message stays counted there with those of its recipients that stayed.
+            meter.take_back(work.charged.pop(meter), count, *(0, 0) if meter in work.shared else (size, 1))
             note(meter)
         new = [meter for meter in meters if meter not in work.charged]
         lane.size = size if any(meter.limit.rate.unit == "bytes" for meter in meters) else 1

@@ -45,7 +45,7 @@ class Work:
     ready: Ready | None = None  # as it leaves; None: as it is in the spool
     lane: Lane | None = None
     charged: dict[Meter, float] = field(default_factory=dict)  # limits that it was counted against, and when
-    part: bool = False  # of a transaction whose other recipients go on: it is no message of its own
+    shared: frozenset[Meter] = frozenset()  # of those where its message stays counted for its other recipients
 
     @property
     def domain(self) -> str:
@@ -65,27 +65,26 @@ class Work:
         """Some of its recipients, to go a way of their own."""
         return Work(
             self.claim, recipients, self.route, self.egresses, list(self.tried),
-            lane=self.lane, charged=dict(self.charged), part=True,
+            lane=self.lane, charged=dict(self.charged), shared=frozenset(self.charged),
         )  # fmt: skip
 
     def refund(self) -> list[Meter]:
         """Nothing was said of it: what it was counted against has it back. Returns those."""
         charged, self.charged = self.charged, {}
         for meter, when in charged.items():
-            meter.take_back(when, *self._counted)
+            meter.take_back(when, *self._counted(meter))
         return list(charged)
 
     def move(self, now: float) -> list[Meter]:
         """It is said only now: so are the limits told. Returns those."""
         for meter, when in self.charged.items():
-            meter.move(when, now, *self._counted)
+            meter.move(when, now, *self._counted(meter))
             self.charged[meter] = now
         return list(self.charged)
 
-    @property
-    def _counted(self) -> tuple[int, int, int]:
-        """Recipients, bytes and messages that it counts."""
-        return len(self.recipients), 0 if self.part else self.claim.size, 0 if self.part else 1
+    def _counted(self, meter: Meter) -> tuple[int, int, int]:
+        """Recipients, bytes and messages that it counts there."""
+        return (len(self.recipients), 0, 0) if meter in self.shared else (len(self.recipients), self.claim.size, 1)
 
     def begin(self, preparer: Preparer, account: Account, body: bytes | Path, seven_bit: bool) -> None:
         """It is made ready for this account, off the loop; `made` waits for it."""
