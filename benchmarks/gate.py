@@ -96,12 +96,11 @@ class Bench:
         """Passes until nothing more moves: how many lanes went or were stopped, and the CPU seconds that it took."""
         count, taken = 0, 0.0
         while True:
-            waited = sum(lane.post is not None for lane in self.lanes.by_id.values())
             began = time.thread_time()
             plan = self.planner.plan(now)
             self.planner.end(plan)
             taken += time.thread_time() - began
-            count += len(plan.asks) - waited + sum(lane.post is not None for lane in self.lanes.by_id.values())
+            count += len(plan.asks) + plan.held
             for ask in plan.asks:
                 self.lanes.found(self.lanes.by_id[ask.lane], None)
             if not plan.asks and not plan.again:
