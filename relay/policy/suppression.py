@@ -32,6 +32,7 @@ class Suppressed:
 
     def __init__(self) -> None:
         self._by: dict[str, Suppression] = {}
+        self._state = ""  # as long as nothing changes: it may be megabytes
 
     def __len__(self) -> int:
         return len(self._by)
@@ -43,7 +44,7 @@ class Suppressed:
         made = Suppression(key, why, at, max(until, known.until if known else 0.0))
         while len(self._by) >= MOST:
             del self._by[next(iter(self._by))]
-        self._by[key] = made
+        self._by[key], self._state = made, ""
         return made
 
     def find(self, address: str, now: float) -> Suppression | None:
@@ -53,6 +54,7 @@ class Suppressed:
 
     def remove(self, address: str) -> bool:
         """By hand. Whether it was there."""
+        self._state = ""
         return self._by.pop(_key(address), None) is not None
 
     def over(self, now: float) -> list[Suppression]:
@@ -60,6 +62,7 @@ class Suppressed:
         gone = [found for found in self._by.values() if found.until <= now]
         for found in gone:
             del self._by[found.address]
+            self._state = ""
         return gone
 
     def rows(self, now: float) -> list[dict[str, Any]]:
@@ -68,7 +71,10 @@ class Suppressed:
 
     def state(self) -> str:
         """JSON, for `load`."""
-        return json.dumps([asdict(found) for found in self._by.values()], separators=(",", ":"))
+        if not self._state:
+            made = [{"address": s.address, "why": s.why, "at": s.at, "until": s.until} for s in self._by.values()]
+            self._state = json.dumps(made, separators=(",", ":"))
+        return self._state
 
     def load(self, text: str) -> None:
         """What `state` made, in the place of what is known. Raises ValueError where it is something else."""
@@ -76,6 +82,7 @@ class Suppressed:
             found = [Suppression(**row) for row in json.loads(text)]
         except TypeError as error:
             raise ValueError(f"not what was remembered of suppressions: {error}") from None
+        self._state = ""
         self._by = {made.address: made for made in found[-MOST:]}
 
 

@@ -136,6 +136,8 @@ class Scheduler:
 
     async def remember(self) -> None:
         """What was spent and learnt is written. A spool that can't is told of elsewhere too."""
+        if self.carriers.stopping:
+            self.standing.weigh(clock.now())
         try:
             await self.ledger.save()
             await self.memory.save()

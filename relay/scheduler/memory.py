@@ -33,6 +33,7 @@ class Memory:
         self.spool, self.log = spool, log
         self._known: dict[str, str] = dict(documents)
         self._untaken = set(documents)
+        self._texts: dict[str, tuple[Document, str]] = {}
         self.sources: list[Source] = []  # (key, document) of what is worth to be remembered; an empty one is not
 
     def recall(self, key: str, load: Callable[[dict[str, Any]], object]) -> None:
@@ -49,12 +50,20 @@ class Memory:
             if self.log is not None:
                 self.log.error("not_remembered", what=key, error=repr(error))
 
+    def _text(self, key: str, found: Document) -> str:
+        """As it is kept. A source whose document is large yields the same object while nothing changed."""
+        if (last := self._texts.get(key)) is not None and last[0] is found:
+            return last[1]
+        self._texts[key] = found, json.dumps(found)
+        return self._texts[key][1]
+
     async def save(self) -> None:
         """Raises SpoolError."""
-        now = {key: json.dumps(found) for source in self.sources for key, found in source() if found}
+        now = {key: self._text(key, found) for source in self.sources for key, found in source() if found}
         changed: dict[str, str | None] = {key: text for key, text in now.items() if self._known.get(key) != text}
         gone = self._known.keys() - now.keys() - self._untaken
         changed.update(dict.fromkeys(gone))
         if changed:
             await self.spool.remember(changed)
+            self._texts = {key: self._texts[key] for key in now}
             self._known = now | {key: self._known[key] for key in self._untaken}

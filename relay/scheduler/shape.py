@@ -47,13 +47,16 @@ class Shaping:
         self.shaped, self.suppressed = Shaped(), Suppressed()
         memory.recall("shaping", lambda found: self.shaped.load(found["rows"]))
         memory.recall("suppressed", lambda found: self.suppressed.load(found["rows"]))
+        self._documents: dict[str, Mapping[str, str]] = {}  # as they were last yielded
         memory.sources.append(self._learnt)
         self._last: tuple[object, list[ShapingRule]] = (None, [])
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         for name, held in (("shaping", self.shaped), ("suppressed", self.suppressed)):
             if (rows := held.state()) != "[]":
-                yield name, {"rows": rows}
+                if name not in self._documents or self._documents[name]["rows"] is not rows:
+                    self._documents[name] = {"rows": rows}
+                yield name, self._documents[name]
 
     def apply(self, config: Config) -> None:
         """A new configuration: what a rule put in force ends with it, and goes on where the rule is the same."""

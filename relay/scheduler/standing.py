@@ -42,6 +42,7 @@ class Standing:
         memory.recall(DOCUMENT, lambda state: self.reputation.load(state, now))
         self._tally = Tally(self.reputation)
         self._judged = self._decayed = now
+        self._document: Mapping[str, Any] = {}  # as of the last look
         memory.sources.append(self._learnt)
         SCORE.source = self._scores
 
@@ -53,8 +54,8 @@ class Standing:
             yield (key.partition(" ")[2],), self.reputation.score(key, now)
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        self._tally.fold(clock.now())
-        yield DOCUMENT, self.reputation.state()
+        self._document = self._document or self.reputation.state()
+        yield DOCUMENT, self._document
 
     def add(self, claim: Claim, outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
         """On the hot path: one increment for each recipient."""
@@ -74,7 +75,7 @@ class Standing:
         if now - self._judged < JUDGE_EVERY:
             return
         self._judged = now
-        self._tally.fold(now)
+        self.weigh(now)
         if now - self._decayed > DECAY_EVERY:
             self._decayed = now
             self.reputation.decay(now)
@@ -82,9 +83,14 @@ class Standing:
             if told := ramp.judge(now, self.reputation.rates(key, now)):
                 self.log.warning("warm_up", egress=ramp.name, what=told)
 
+    def weigh(self, now: float) -> None:
+        """All that was counted is in the rates, and will be remembered."""
+        self._tally.fold(now)
+        self._document = {}
+
     def rows(self, now: float) -> list[dict[str, Any]]:
         """A flat row for each key, for operators; the lowest score first."""
-        self._tally.fold(now)
+        self.weigh(now)
         found = [(self.reputation.score(key, now), key) for key in list(self.reputation)]
         return [self._row(key, score, now) for score, key in sorted(found)[:MOST]]
 

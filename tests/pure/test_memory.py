@@ -1,0 +1,57 @@
+"""What is remembered: written when it changed, and made anew only then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import NOW
+from planning import Queue, config_of
+
+from relay.maillog import MailLog
+from relay.scheduler import memory as module
+from relay.scheduler.memory import Memory
+from relay.scheduler.shape import Shaping
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.written: list[Mapping[str, str | None]] = []
+
+    async def remember(self, documents: Mapping[str, str | None]) -> None:
+        self.written.append(documents)
+
+
+async def test_many_suppressed_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds it is asked what changed, between two passes of the event loop."""
+    kept = Kept()
+    memory = Memory(kept, {})
+    shaping = Shaping(Queue(config_of(tmp_path)).lanes.sites, MailLog(None), memory)
+    for n in range(1000):
+        shaping.suppressed.add(f"r{n}@x.example", "550 gone", NOW, NOW + 60)
+    made: list[object] = []
+    dumps = json.dumps
+    monkeypatch.setattr(module.json, "dumps", lambda found, **more: made.append(found) or dumps(found, **more))
+    for _ in range(5):
+        await memory.save()
+    assert (
+        len([found for found in made if found]) == 2 and len(kept.written) == 1
+    )  # the list, and the document that it stands in
+    assert shaping.suppressed.remove("r5@x.example")
+    await memory.save()
+    text = kept.written[-1]["suppressed"]
+    assert text is not None and "r4@x" in text and "r5@x" not in text
+    shaping.suppressed.over(NOW + 61)
+    await memory.save()
+    assert kept.written[-1] == {"suppressed": None}
+
+
+async def test_one_that_cannot_be_read_is_told_of() -> None:
+    told: list[str] = []
+    memory = Memory(Kept(), {"a": "{", "b": "{}"}, lambda key, error: told.append(key))
+    memory.give("a", lambda found: None)
+    memory.give("b", lambda found: found["x"])
+    memory.give("c", lambda found: None)
+    assert told == ["a", "b"]
