@@ -12,6 +12,7 @@ from planning import Queue, config_of
 
 from relay.maillog import MailLog
 from relay.scheduler import memory as module
+from relay.scheduler.alarms import Alarms
 from relay.scheduler.memory import Memory
 from relay.scheduler.shape import Shaping
 
@@ -28,7 +29,7 @@ async def test_many_suppressed_are_written_once(tmp_path: Path, monkeypatch: pyt
     """Every few seconds it is asked what changed, between two passes of the event loop."""
     kept = Kept()
     memory = Memory(kept, {})
-    shaping = Shaping(Queue(config_of(tmp_path)).lanes.sites, MailLog(None), memory)
+    shaping = Shaping(Queue(config_of(tmp_path)).lanes.sites, MailLog(None), memory, Alarms(MailLog(None)))
     for n in range(1000):
         shaping.suppressed.add(f"r{n}@x.example", "550 gone", NOW, NOW + 60)
     made: list[object] = []
@@ -49,9 +50,10 @@ async def test_many_suppressed_are_written_once(tmp_path: Path, monkeypatch: pyt
 
 
 async def test_one_that_cannot_be_read_is_told_of() -> None:
-    told: list[str] = []
-    memory = Memory(Kept(), {"a": "{", "b": "{}"}, lambda key, error: told.append(key))
-    memory.give("a", lambda found: None)
-    memory.give("b", lambda found: found["x"])
-    memory.give("c", lambda found: None)
-    assert told == ["a", "b"]
+    log, told = MailLog(None), list[object]()
+    log.listeners.append(lambda kind, fields: told.append((kind, fields["what"])))
+    memory = Memory(Kept(), {"a": "{", "b": "{}"}, log)
+    memory.recall("a", lambda found: None)
+    memory.recall("b", lambda found: found["x"])
+    memory.recall("c", lambda found: None)
+    assert told == [("not_remembered", "a"), ("not_remembered", "b")]
