@@ -25,6 +25,7 @@ from relay.policy.reputation import Rates, Share
 
 HOUR, DAY = 3600.0, 86400.0
 KINDS = ("bounces", "complaints", "deferrals")
+FEW = 20  # of fewer that were tried nothing is held: one wrong address among the first would halve a ramp
 MOST = 10**12  # a plan that grows for ever grows to this
 
 
@@ -278,7 +279,7 @@ class Ramp:
             if threshold is None or share.rate < threshold:
                 continue
             self._bad = self._day
-            if share.low > threshold:
+            if share.low > threshold and rates.total >= FEW:
                 high.append((share.low > 2 * threshold, _words(kind, share, threshold)))
         if high:
             far, why = max(high, key=lambda one: one[0])

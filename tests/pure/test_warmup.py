@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay.policy.gate import ANY
 from relay.policy.held import FREE, Held
 from relay.policy.reputation import Rates, wilson
-from relay.policy.warmup import DAY, HOUR, HoldAbove, Ramp, WarmUp
+from relay.policy.warmup import DAY, FEW, HOUR, HoldAbove, Ramp, WarmUp
 
 BERLIN = "Europe/Berlin"
 START = date(2026, 12, 1)
@@ -482,3 +482,10 @@ def test_a_halving_is_a_day_apart_even_over_midnight() -> None:
     assert ramp.judge(on(5, 23.9), FAR).startswith("halved")
     assert ramp.judge(on(6, 0.1), FAR) == ""
     assert ramp.judge(on(5, 23.9) + DAY, FAR).startswith("halved")
+
+
+def test_one_bounce_among_the_first_holds_nothing() -> None:
+    ramp = worn(3, CAREFUL)
+    for tried in range(1, FEW):
+        assert ramp.judge(on(3, 10), Rates(tried, wilson(1, tried), wilson(0, tried), wilson(0, tried))) == "", tried
+    assert ramp.judge(on(3), Rates(FEW, wilson(10, FEW), wilson(0, FEW), wilson(0, FEW))).startswith("halved")
