@@ -319,7 +319,7 @@ async def test_a_reload_while_it_commits(tmp_path: Path, change: str) -> None:
         if before not in rig.app.scheduler.egresses.values():
             await until(lambda: before not in rig.app.scheduler.carriers.retired)
         left = change not in ("hold", "discard", "reject", "capture", "no route")
-        assert up.delivered()[1:] == (["a@example.net", "b@example.net"] if left else [])
+        assert sorted(up.delivered()[1:]) == (["a@example.net", "b@example.net"] if left else [])
         if change == "fewer recipients":
             assert [len(t.recipients) for t in up.done[1:]] == [1, 1]
         for row in await rig.rows(number):
