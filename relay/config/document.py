@@ -137,8 +137,8 @@ recipients, or `100 messages/d`. Nothing leaves before `start`. A day is earned:
 half of what it allowed left, and stays where it is after any other. It binds beside `limits`. What is in excess waits for the
 next hour or day, or goes by `overflow`, which stands in each route right behind the egress that it helps, unless the route
 names it elsewhere. Shares of `hold_above` are of what was answered in the last 24 hours, 20 recipients at least, and
-count once they are higher beyond doubt (95 %): then it does not grow; above twice as much it is halved, once a day. It goes on after a whole day without.
-See [limits.md](limits.md#warm-up).
+count once they are higher beyond doubt (95 %): then it does not grow; above twice as much it is halved, once a day. It goes on
+after a whole day without. See [limits.md](limits.md#warm-up).
 """
 _BREAKER = """
 Failures of the egress or of a next hop open it, such as a refused connection or login; what is said about one recipient or

@@ -20,7 +20,7 @@ from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Action, Route, Undecided
 from relay.scheduler.bounds import Bounds, Post
 from relay.scheduler.sites import Sites
-from relay.scheduler.turns import Flow, Order, Turns
+from relay.scheduler.turns import Clock, Flow, Order, Turns
 from relay.settings import Config
 from relay.spool import Head
 
@@ -52,6 +52,7 @@ class Lane:
     asked: bool = False  # a claim of it is under way
     level: int = 2  # of priority
     flow: Flow = (2, "", "")
+    clock: Clock | None = None  # by which it had its last turn
     posts: dict[str, tuple[Post, ...]] = field(default_factory=dict)  # by egress, see scheduler.bounds
     post: Post | None = None  # at which it waits
     size: int = 1  # bytes of what it will send next, where a limit counts them
@@ -71,7 +72,7 @@ class Way:
     """The lanes that leave by the same accounts; without any: those that a rule ends here."""
 
     egresses: tuple[str, ...]
-    turns: Turns = field(default_factory=Turns)  # those that are due
+    turns: Turns  # those that are due
     rests: bool = False
     behind: str = ""  # it stands in this line for a place among the sessions of a direct entry (deliver.trunk)
 
@@ -132,6 +133,7 @@ class Lanes:
                     del self._of_domain[domain]
         self._ways = {lane.egresses: lane.way for lane in self.by_id.values() if lane.way is not None}
         self._by = {}
+        self.order.keep({egresses[0] for egresses in self._ways if egresses})
         for way in self._ways.values():
             for egress in way.egresses:
                 self._by.setdefault(egress, []).append(way)
@@ -148,6 +150,7 @@ class Lanes:
         self.config = config
         for kept in (self._ways, self._timers, self._open, self._rests, self._posts, self._by, self._lines):
             kept.clear()
+        self.order.keep(())
         self.bounds.apply(config)
         for lane in self.by_id.values():
             lane.turn, lane.post, lane.detour = 0, None, None
@@ -186,7 +189,7 @@ class Lanes:
     def _way(self, egresses: tuple[str, ...]) -> Way:
         way = self._ways.get(egresses)
         if way is None:
-            way = self._ways[egresses] = Way(egresses)
+            way = self._ways[egresses] = Way(egresses, self.order.turns(egresses))
             for egress in egresses:
                 self._by.setdefault(egress, []).append(way)
         return way

@@ -133,6 +133,7 @@ class Scheduler:
     async def forget(self) -> None:
         """Lanes that nobody is in any more. Raises SpoolError."""
         self.lanes.forget(await self.spool.forget_lanes())
+        self.memory.forget_sites()
 
     async def remember(self) -> None:
         """What was spent and learnt is written. A spool that can't is told of elsewhere too."""

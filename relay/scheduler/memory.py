@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from relay.maillog import MailLog
+from relay.policy.pace import WARM_UP
 
 Document = Mapping[str, Any]
 Source = Callable[[], Iterable[tuple[str, Document]]]
@@ -49,6 +50,11 @@ class Memory:
         except NOT_OURS as error:
             if self.log is not None:
                 self.log.error("not_remembered", what=key, error=repr(error))
+
+    def forget_sites(self) -> None:
+        """What was learnt of sites to which nobody has sent since the start, but how warm we are there: strangers name them."""
+        for key in [key for key in self._untaken if " to " in key and WARM_UP not in self._known[key]]:
+            self._untaken.discard(key)
 
     def _text(self, key: str, found: Document) -> str:
         """As it is kept. A source whose document is large yields the same object while nothing changed."""

@@ -9,7 +9,7 @@ nothing up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -25,9 +25,29 @@ Flow = tuple[int, str, str]  # level, class, user
 
 
 @dataclass(slots=True)
+class Clock:
+    """The tags of those that would leave by the same egress first: what one of them got at another one is nobody's debt here."""
+
+    now: list[float] = field(default_factory=lambda: [0.0] * 4)  # tag that was served last, by level
+    next: dict[Flow, float] = field(default_factory=dict)  # tag of what a flow brings next
+    most: int = MANY  # of them, before those that say nothing any more are thrown away
+    served: int = 0  # when one of them was, in turns of all
+
+    def tag(self, flow: Flow) -> float:
+        """For one lane more of a flow."""
+        tag = max(self.now[flow[0]], self.next.get(flow, 0.0))
+        if len(self.next) >= self.most:
+            self.next = {f: t for f, t in self.next.items() if t > self.now[f[0]]}
+            self.most = max(MANY, 2 * len(self.next))
+        self.next[flow] = tag + 1.0
+        return tag
+
+
+@dataclass(slots=True)
 class Turns:
     """The lanes of one way that are due."""
 
+    clock: Clock = field(default_factory=Clock)
     heaps: tuple[list[tuple[float, int, Lane]], ...] = field(default_factory=lambda: ([], [], [], []))
     sizes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
@@ -61,40 +81,44 @@ class Order:
 
     def __init__(self) -> None:
         self._turn = 0
-        self._now = [0.0] * 4  # tag that was served last, by level
-        self._next: dict[Flow, float] = {}  # tag of what a flow brings next
-        self._most = MANY  # of them, before those that say nothing any more are thrown away
-        # The same of levels that share an egress; the first is the one that was served last.
+        self._clocks: dict[str, Clock] = {}  # by the first egress
+        # The tags of levels that share an egress; the first is the one that was served last.
         self._levels: dict[str, list[float]] = {}
+
+    def turns(self, egresses: tuple[str, ...]) -> Turns:
+        """For a new way by these."""
+        return Turns(self._clocks.setdefault(egresses[0] if egresses else "", Clock()))
+
+    def keep(self, egresses: Collection[str]) -> None:
+        """Forgets all others: nobody would leave by them first."""
+        self._clocks = {name: clock for name, clock in self._clocks.items() if name in egresses}
 
     def enter(self, turns: Turns, lane: Lane) -> None:
         """At the end of what its flow has waiting."""
         self._turn += 1
-        level, flow = lane.level, lane.flow
-        tag = max(self._now[level], self._next.get(flow, 0.0))
-        if len(self._next) >= self._most:
-            self._next = {f: t for f, t in self._next.items() if t > self._now[f[0]]}
-            self._most = max(MANY, 2 * len(self._next))
-        self._next[flow] = tag + 1.0
-        lane.turn = self._turn
-        heappush(turns.heaps[level], (tag, self._turn, lane))
-        turns.sizes[level] += 1
+        lane.turn, lane.clock = self._turn, turns.clock
+        heappush(turns.heaps[lane.level], (turns.clock.tag(lane.flow), self._turn, lane))
+        turns.sizes[lane.level] += 1
 
     def first(self, waiting: Sequence[Turns], egress: str) -> tuple[Turns, Lane]:
         """Takes the next one out of these, of which each has some."""
         level = self._level(waiting, egress)
         found = [turns for turns in waiting if turns.sizes[level]]
-        turns = found[0] if len(found) == 1 else min(found, key=lambda t: t.tag(level))
-        tag = self._now[level] = max(self._now[level], turns.tag(level))
+        # Whoever came here from another egress, which rests, has tags by another clock: they take turns with the others.
+        turns = found[0] if len(found) == 1 else min(found, key=lambda t: (t.clock.served, t.tag(level)))
+        clock = turns.clock
+        tag = clock.now[level] = max(clock.now[level], turns.tag(level))
         lane = heappop(turns.heaps[level])[2]
-        self._next[lane.flow] = max(self._next.get(lane.flow, 0.0), tag)
+        clock.next[lane.flow] = max(clock.next.get(lane.flow, 0.0), tag)
+        self._turn += 1
+        clock.served = self._turn
         turns.leave(lane)
         return turns, lane
 
     def served(self, lane: Lane, egress: str, count: int) -> None:
         """It was given so many, 0 where it was held; one of them is counted already."""
-        if count != 1:
-            self._next[lane.flow] = self._next.get(lane.flow, 0.0) + count - 1
+        if count != 1 and (clock := lane.clock) is not None:
+            clock.next[lane.flow] = clock.next.get(lane.flow, 0.0) + count - 1
             if (shares := self._levels.get(egress)) is not None and lane.level:
                 shares[lane.level] += (count - 1) / WEIGHTS[lane.level]
 

@@ -57,3 +57,18 @@ async def test_one_that_cannot_be_read_is_told_of() -> None:
     memory.recall("b", lambda found: found["x"])
     memory.recall("c", lambda found: None)
     assert told == [("not_remembered", "a"), ("not_remembered", "b")]
+
+
+async def test_sites_to_which_nobody_sends_are_forgotten_but_not_how_warm_we_are_there() -> None:
+    kept = Kept()
+    known = {
+        "egress mx to a.example": '{"breaker": 1}',
+        "egress mx to b.example": '{"pace": {"warm-up": 2}}',
+        "egress mx": "{}",
+    }
+    memory = Memory(kept, known)
+    await memory.save()
+    assert kept.written == []
+    memory.forget_sites()
+    await memory.save()
+    assert kept.written == [{"egress mx to a.example": None}]

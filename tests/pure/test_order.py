@@ -192,9 +192,9 @@ def test_a_flow_more_costs_the_same_however_many_there_are(monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "MANY", 100)
     field = Field()
-    field.order._most = 100
+    field.turns.clock.most = 100
     for n in range(2000):
-        field.order._next = Counted(field.order._next)  # type: ignore[arg-type]
+        field.turns.clock.next = Counted(field.turns.clock.next)  # type: ignore[arg-type]
         field.lane(NORMAL, f"u{n}")
     assert looked < 10_000
 

@@ -183,3 +183,21 @@ def test_who_is_held_at_many_egresses_hides_nobody_at_the_last(folder: Path) -> 
     last = queue.lane(f"u{MAX_ASKED + 20}-", count=2)
     queue.settle()
     assert queue.sent(last) == 2
+
+
+def test_what_leaves_fast_elsewhere_is_nobodys_debt_here(folder: Path) -> None:
+    """A thousand turns at one egress made a user who was new at another one wait for all that had been there before him."""
+    routes = "  - {name: a, match: {user: 'fast*'}, via: one}\n  - {name: b, via: two}"
+    queue = Queue(config_of(folder, routes=routes))
+    queue.exits["one"].room, queue.exits["two"].room = 1000, 1
+    for _ in range(2000):
+        queue.lane("fast")
+    for _ in range(200):
+        queue.lane("old")
+    for _ in range(12):
+        queue.plan()
+    new, rounds = queue.lane("new"), 0
+    while queue.waiting[new]:
+        queue.plan()
+        rounds += 1
+    assert rounds <= 2
