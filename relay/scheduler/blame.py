@@ -96,12 +96,13 @@ class Blame:
         self, egress: Egress[Work], work: Work, answers: list[Answer], seconds: float, passed_on: bool
     ) -> None:
         """It came to its end, with an answer for each recipient."""
-        if any(answer.accepted for answer in answers):
+        measures = self.shaping.measures
+        if (measures or egress.pace.rate is not None or egress.window) and any(answer.accepted for answer in answers):
             now = clock.now()
-            egress.pace.throttle.taken(now)
-            if egress.pace.rate is not None or egress.window:
-                egress.pace.accepted(now)
-                egress.well(now)
+            if measures:
+                egress.pace.throttle.taken(now)
+            egress.pace.accepted(now)
+            egress.well(now)
         if self._judged(egress, work, zip(work.recipients, answers, strict=True), seconds, passed_on):
             self._well(egress)
 

@@ -49,6 +49,7 @@ class Shaping:
         memory.recall("suppressed", lambda found: self.suppressed.load(found["rows"]))
         self._documents: dict[str, Mapping[str, str]] = {}  # as they were last yielded
         memory.sources.append(self._learnt)
+        self.measures = False  # some rule slows: how much leaves has to be known before one fires
         self._last: tuple[object, list[ShapingRule]] = (None, [])
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -61,6 +62,8 @@ class Shaping:
     def apply(self, config: Config) -> None:
         """A new configuration: what a rule put in force ends with it, and goes on where the rule is the same."""
         self.rules, self._last = config.shaping, (None, [])
+        every = (*config.shaping, *(rule for account in config.accounts.values() for rule in account.shaping))
+        self.measures = any(rule.slow is not None for rule in every)
 
         def rules(key: str) -> Iterable[ShapingRule]:
             account = config.accounts.get(name_of(key))
