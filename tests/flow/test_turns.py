@@ -54,7 +54,7 @@ async def test_a_thousand_recipients_under_a_hundred_rules(tmp_path: Path) -> No
             envelope = Envelope(config.listen[0], "127.0.0.1", sender="a@b.example")
             envelope.recipients = [f"u{i}@x{i}.example" for i in range(1000)]
             turns = Turns()
-            made = await intake._recipients(
+            made = await intake.recipients(
                 config, envelope, Facts("a@b.example", "", from_="a@b.example"), DEFAULT_CLASS, "", 0.0, 1
             )
             assert len(made) == 1000
