@@ -74,7 +74,9 @@ def read(lines: Iterable[str], start: float) -> list[Wave]:
     except csv.Error as error:
         raise BadPlan(f"line 1: {error}") from None
     if "time" not in names or "recipient" not in names:
-        raise BadPlan(f"line 1: expected a header that names time and recipient; known are {', '.join(COLUMNS)}")
+        raise BadPlan(
+            f"line 1: expected a header that names time and recipient, with commas between; known are {', '.join(COLUMNS)}"
+        )
     rows.fieldnames = names
     found: list[Wave] = []
     wrong: list[str] = []
