@@ -143,8 +143,8 @@ def show_(queue_id: str, json_: bool) -> None:
             click.echo(f"      next: {show.clock_time(r['next_at'], now)}")
         if r["eta"]:
             behind = f", behind {r['before']} of its lane" if r["before"] else ""
-            by = f", by {r['rule']}" if r["rule"] else ""
-            click.echo(f"      leaves: about {show.clock_time(r['eta'], now)}{by}{behind}")
+            rule = f": {r['rule']}" if r["rule"] else ""  # which may begin with a word of its own: `in its quiet hours`
+            click.echo(f"      leaves: about {show.clock_time(r['eta'], now)}{behind}{rule}")
     click.secho("\nStory", bold=True)
     for e in found["events"]:
         who = "" if e["n"] is None else f" {found['recipients'][e['n']]['recipient']}"
