@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from relay import clock
 from relay.admin.leaving import leaving, made_from, message_from
+from relay.admin.ports import Outlook
 from relay.admin.words import clock_time
 from relay.envelope import queue_id
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.gate import EgressView
+from relay.policy.lanefacts import lane_facts
 from relay.policy.routing import CAPTURED, Action, Facts, Route, Table, Undecided, matches_any
 from relay.repair import Outcome
 from relay.settings import Account, Config, Listen, User
@@ -63,6 +65,21 @@ def explain(
         "destination": None,  # where it leaves by MX: `admin.reach`
         "retry": _retry(class_, options),
     }
+
+
+def held(config: Config, facts: Facts, found: Mapping[str, Any], outlook: Outlook) -> dict[str, Any] | None:
+    """What would hold it back beside its egress: a limit of its mail, the hours of its class, or a hand. `until` None: nobody
+    knows; None at all: nothing would."""
+    route = config.table.by_name.get(found["route"] or "")
+    if route is None or route.action is not Action.VIA:
+        return None
+    mine, now = replace(facts, class_=found["class"]), clock.now()
+    why, until, _ = outlook.forecast_facts(lane_facts(config.table, mine, lambda q: q.ask(mine), by=route), now)
+    return (
+        {"why": why, "until": until}
+        if why and not any(why.startswith(e["egress"]) for e in found["egresses"])
+        else None
+    )
 
 
 def _walk(table: Table, facts: Facts, asked_route: str) -> tuple[Route | None, list[dict[str, Any]]]:
@@ -262,7 +279,7 @@ def _egresses(
 def _ways(config: Config, route: Route) -> list[tuple[str, dict[str, Any]]]:
     """Each egress of a route once, in order; of a pool its members by falling weight, for a message draws its own first."""
     ways: dict[str, dict[str, Any]] = {}
-    for name in route.via:
+    for name in _with_overflow(config.table, route):
         pool = config.pools.get(name)
         if pool is None:
             ways.setdefault(name, {"pool": "", "weight": None, "share": None})
@@ -271,6 +288,13 @@ def _ways(config: Config, route: Route) -> list[tuple[str, dict[str, Any]]]:
         for member, weight in sorted(pool.members, key=lambda m: -m[1]):
             ways.setdefault(member, {"pool": name, "weight": weight, "share": round(weight / whole, 4)})
     return list(ways.items())
+
+
+def _with_overflow(table: Table, route: Route) -> Iterator[str]:
+    """Those of the route, each with what takes its excess behind it, unless the route names that elsewhere."""
+    for name in route.via:
+        yield name
+        yield from (other for other in table.behind(name) if other not in route.via)
 
 
 def _source(config: Config, account: Account) -> dict[str, Any]:

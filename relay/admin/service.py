@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import __version__, clock
-from relay.admin.explain import explain, facts_from
+from relay.admin.explain import explain, facts_from, held
 from relay.admin.figures import breathe, lane_name, leaving, stats
 from relay.admin.ports import BadRequest, Control, NotFound, Outlook
 from relay.admin.reach import by_mx, told_of
@@ -176,7 +176,10 @@ class Service:
             facts = await asyncio.to_thread(facts_from, asked, config)
             if "@" not in facts.recipient:
                 raise BadRequest("explain wants a recipient: --to user@example.com")
+            if self.intake.known is not None:
+                facts.reputation = self.intake.known.score(facts.sender)
             found = await asyncio.to_thread(explain, config, facts, asked, self.outlook.view, self.control.published)
+            found["held"] = held(config, facts, found, self.outlook)
         except (TypeError, ValueError) as error:
             raise BadRequest(f"explain: {error}") from None
         if names := by_mx(found):

@@ -20,6 +20,8 @@ def clock_time(at: float, now: float) -> str:
 
 
 def rests(name: str, until: float, now: float, why: str) -> str:
+    if why.startswith("suspended "):
+        return f"{name}: {why}"
     return f"{name} rests until {clock_time(until, now)}: {why}"
 
 

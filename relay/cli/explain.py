@@ -106,6 +106,9 @@ def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
         click.echo(f"  {found['text']}; by route {found['before_capture']} it would leave so:")
     elif not found["egresses"]:
         click.echo(f"  {found['text']}")
+    if waits := found.get("held"):
+        until = f" until {show.clock_time(waits['until'], clock.now())}" if waits["until"] else ""
+        click.secho(f"  it would wait{until}: {waits['why']}", fg="yellow")
     pool, before = "", list[tuple[str, str | None]]()
     for i, e in enumerate(found["egresses"], 1):
         if e["pool"] and e["pool"] != pool:

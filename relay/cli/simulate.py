@@ -74,6 +74,7 @@ def simulate(**given: Any) -> None:
         raise click.UsageError(f"--plot draws SVG: name a file that ends in .svg, not {plot.name}")
     config = _config(given["file"])
     start, waves, snapshot = _input(given)
+    _tell_unknown(config, waves)
     simulation, traffic = _made(config, start, float(given["seconds"]), snapshot)
     result = _run(simulation, traffic, waves, _moment(given["until"], start, "--until") if given["until"] else None)
     if given["csv_"]:
@@ -100,6 +101,19 @@ def _config(file: Path | None) -> Config:
         return load(file or config_file(os.environ))
     except ConfigError as error:
         raise Failed(str(error), CONFIG) from None
+
+
+def _tell_unknown(config: Config, waves: list[Wave]) -> None:
+    """Names that choose nothing: most likely they are mistyped."""
+    for what, known, named in (
+        ("class", {*config.classes, "default", ""}, {wave.class_ for wave in waves}),
+        ("user", {*config.users, ""}, {wave.user for wave in waves}),
+    ):
+        for name in sorted(named - known):
+            there = ", ".join(sorted(known - {""})) or "none"
+            click.secho(
+                f"no {what} {name!r} in the configuration, it chooses nothing; there is {there}", fg="yellow", err=True
+            )
 
 
 def _moment(text: str, start: float, option: str) -> float:
@@ -134,6 +148,8 @@ def _input(given: dict[str, Any]) -> tuple[float, list[Wave], Snapshot | None]:
             waves.append(wave(asked, start))
         except ValueError as error:
             raise click.UsageError(str(error)) from None
+    if not waves and (snapshot is None or not snapshot.recipients):
+        click.secho("nothing to send", fg="yellow", err=True)
     if snapshot is not None:
         return snapshot.now, waves, snapshot
     return min([each.at for each in waves], default=start), waves, None
@@ -212,7 +228,9 @@ def _draw(file: Path, result: Result, simulation: Simulation) -> None:
     end = result.left[-1].at if result.left else simulation.now
     start = min((left.due_at for left in result.left), default=simulation.start)
     made = series(result.left, max(start, simulation.start), end, simulation.shelf.dues())
-    file.write_text(svg(made, f"{len(result.left)} messages from {_time(simulation.start)}"), encoding="utf-8")
+    expired = f", {show.plural(simulation.shelf.expired, 'recipient')} expire" if simulation.shelf.expired else ""
+    title = f"{show.plural(len(result.left), 'message')} leave from {_time(simulation.start)}{expired}"
+    file.write_text(svg(made, title), encoding="utf-8")
 
 
 def _time(at: float) -> str:

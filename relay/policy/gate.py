@@ -57,4 +57,10 @@ def admit(egresses: Sequence[EgressView], now: float) -> Go | Wait:
             return Wait(FOREVER, f"all connections of {egress.behind or egress.name} are busy", egress.behind)
         return Go(egress.name, 1 if egress.probing else egress.room, egress.recipients, egress.behind)
     first = min(egresses, key=lambda e: e.wait)
-    return Wait(now + first.wait, "; ".join(f"{e.name} rests: {e.why}" for e in egresses))
+    return Wait(now + first.wait, "; ".join(map(_rests, egresses)))
+
+
+def _rests(egress: EgressView) -> str:
+    return (
+        f"{egress.name}: {egress.why}" if egress.why.startswith("suspended ") else f"{egress.name} rests: {egress.why}"
+    )

@@ -16,6 +16,7 @@ from heapq import heapify, heappop, heappush
 
 from relay.deliver.pool import key_of
 from relay.policy.classes import DEFAULT_CLASS
+from relay.policy.gate import FOREVER
 from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Action, Route, Undecided
 from relay.scheduler.bounds import Bounds, Post
@@ -27,6 +28,7 @@ from relay.spool import Head
 AGAIN = 5.0  # seconds after which a way that rests, or a post, is looked at again, whatever it was told
 NEXT = 0.02  # seconds after which more of those that wait at a post that is open are let in
 _SLACK = 64
+NOT_SUSPENDED = ("", FOREVER)
 
 _NO_ROUTE = "no route of the configuration in force matches it; it waits for one that does, see `relay explain`"
 _STALE = "it is being routed anew after a reload"
@@ -57,6 +59,7 @@ class Lane:
     post: Post | None = None  # at which it waits
     size: int = 1  # bytes of what it will send next, where a limit counts them
     suspended: str = ""  # by hand: why
+    resumes: float = FOREVER  # until when
 
     def idle(self, now: float) -> bool:
         """Nothing of it is due, nor being claimed: what comes now overtakes nobody."""
@@ -85,7 +88,9 @@ class Lanes:
     sites: Sites
     bounds: Bounds
     order: Order = field(default_factory=Order)
-    suspended: Callable[[Lane], str] = lambda lane: ""  # why a lane does not move, by hand
+    suspended: Callable[[Lane], tuple[str, float]] = lambda lane: (
+        NOT_SUSPENDED
+    )  # why a lane does not move, by hand, until when
     again: float = AGAIN
     by_id: dict[int, Lane] = field(default_factory=dict)
     _of_domain: dict[str, list[Lane]] = field(default_factory=dict)  # those that leave by MX
@@ -178,7 +183,7 @@ class Lanes:
         elif lane.route.action is Action.VIA:
             known = table.egresses(lane.route, lane.facts.ask, lane.facts.drawn)
             lane.egresses = self._to_site(lane, tuple(e for e in known if e in self.config.accounts))
-        lane.suspended = "" if lane.stale else self.suspended(lane)
+        lane.suspended, lane.resumes = NOT_SUSPENDED if lane.stale else self.suspended(lane)
         if lane.suspended:
             lane.why = lane.suspended
         if lane.stale or lane.unsited or lane.suspended:

@@ -23,7 +23,7 @@ from relay.reply import Reply, Result, Stage
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.egresses import Egresses
-from relay.scheduler.lanes import Lane, Lanes
+from relay.scheduler.lanes import NOT_SUSPENDED, Lane, Lanes
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.outlook import Outlook
@@ -118,12 +118,13 @@ class Scheduler:
         self.pauses.recall(self.carriers.put_back)
         self.spool.wake()
 
-    def _suspended(self, lane: Lane) -> str:
+    def _suspended(self, lane: Lane) -> tuple[str, float]:
         if not self.pauses.in_force:
-            return ""
+            return NOT_SUSPENDED
         rule = self.sites.by_name[lane.site].rule.name if lane.site in self.sites.by_name else ""
-        found = self.pauses.in_force.lane(lane.facts, lane.id, clock.now(), (lane.site, rule))
-        return found[1] if found else ""
+        now = clock.now()
+        found = self.pauses.in_force.lane(lane.facts, lane.id, now, (lane.site, rule))
+        return (found[1], now + found[0]) if found else NOT_SUSPENDED
 
     def _stopped(self, egress: str) -> tuple[float, str] | None:
         now = clock.now()

@@ -66,7 +66,7 @@ class Outlook:
             return held.why, None if held.seconds == FOREVER else now + held.seconds, lane.egresses
         if lane.movable and lane.route is not None and lane.route.action is Action.VIA:
             return f"no account of route {lane.route.name} may send as its sender", None, ()
-        return lane.why, None, lane.egresses
+        return lane.why, lane.resumes if lane.suspended and lane.resumes < FOREVER else None, lane.egresses
 
     def _at_posts(self, lane: Lane, now: float) -> Held:
         """By the limits of its mail, and the hours of its class; what passes to the next egress holds nothing where there is one."""
@@ -80,7 +80,8 @@ class Outlook:
         `Spool.find` has it. None: nobody knows."""
         lane = self.lanes.by_id.get(row["lane"])
         if lane is None or not lane.movable:
-            return None, lane.why if lane else "", 0
+            resumes = lane.resumes if lane is not None and lane.suspended and lane.resumes < FOREVER else None
+            return resumes, lane.why if lane else "", 0
         place = row["lane"], row["priority"], row["due_at"], row["message"]
         before, waiting = await self.carriers.spool.before(place, sharing(self.lanes, lane, now), now)
         seconds, rule = foresee(self.lanes, self.carriers.egresses.at, lane, before, waiting, row["size"], now)
@@ -226,7 +227,10 @@ def _figures(egress: Egress[Work], now: float) -> dict[str, Any]:
 
 def _health(egress: Egress[Work], now: float) -> dict[str, Any]:
     """`state`, how long it waits and why. One that is ready may wait for its pace."""
-    breaker, pace = egress.breaker, egress.pace
+    breaker, pace, stopped = egress.breaker, egress.pace, egress.stopped
+    if stopped is not None and stopped[0] > now:
+        wait = stopped[0] - now if stopped[0] < FOREVER else 0.0
+        return {"state": "suspended", "wait": round(wait, 1), "why": stopped[1]}
     if breaker.is_open:
         state = "paused: login refused" if breaker.auth_failed else "resting"
         return {"state": state, "wait": round(breaker.wait(now), 1), "why": breaker.why}

@@ -20,7 +20,7 @@ from relay.policy.routing import Action
 from relay.policy.suspend import Suspensions
 from relay.scheduler.bounds import Bounds, Post
 from relay.scheduler.egresses import Egresses
-from relay.scheduler.lanes import Lane, Lanes, Way
+from relay.scheduler.lanes import NOT_SUSPENDED, Lane, Lanes, Way
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.plan import Planner
@@ -35,6 +35,9 @@ from relay.spool import Claim, Claimed, Head
 SECONDS = 0.1  # that a message takes on its session, where nobody says otherwise
 SOON = 0.01  # seconds: the relay's dispatch waits no shorter, and what goes back is there again no sooner
 REST = 3600.0  # seconds after which a way that rests is looked at again: here nobody mends anything meanwhile
+LONGEST = (
+    40 * 86400.0
+)  # seconds in which nothing moves, after which nothing will: no rule counts over more than a month
 SUSPENSIONS = "suspensions"  # the key of what was suspended by hand, in what the relay remembers
 
 
@@ -117,6 +120,7 @@ class Simulation:
         self._crews: dict[str, Crew] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
+        self._claimed = self.start
         self._left: list[Left] = []
         self._waits: dict[int, Waits] = {}
         self._rules: dict[int, str] = {}  # by which a lane was held last
@@ -127,10 +131,10 @@ class Simulation:
 
     # -- what is suspended by hand
 
-    def _suspended(self, lane: Lane) -> str:
+    def _suspended(self, lane: Lane) -> tuple[str, float]:
         rule = self._sites.by_name[lane.site].rule.name if lane.site in self._sites.by_name else ""
         found = self._paused.lane(lane.facts, lane.id, self.now, (lane.site, rule))
-        return found[1] if found else ""
+        return (found[1], self.now + found[0]) if found else NOT_SUSPENDED
 
     def _stopped(self, egress: str) -> tuple[float, str] | None:
         found = self._paused.blocks("egress", egress, self.now)
@@ -195,6 +199,8 @@ class Simulation:
             then = min(then, self._events[0][0] if self._events else FOREVER, following[0] if following else FOREVER)
             if then > until or then == FOREVER or (following is None and not self._busy):
                 return
+            if not self._events and following is None and then > self._claimed + LONGEST:
+                return  # what is suspended without an end is looked at again and again
             self.now = max(self.now, then)
 
     @property
@@ -223,6 +229,8 @@ class Simulation:
             self.lanes.order.served(lane, plan.goes.get(lane.id, ""), served.get(lane.id, 0))
         for claim in claims:
             self._assign(claim, plan.goes)
+        if claims:
+            self._claimed = now
         return bool(claims) or plan.again
 
     def _assign(self, claim: Claim, goes: Mapping[int, str]) -> None:

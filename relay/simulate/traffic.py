@@ -12,7 +12,7 @@ from functools import partial
 from heapq import merge
 
 from relay.policy.classes import choose_class
-from relay.policy.routing import Answers, Facts, Undecided
+from relay.policy.routing import Answers, Facts, Undecided, matches_any
 from relay.quotas import Quotas
 from relay.recipient import State
 from relay.routed import begin, refusal
@@ -79,7 +79,10 @@ class Traffic:
         ask = Answers(facts)
         route = config.table.pick(ask)
         assert not isinstance(route, Undecided)  # every fact is known
-        refused = refusal(config.table, route, facts) or self._charged(facts, at)
+        refused = None
+        if user is not None and not matches_any(user.senders, wave.sender):
+            refused = BadMessage(553, "5.7.1", f"user {user.name} may not send as <{wave.sender}>")
+        refused = refused or refusal(config.table, route, facts) or self._charged(facts, at)
         if refused is not None:
             self.turned_away[f"refused: {refused.code} {refused.text}"] += 1
             return

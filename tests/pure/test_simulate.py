@@ -13,6 +13,7 @@ from rig import write_config
 
 from relay.config.load import load
 from relay.policy.pace import Pace
+from relay.policy.suspend import Suspension, Suspensions
 from relay.settings import Config
 from relay.simulate.plans import BadPlan, moment, read, recipients
 from relay.simulate.run import Left, Simulation
@@ -233,3 +234,19 @@ def test_a_rule_is_named_without_what_changes() -> None:
         rule_of("a waits: warm-up of a: day 3, 7 of 9 recipients today; next at 09:00 UTC") == "a waits: warm-up of a"
     )
     assert rule_of("a waits: its limit of 5/s is used up") == "a waits: its limit of 5/s is used up"
+
+
+def test_what_is_suspended_without_an_end_ends_the_simulation(tmp_path: Path) -> None:
+    suspended = Suspensions([Suspension.of("egress", "main", None, "", NOW)])
+    simulation = Simulation(made(tmp_path, main=""), NOW, documents={"suspensions": suspended.state()})
+    left = list(simulation.run(Traffic(simulation).arrivals([Wave(NOW, 3)]), float("inf")))
+    assert (left, simulation.shelf.waiting) == ([], 3)
+
+
+def test_a_user_sends_as_nobody_else(tmp_path: Path) -> None:
+    config = made(tmp_path, extra="users: {shop: {password: {env: PATH}, senders: ['*@shop.example']}}", main="")
+    simulation = Simulation(config, NOW)
+    traffic = Traffic(simulation)
+    waves = [Wave(NOW, 2, sender="a@shop.example", user="shop"), Wave(NOW, 3, sender="z@evil.example", user="shop")]
+    assert len(list(simulation.run(traffic.arrivals(waves), float("inf")))) == 2
+    assert traffic.turned_away == {"refused: 553 user shop may not send as <z@evil.example>": 3}
