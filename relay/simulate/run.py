@@ -142,6 +142,11 @@ class Simulation:
 
     def _resumed(self) -> None:
         """The time of one of them is over."""
+        for lane in self.lanes.by_id.values():
+            if lane.due_at is not None and lane.due_at < self.now:
+                if lane.suspended:
+                    self._rules[lane.id] = rule_of(lane.suspended)
+                self._held(lane, self.now)
         for over in self._paused.over(self.now):
             self._paused.remove(over.kind, over.value)
         self.egresses.look_again()
@@ -316,7 +321,10 @@ class Simulation:
     def _note(self, now: float) -> None:
         """What holds those that have not gone in this round."""
         for lane, post in self.lanes.parked:
-            self._rules[lane.id] = rule_of(post.wait(now, lane.size).why)
+            rule = rule_of(post.wait(now, lane.size).why)
+            if self._rules.get(lane.id, rule) != rule:
+                self._held(lane, now)  # by the one before, up to now
+            self._rules[lane.id] = rule
         for way in self.lanes.looked:
             if way.turns and way.egresses:
                 decision = admit([self.egresses[name].view(now) for name in way.egresses], now)

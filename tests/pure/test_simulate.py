@@ -250,3 +250,26 @@ def test_a_user_sends_as_nobody_else(tmp_path: Path) -> None:
     waves = [Wave(NOW, 2, sender="a@shop.example", user="shop"), Wave(NOW, 3, sender="z@evil.example", user="shop")]
     assert len(list(simulation.run(traffic.arrivals(waves), float("inf")))) == 2
     assert traffic.turned_away == {"refused: 553 user shop may not send as <z@evil.example>": 3}
+
+
+def test_of_two_rules_that_hold_one_after_the_other_each_has_its_part(tmp_path: Path) -> None:
+    classes = "  default: {quiet: {hours: '22:00-07:00'}}"
+    config = made(
+        tmp_path, classes=classes, extra="limits: [{name: day, rate: 10/d, window: calendar}]", main="connections: 50"
+    )
+    left = run(config, Wave(MIDNIGHT + 8 * HOUR, 20), start=MIDNIGHT + 8 * HOUR)
+    assert len(left) == 20 and left[-1].at == pytest.approx(MIDNIGHT + DAY + 7 * HOUR, abs=2)
+    day, quiet = (
+        left[-1].held["limit day of 10/d by the calendar of UTC is used up"],
+        sum(held for rule, held in left[-1].held.items() if rule.startswith("in its quiet hours")),
+    )
+    assert day + quiet == pytest.approx(23 * HOUR, abs=2) and min(day, quiet) > 6 * HOUR
+
+
+def test_a_suspension_with_an_end_is_told_as_what_held(tmp_path: Path) -> None:
+    suspended = Suspensions([Suspension.of("class", "default", NOW + HOUR, "a break", NOW)])
+    simulation = Simulation(made(tmp_path, main=""), NOW, documents={"suspensions": suspended.state()})
+    left = list(simulation.run(Traffic(simulation).arrivals([Wave(NOW, 3)]), float("inf")))
+    assert len(left) == 3
+    assert all("a break" in rule for one in left for rule, held in one.held.items() if held > 60)
+    assert min(sum(one.held.values()) for one in left) == pytest.approx(HOUR, abs=1)
