@@ -26,7 +26,7 @@ def build_rate(entry: LimitEntry, path: Keys, site: Site) -> Rate:
         node = site.root.find((*path, "burst"))
         text = f"more at once than {rate.text} allows at all; found {describe(node.plain() if node else burst)}"
         site.wrong((*path, "burst"), text)
-    if entry.window != "calendar" and "timezone" in entry.model_fields_set:
+    if entry.window != "calendar" and entry.timezone != "UTC":
         site.warn((*path, "timezone"), "a sliding window has no clock; with `window: calendar` its days begin there")
     return replace(
         rate,
