@@ -24,7 +24,7 @@ install: $(STAMP) ## Make .venv with the relay and its tools in it
 $(STAMP): WHAT := the relay and its tools
 $(STAMP): NEEDS := .[dev]
 $(RUNTIME): WHAT := the relay
-$(RUNTIME): NEEDS := .
+$(RUNTIME): NEEDS := .[imap]
 
 $(STAMP) $(RUNTIME): pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "relay needs Python 3.11 or newer, and found none: apt-get install python3 python3-venv" >&2; exit 1; }

@@ -1,91 +1,170 @@
-"""Who gets nothing more, for a rule of `shaping` said so. Pure: time is an argument.
+"""Who gets nothing more, why, and for whose mail. Pure: time is an argument.
 
-The domain of an address has no case, its local part has (RFC 5321 §2.4): one who was refused as Ann@ is not ann@.
+An address is compared without regard to case: providers report it in lower case, and no receiver of today has two mailboxes
+that differ in case alone. RFC 5321 §2.4 would let it.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
 
+from relay.envelope import ascii_domain
 from relay.reply import Reply
 
-MOST = 100_000
+
+class Why(IntEnum):
+    """Stored by these numbers; never renumber. At most 255."""
+
+    HARD_BOUNCE = 1
+    COMPLAINT = 2
+    SOFT_BOUNCES = 3
+    UNSUBSCRIBE = 4
+    MANUAL = 5  # by hand, or imported
+    SHAPING = 6  # a rule of `shaping` said so
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+Cause = Literal["hard_bounce", "complaint", "unsubscribe"]
+Spread = Literal["all", "tenant", "class"]
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionRule:
+    """Section `suppression`: what suppresses by itself. The default: nothing but an unsubscription."""
+
+    on: frozenset[str] = frozenset({"unsubscribe"})  # Cause
+    soft_count: int = 0  # soft bounces within `soft_within` seconds; 0: they never do
+    soft_within: float = 7 * 86400.0
+    expire: float | None = 180 * 86400.0  # seconds; None: never. Of complaints and unsubscriptions: never in any case
+    scope: Spread = "tenant"  # whose mail it stops
+    unsubscribe_scope: Spread = "class"
+    at_rcpt: Literal["reject", "accept"] = "reject"  # accept: it is taken, and that recipient fails at once
+
+    @property
+    def learns(self) -> bool:
+        """Whether any bounce suppresses."""
+        return "hard_bounce" in self.on or bool(self.soft_count)
 
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    address: str
-    why: str  # the reply, and the rule
+    address: str  # as `plain` has it
+    scope: str  # "" all mail, `tenant:NAME`, `class:NAME`
+    why: Why
+    evidence: str  # the reply or report that it follows from, one clean line
+    source: str  # who said so: smtp, bounce, a provider, unsubscribe, hand, import, shaping
     at: float  # epoch seconds
-    until: float
+    until: float = 0.0  # 0: without an end
+    message: int = 0  # which of ours it was about; 0: none, or not known
 
     @property
-    def refusal(self) -> Reply:
-        """What a client hears at RCPT. The mailbox may be well, it is we who do not deliver to it: RFC 3463 §3.8, X.7.1."""
-        return Reply(550, f"this recipient is suppressed: {self.why}", "5.7.1")
+    def key(self) -> tuple[str, str]:
+        return self.scope, self.address
 
 
-class Suppressed:
-    """By address; of too many the one that was added first is forgotten."""
+@dataclass(frozen=True, slots=True)
+class Softly:
+    """A soft bounce: the `count`th within `within` seconds makes `entry`."""
 
-    def __init__(self) -> None:
-        self._by: dict[str, Suppression] = {}
-        self._state = ""  # as long as nothing changes: it may be megabytes
+    entry: Suppression
+    count: int
+    within: float
+
+
+def plain(address: str) -> str:
+    """As it is compared: lower case, the domain in A-labels."""
+    local, at, domain = address.rpartition("@")
+    return f"{local.lower()}{at}{ascii_domain(domain)}"
+
+
+def scope_of(spread: Spread, class_: str, tenant: str) -> str:
+    """The scope of what is learnt from a message. Without a tenant: all mail."""
+    if spread == "class":
+        return f"class:{class_ or 'default'}"
+    return f"tenant:{tenant}" if spread == "tenant" and tenant else ""
+
+
+def scopes(class_: str, tenant: str) -> tuple[str, ...]:
+    """Those that bind a message; an empty class: it is not known yet."""
+    found = [""]
+    if tenant:
+        found.append(f"tenant:{tenant}")
+    if class_:
+        found.append(f"class:{class_}")
+    return tuple(found)
+
+
+def refusal(address: str, why: Why) -> Reply:
+    """What a client hears. The mailbox may be well, it is we who do not deliver to it: RFC 3463 §3.8, X.7.1."""
+    words = why.word.replace("_", " ")
+    return Reply(550, f"<{address}> is suppressed ({words}); relay suppress list {address} tells more", "5.7.1")
+
+
+_SHIFT = 8
+MERGE = 4096  # entries that are new since the last merge
+
+
+class Index:
+    """Which (scope, address) are suppressed, and why, in 8 bytes each: 56 bits of a hash and the Why.
+
+    Of a million entries a stranger meets one by chance once in 10**10 questions.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, str, Why]] = ()) -> None:
+        self._sorted = array("Q", sorted(_hash(scope, address) | why for scope, address, why in entries))
+        self._new: dict[int, int] = {}  # hash -> why; 0: it is gone
+        self._count = len(self._sorted)
 
     def __len__(self) -> int:
-        return len(self._by)
+        return self._count
 
-    def add(self, address: str, why: str, at: float, until: float) -> Suppression:
-        """One who is suppressed already stays so until the later of both ends."""
-        key = _key(address)
-        known = self._by.pop(key, None)
-        made = Suppression(key, why, at, max(until, known.until if known else 0.0))
-        while len(self._by) >= MOST:
-            del self._by[next(iter(self._by))]
-        self._by[key], self._state = made, ""
-        return made
+    def find(self, address: str, scopes: Sequence[str]) -> Why | None:
+        """`address` as anybody writes it."""
+        if not self._count:
+            return None
+        key = plain(address)
+        for scope in scopes:
+            if found := self._of(_hash(scope, key)):
+                return Why(found)
+        return None
 
-    def find(self, address: str, now: float) -> Suppression | None:
-        """None: mail for it may leave."""
-        found = self._by.get(_key(address)) if self._by else None
-        return found if found is not None and found.until > now else None
+    def add(self, scope: str, address: str, why: Why) -> None:
+        """`address` as `plain` has it."""
+        key = _hash(scope, address)
+        self._count += not self._of(key)
+        self._put(key, int(why))
 
-    def remove(self, address: str) -> bool:
-        """By hand. Whether it was there."""
-        self._state = ""
-        return self._by.pop(_key(address), None) is not None
+    def remove(self, scope: str, address: str) -> None:
+        key = _hash(scope, address)
+        if self._of(key):
+            self._count -= 1
+            self._put(key, 0)
 
-    def over(self, now: float) -> list[Suppression]:
-        """Those that have come to their end, and are forgotten now."""
-        gone = [found for found in self._by.values() if found.until <= now]
-        for found in gone:
-            del self._by[found.address]
-            self._state = ""
-        return gone
+    def _of(self, key: int) -> int:
+        if (new := self._new.get(key)) is not None:
+            return new
+        at = bisect_left(self._sorted, key)
+        if at < len(self._sorted) and self._sorted[at] >> _SHIFT == key >> _SHIFT:
+            return self._sorted[at] & 255
+        return 0
 
-    def rows(self, now: float) -> list[dict[str, Any]]:
-        """For operators, the latest first."""
-        return [asdict(found) for found in reversed(self._by.values()) if found.until > now]
-
-    def state(self) -> str:
-        """JSON, for `load`."""
-        if not self._state:
-            made = [{"address": s.address, "why": s.why, "at": s.at, "until": s.until} for s in self._by.values()]
-            self._state = json.dumps(made, separators=(",", ":"))
-        return self._state
-
-    def load(self, text: str) -> None:
-        """What `state` made, in the place of what is known. Raises ValueError where it is something else."""
-        try:
-            found = [Suppression(**row) for row in json.loads(text)]
-        except TypeError as error:
-            raise ValueError(f"not what was remembered of suppressions: {error}") from None
-        self._state = ""
-        self._by = {made.address: made for made in found[-MOST:]}
+    def _put(self, key: int, why: int) -> None:
+        self._new[key] = why
+        if len(self._new) > MERGE + len(self._sorted) // 16:
+            kept = (one for one in self._sorted if one & ~255 not in self._new)
+            self._sorted = array("Q", sorted([*kept, *(k | w for k, w in self._new.items() if w)]))
+            self._new = {}
 
 
-def _key(address: str) -> str:
-    local, at, domain = address.rpartition("@")
-    return f"{local}{at}{domain.lower()}"
+def _hash(scope: str, address: str) -> int:
+    digest = hashlib.blake2b(f"{scope}\0{address}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & ~255

@@ -18,7 +18,7 @@ from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.replies import judge
-from relay.policy.suppression import Suppression
+from relay.policy.shunned import Suppression
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.record import Recorder

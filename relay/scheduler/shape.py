@@ -14,7 +14,7 @@ from relay.deliver.pool import Egress, name_of
 from relay.envelope import ascii_domain, domain_of
 from relay.maillog import MailLog
 from relay.policy.shaping import InForce, Shaped, ShapingRule, fitting
-from relay.policy.suppression import Suppressed
+from relay.policy.shunned import Suppressed
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.memory import Memory

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relay.policy.classes import InDoubt
+from relay.policy.suppression import Softly, Suppression
 from relay.recipient import News, State, Verb
 from relay.spool.errors import SpoolBusy, SpoolCorrupt, SpoolError, SpoolFull, SpoolNewer
+from relay.spool.feed import Feed
 
 __all__ = ["SpoolBusy", "SpoolCorrupt", "SpoolError", "SpoolFull", "SpoolNewer"]  # beside what is defined here
 
@@ -214,6 +216,8 @@ class Settlement:
     events: list[Event]
     tells: list[Tell] = field(default_factory=list)
     inline: bool = False  # the message's body lies in the table
+    suppressions: list[Suppression] = field(default_factory=list)
+    softly: list[Softly] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -325,7 +329,7 @@ class Staging(Protocol):
     def abandon(self) -> None: ...
 
 
-class Spool(Protocol):
+class Spool(Feed, Protocol):
     """What the rooms ask of a spool: the hot path, and below it what operators and housekeeping ask."""
 
     counts: dict[State, int]

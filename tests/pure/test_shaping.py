@@ -11,11 +11,11 @@ from conftest import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.policy import shaping, suppression
+from relay.policy import shaping, shunned as suppression
 from relay.policy.held import FREE
 from relay.policy.pace import Pace
 from relay.policy.shaping import Shaped, ShapingRule, fitting, key_of
-from relay.policy.suppression import Suppressed
+from relay.policy.shunned import Suppressed
 from relay.policy.throttle import Throttle
 from relay.reply import Stage
 

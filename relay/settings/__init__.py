@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,55 +16,32 @@ from relay.policy.rate import Rate
 from relay.policy.replies import ReplyRule
 from relay.policy.routing import Match, Question, Table
 from relay.policy.shaping import ShapingRule
+from relay.policy.suppression import SuppressionRule
 from relay.policy.warmup import WarmUp
 from relay.secrets import Reference
+from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls, TlsMode, is_loopback
+from relay.settings.feedback import Endpoint, Feedback, FeedbackDoor, FeedbackHttp, Mailbox, Provider
 from relay.signing.key import SigningKey
 from relay.signing.rules import Rules
 
+__all__ = [  # beside what is defined here
+    "Activated",
+    "Address",
+    "Endpoint",
+    "Feedback",
+    "FeedbackDoor",
+    "FeedbackHttp",
+    "Mailbox",
+    "OAuth2",
+    "Provider",
+    "ServerTls",
+    "Tls",
+    "TlsMode",
+    "is_loopback",
+]
+
 HONOURABLE = ("class", "priority", "send_at", "tag", "idempotency_key", "route")
 DEFAULT_HONOUR = frozenset(HONOURABLE) - {"route"}
-TlsMode = Literal["none", "opportunistic", "starttls", "implicit"]
-
-
-def is_loopback(host: Reference) -> bool:
-    """Whether a host is certainly this machine. A reference may name anything."""
-    if host.kind != "plain":
-        return False
-    try:
-        return ipaddress.ip_address(host.target).is_loopback
-    except ValueError:
-        return host.target.rstrip(".").lower() == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: an IP address and a TCP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Activated:
-    """A socket that systemd hands us, by its FileDescriptorName (systemd.socket(5))."""
-
-    descriptor: str
-
-    def __str__(self) -> str:
-        return f"systemd:{self.descriptor}"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """What a listener shows to its clients."""
-
-    mode: Literal["starttls", "implicit"]
-    certificate: Path  # PEM, the whole chain
-    key: Reference | None = None  # if it is not in the same file
-    minimum: Literal["1.2", "1.3"] = "1.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +80,6 @@ class User:
     classes: tuple[str, ...] = ()  # allowed, the first is the default; none: any
     honour: frozenset[str] = frozenset()  # beside the listener's
     tenant: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    mode: TlsMode = "starttls"
-    verify: bool = True
-    ca: Path | None = None
-    pin: tuple[str, ...] = ()  # SHA-256 of the certificate's public key (SPKI), base64; any of them
-    certificate: Path | None = None  # client certificate, PEM
-    key: Reference | None = None
-    minimum: Literal["1.2", "1.3"] = "1.2"
-
-
-@dataclass(frozen=True, slots=True)
-class OAuth2:
-    """Where the token comes from that an account logs in with, instead of a password (RFC 6749)."""
-
-    grant: Literal["refresh_token", "client_credentials", "service_account"]
-    token_url: str
-    scope: str = ""
-    client_id: Reference | None = None
-    client_secret: Reference | None = None
-    refresh_token: Reference | None = None
-    key: Reference | None = None  # of a service account: Google's JSON
-    device_url: str = ""  # for `relay oauth login` (RFC 8628)
-    authorize_url: str = ""  # as well, where there is no `device_url`
-    mechanism: Literal["", "xoauth2", "oauthbearer"] = ""  # none: what the server offers
-    ca: Path | None = None  # of the token endpoint; None: the system's
-    expires: float | None = None  # when the client secret ends, epoch seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +182,6 @@ class Arc:
 
 
 @dataclass(frozen=True, slots=True)
-class Feedback:
-    """Where what comes back is sent to."""
-
-    domain: str = ""
-    token_key: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Dns:
     servers: tuple[str, ...] = ()  # IP address, or with a port; none: the system's
     timeout: float = 5.0  # seconds for one question
@@ -286,7 +225,9 @@ class Config:
     rewrites: Mapping[str, Rewrite] = field(default_factory=dict)  # by route
     signing: Rules = field(default_factory=Rules)
     arc: Arc | None = None
-    feedback: Feedback = Feedback()
+    feedback: Feedback = field(default_factory=Feedback)
+    suppression: SuppressionRule = field(default_factory=SuppressionRule)
+    webhooks: Mapping[str, Endpoint] = field(default_factory=dict)
     dns: Dns = Dns()
     log: Log = Log()
     probes: Address | None = None

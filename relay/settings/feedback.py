@@ -1,0 +1,95 @@
+"""What comes back, and where events go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay.events import Wanted
+from relay.secrets import Reference
+from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackDoor:
+    """An SMTP listener for the bounce domain."""
+
+    address: Address | Activated
+    tls: ServerTls | None = None
+    max_connections_total: int = 100
+    max_connections_client: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackHttp:
+    """The public side: provider webhooks and one-click unsubscription. Beyond loopback with TLS, or behind a proxy that has it."""
+
+    address: Address
+    tls: ServerTls | None = None
+    proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-For tells the client's address
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """An IMAP folder that is looked at for what came back."""
+
+    name: str
+    host: Reference
+    port: int
+    tls: Tls
+    username: Reference
+    password: Reference | None = None
+    oauth2: OAuth2 | None = None
+    folder: str = "INBOX"
+    every: float = 60.0  # seconds
+    then: str = "keep"  # what happens to a message that was understood: keep, delete, or the folder that it is moved to
+    max_message_size: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who may call our webhook `/feedback/NAME`, and how that is verified; which of these it wants says its kind."""
+
+    name: str
+    kind: str  # ses, sendgrid, mailgun, postmark, brevo, mailjet, sparkpost
+    topics: tuple[str, ...] = ()  # ses: ARNs of SNS topics
+    public_key: Reference | None = None  # sendgrid: of its signed event webhook, base64 or PEM
+    signing_key: Reference | None = None  # mailgun
+    username: Reference | None = None  # postmark, mailjet, sparkpost: HTTP basic
+    password: Reference | None = None
+    token: Reference | None = None  # brevo: bearer
+    egress: str = ""  # whose reputation it tells; empty: that of the message's last egress
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """Where what comes back is sent to, and the doors by which it comes in."""
+
+    domain: str = ""
+    token_key: bytes = field(default=b"", repr=False)
+    smtp: FeedbackDoor | None = None
+    http: FeedbackHttp | None = None
+    imap: Mapping[str, Mailbox] = field(default_factory=dict)
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    one_click: bool = True  # POST /unsubscribe/TOKEN on `http`
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where events go: one of `url`, `file`, `command`."""
+
+    name: str
+    url: Reference | None = None
+    file: Path | None = None  # JSON lines, appended
+    command: tuple[str, ...] = ()  # JSON lines on its standard input; exit code 0: taken
+    secret: Reference | None = None  # of `url`: HMAC-SHA-256
+    wanted: Wanted = field(default_factory=Wanted)
+    allow_private: bool = False
+    ca: Path | None = None
+    headers: Mapping[str, Reference] = field(default_factory=dict)
+    batch: int = 100  # events of one request at most
+    wait: float = 0.0  # seconds that events wait for company
+    timeout: float = 10.0
+    give_up: float = 3 * 86400.0  # seconds after which an event becomes a dead letter
+    cap: float = 3600.0  # longest wait between two tries
