@@ -11,7 +11,8 @@ from conftest import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.policy import shaping, shunned as suppression
+from relay.policy import shaping
+from relay.policy import shunned as suppression
 from relay.policy.held import FREE
 from relay.policy.pace import Pace
 from relay.policy.shaping import Shaped, ShapingRule, fitting, key_of
