@@ -48,9 +48,12 @@ run: $(RUNTIME) ## Start the relay: with /etc/relay/relay.yaml if there is one, 
 		if [ -e "$$found" ]; then echo "running with $$found; RELAY_CONFIG names another one"; fi
 	@exec $(BIN)/relay serve
 
+# Most tests wait for something: two for each processor. What one test process is wrong for: `make test JOBS=0`.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
+
 .PHONY: test
-test: install programs ## Run all tests; installs the programs that they drive, where it may
-	@$(BIN)/pytest $(ARGS)
+test: install programs ## Run all tests, some at once (JOBS=4); installs the programs that they drive, where it may
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: programs
 programs:

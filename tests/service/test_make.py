@@ -53,7 +53,7 @@ def make(clone: Path, goal: str, *, ends: int = 0) -> tuple[str, list[str]]:
 
 
 def test_the_relay_first_and_its_tools_later(clone: Path) -> None:
-    assert make(clone, "run") == ("installing the relay into .venv\nit runs\n", ["."])
+    assert make(clone, "run") == ("installing the relay into .venv\nit runs\n", [".[imap]"])
     assert make(clone, "run") == ("it runs\n", [])
     assert make(clone, "install") == ("installing the relay and its tools into .venv\n", [".[dev]"])
     assert make(clone, "install")[1] == []
@@ -69,7 +69,7 @@ def test_again_when_the_project_changes(clone: Path) -> None:
     make(clone, "install")
     for stamp in ("installed", "runtime"):
         age(clone / ".venv" / stamp, 7200)
-    assert make(clone, "run")[1] == ["."]
+    assert make(clone, "run")[1] == [".[imap]"]
     assert make(clone, "install")[1] == [".[dev]"]
     assert make(clone, "run")[1] == []
 
