@@ -71,6 +71,22 @@ class Suppression:
         return self.scope, self.address
 
 
+_STRENGTH = (Why.SHAPING, Why.SOFT_BOUNCES, Why.HARD_BOUNCE, Why.UNSUBSCRIBE, Why.COMPLAINT, Why.MANUAL)
+
+
+def outweighs(new: Suppression, old: Suppression) -> bool:
+    """Whether `new` takes the place of `old`, which has the same key: the one that ends later stays.
+
+    Of two that end at once, or never, that of the stronger cause: by hand, then a complaint, an unsubscription, a hard bounce,
+    soft bounces, `shaping`. Of equals the first.
+    """
+    return _weight(new) > _weight(old)
+
+
+def _weight(one: Suppression) -> tuple[float, int]:
+    return one.until or float("inf"), _STRENGTH.index(one.why)
+
+
 @dataclass(frozen=True, slots=True)
 class Softly:
     """A soft bounce: the `count`th within `within` seconds makes `entry`."""

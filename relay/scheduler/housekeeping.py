@@ -102,6 +102,7 @@ class Housekeeper:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)
                     await self.spool.forget_spent(now)
+                    await self.spool.forget_feed(now)
                     self.scheduler.egresses.forget()
                 if now >= lanes_at:
                     lanes_at = now + FORGET_EVERY

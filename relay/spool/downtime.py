@@ -45,6 +45,8 @@ def close(connection: sqlite3.Connection, seconds: float, now: float) -> int:
         counts.move(connection, seconds)
         # Accepted in a future that never was: its age would be unknown for so long, and nothing after it be forgotten.
         connection.execute("UPDATE message SET accepted_at = ?1 WHERE accepted_at > ?1", (now,))
+        connection.execute("UPDATE event SET at = ?1 WHERE at > ?1", (now,))
+        connection.execute("UPDATE parcel SET due_at = due_at + ? WHERE dead = 0", (seconds,))
     return moved
 
 

@@ -5,7 +5,7 @@ Values and the protocol; `Spool` has it all. Implemented in `spool/stream.py`, `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,11 +85,17 @@ class Progress:
     taken: Sequence[int] = ()  # events of parcels that are no more
 
 
+# What is new or changed on the list, and (scope, address) of what is gone from it.
+Heard = Callable[[Sequence[Suppression], Sequence[tuple[str, str]]], None]
+
+
 class Feed(Protocol):
+    on_suppressed: Heard | None  # told on the loop, in the order of commits, whoever suppressed
+
     # -- events
 
     async def events(self, after: int, limit: int = 500, until: int | None = None) -> list[Row]:
-        """Those with a greater id, in order; at most up to `until`."""
+        """Those with a greater id, in order; at most up to `until`. Fewer than `limit` may come where more are; none: no more."""
         ...
 
     async def story(self, message: int) -> list[Row]:
@@ -101,11 +107,15 @@ class Feed(Protocol):
         ...
 
     async def event_at(self, at: float) -> int:
-        """A cursor: all events after it are of this time or later."""
+        """A cursor: all events after it are of this time or later, but for the moments between an event and its commit."""
         ...
 
-    async def stirred(self, timeout: float | None) -> bool:
-        """Waits for the next commit; whether there was one since the last call returned. For many who wait at once."""
+    async def stirred(self, timeout: float | None, after: int | None = None) -> bool:
+        """Waits until there is an event after that one; at once where there is. False: not within `timeout` seconds.
+
+        Without `after`: for the next commit since a call returned; what another waiter was told of is not told again. For many
+        who wait at once.
+        """
         ...
 
     async def note(self, events: Sequence[Event]) -> None:
@@ -115,7 +125,14 @@ class Feed(Protocol):
     # -- what comes back
 
     async def learn(self, learnt: Learnt) -> list[Suppression] | None:
-        """The suppressions that are new or changed, those of `softly` among them. None: it was learnt before (`once`)."""
+        """The suppressions that are new or changed, those of `softly` among them. None: it was learnt before (`once`).
+
+        `removed` comes first. What is new on the list, and what is gone, is an event too. A few hundred entries at once.
+        """
+        ...
+
+    async def forget_feed(self, now: float) -> None:
+        """Forgets by age, in slices: events that go with no message, the keys of reports, soft bounces."""
         ...
 
     async def known(self, message: int, n: int | None = None, address: str = "") -> Known | None:
@@ -157,7 +174,8 @@ class Feed(Protocol):
         ...
 
     async def parcels_due(self, endpoint: str, now: float, limit: int) -> list[Parcel]:
-        """Of each message only what no earlier one that waits is before."""
+        """Those that are due, the longest first; of each message only what no earlier one that waits is before, or that one comes
+        before it in the answer. So what waits behind another should be due when that is."""
         ...
 
     async def parcel_counts(self) -> dict[str, tuple[int, int, float | None]]:

@@ -12,8 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relay.policy.suppression import Suppression
 from relay.recipient import FINAL, News, State
-from relay.spool import Ask, Change, Claim, Claimed, Event, Head, NewMessage, Place, Report, Settlement, Tell, usual
+from relay.spool import (
+    Ask,
+    Change,
+    Claim,
+    Claimed,
+    Event,
+    Head,
+    NewMessage,
+    Place,
+    Report,
+    Settlement,
+    Tell,
+    suppressed,
+    usual,
+)
 from relay.spool.lanes import Lanes
 from relay.spool.rows import Rows
 
@@ -36,10 +51,11 @@ ID_BLOCK = 1 << 16
 
 @dataclass(slots=True)
 class Written:
-    """The reports of a transaction, to be announced on the loop once they are durable."""
+    """The reports of a transaction and who is suppressed by it, to be announced on the loop once they are durable."""
 
     reports: list[Report] = field(default_factory=list)
     lanes: dict[str, int] = field(default_factory=dict)
+    suppressed: list[Suppression] = field(default_factory=list)
 
 
 NOTHING = Written()
@@ -320,6 +336,11 @@ def record(
     )
     insert_events(connection, [e for s in others for e in s.events])
     told = write(connection, [t for s in settlements for t in s.tells])  # before bodies go: one may be quoted
+    if learnt := [s for s in others if s.suppressions or s.softly]:
+        entries, softly = [e for s in learnt for e in s.suppressions], [e for s in learnt for e in s.softly]
+        listed = suppressed.put(connection, entries, softly)
+        insert_events(connection, listed.events)
+        told = Written(told.reports, told.lanes, listed.changed)
     dropped = drop_bodies(connection, {c.message for c in changes if c.state in FINAL}, keep())
     return [(dropped, told), *(([], NOTHING) for _ in batches[1:])]
 

@@ -186,9 +186,10 @@ def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list
         for row in connection.execute(f"SELECT id FROM message WHERE place = ? AND id {among}", (int(Place.FILE), ids))
     ]
     gone = connection.execute(f"DELETE FROM recipient WHERE message {among} RETURNING state", (ids,)).fetchall()
+    # The newest event stays: SQLite would give its id, which is a cursor of many, to the next one.
+    connection.execute(f"DELETE FROM event WHERE message {among} AND id < (SELECT max(id) FROM event)", (ids,))
     for table, column in (
         ("content", "id"),
-        ("event", "message"),
         ("idempotency", "message"),
         ("message", "id"),
     ):

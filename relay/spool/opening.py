@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from relay.recipient import State
-from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries, usual
+from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries, stream, usual
 from relay.spool.content import make_folder
 from relay.spool.lanes import Lanes
 
@@ -124,6 +124,7 @@ def open_on_thread(connection: sqlite3.Connection, path: Path, now: float) -> Op
     # Above every id that was given, and above what a restored backup may not know of.
     next_id = max(int(meta.get("next_id", 0)), int(now) << 20)
     run = int(meta.get("run", 0)) + 1
+    stream.lift(connection, now, bool(meta.get("restored")))
     restored = _hold_all(connection, now) if meta.get("restored") else 0
     connection.executemany(
         "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",

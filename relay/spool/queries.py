@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from relay.envelope import queue_id
+from relay.policy.suppression import Why
 from relay.recipient import FINAL, State
 from relay.spool import Filter, Notify, Place, Position, SpoolError
 
@@ -47,7 +48,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _like(glob: str) -> str:
+def like(glob: str) -> str:
     """Our glob as SQLite's GLOB, which has [sets] that ours has not."""
     return glob.casefold().replace("[", "[[]")
 
@@ -66,11 +67,11 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
     if wanted.states:
         add("r.state IN (SELECT value FROM json_each(?))", json.dumps([int(s) for s in wanted.states]))
     if wanted.sender:
-        add("lower(m.sender) GLOB ?", _like(wanted.sender))
+        add("lower(m.sender) GLOB ?", like(wanted.sender))
     if wanted.recipient:
-        add("lower(r.address) GLOB ?", _like(wanted.recipient))
+        add("lower(r.address) GLOB ?", like(wanted.recipient))
     if wanted.domain:
-        add("lower(r.address) GLOB ?", "*@" + _like(wanted.domain))
+        add("lower(r.address) GLOB ?", "*@" + like(wanted.domain))
     for column, value in (
         ("r.egress", wanted.egress),
         ("m.class", wanted.class_),
@@ -78,7 +79,7 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         ("m.user", wanted.user),
     ):
         if value:
-            add(f"lower({column}) GLOB ?", _like(value))
+            add(f"lower({column}) GLOB ?", like(value))
     if wanted.error:
         parts.append(
             "(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))"
@@ -347,6 +348,24 @@ def strays(connection: sqlite3.Connection) -> list[str]:
     ).fetchone()[0]
     if bodiless:
         problems.append(f"{plural(bodiless, 'message')} without a body, still waiting")
+    return problems + _strays_of_feed(connection)
+
+
+def _strays_of_feed(connection: sqlite3.Connection) -> list[str]:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parcel'").fetchone():
+        return []  # of an older schema, which is brought up to date later
+    problems = []
+    homeless: int = connection.execute(
+        "SELECT count(*) FROM parcel WHERE endpoint NOT IN (SELECT name FROM endpoint)"
+    ).fetchone()[0]
+    if homeless:
+        problems.append(f"{plural(homeless, 'event')} waiting for an endpoint that is not known")
+    causeless: int = connection.execute(
+        "SELECT count(*) FROM suppression WHERE why NOT IN (SELECT value FROM json_each(?))",
+        (json.dumps([int(why) for why in Why]),),
+    ).fetchone()[0]
+    if causeless:
+        problems.append(f"{plural(causeless, 'suppression')} without a cause that can be")
     return problems
 
 

@@ -30,6 +30,16 @@ _NUMBERS = (
     ("event", "message"),
     ("idempotency", "message"),
 )
+# Tables that stand alone, and their keys.
+_ALONE = {
+    "spent": ("key", "until"),
+    "kept": ("key",),
+    "suppression": ("scope", "address"),
+    "softly": ("scope", "address", "at", "message"),
+    "heard": ("key",),
+    "endpoint": ("name",),
+    "parcel": ("endpoint", "event"),
+}
 _PAGE = 500
 _GAP = 1 << 14  # numbers between two readable ends that are tried one by one
 _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -37,6 +47,17 @@ _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "recipient": {"n": int, "lane": int, "due_at": (int, float), "expires_at": (int, float), "address": str, "attempts": int},
     "spent": {"key": str, "until": (int, float), "count": int},
     "kept": {"key": str, "value": str},
+    "suppression": {
+        "scope": str, "address": str, "why": int, "evidence": str, "source": str, "at": (int, float), "until": (int, float),
+        "message": int,
+    },
+    "softly": {"scope": str, "address": str, "at": (int, float), "until": (int, float), "message": int},
+    "heard": {"key": str, "at": (int, float)},
+    "endpoint": {"name": str, "cursor": int},
+    "parcel": {
+        "endpoint": str, "event": int, "message": int, "dead": int, "attempts": int, "due_at": (int, float),
+        "first_at": (int, float), "why": str, "body": str,
+    },
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -107,10 +128,7 @@ class _Salvage:
 
     def run(self, progress: Callable[[int, int], None]) -> Salvaged:
         try:
-            self.known = {
-                t: self._names(self.old, t)
-                for t in ("message", "recipient", "content", "event", "idempotency", "spent", "kept")
-            }
+            self.known = {t: self._names(self.old, t) for t in (*dict(_NUMBERS), *_ALONE)}
         except UNREADABLE as error:
             raise SpoolCorrupt(f"not even the list of its tables can be read ({error}); restore a backup") from None
         if not self.known["message"]:
@@ -129,8 +147,11 @@ class _Salvage:
             self._message(number)
         if numbers:
             self.new.execute("COMMIT")
-        self._table("spent", "key", "until")
-        self._table("kept", "key")
+        self._events(0)
+        for table, key in _ALONE.items():
+            self._table(table, *key)
+        # What waits for an endpoint of which all else is lost: it goes on after that.
+        self.new.execute("INSERT OR IGNORE INTO endpoint SELECT endpoint, max(event) FROM parcel GROUP BY endpoint")
         self._meta(max(numbers, default=0))
         progress(len(numbers), len(numbers))
         return self.done
@@ -256,18 +277,24 @@ class _Salvage:
         self._insert("message", row)
         for r in recipients:
             self._insert("recipient", r | {"lane": self._lane(r["lane"], row), "note": _json(r["note"])})
-        events, readable = self._try("event", "message = ?", number)
-        self.done.events_lost += not readable
-        for event in events:
-            try:
-                self._insert("event", {k: v for k, v in event.items() if k != "id"} | {"data": _json(event["data"])})
-            except UNREADABLE:
-                self.done.events_lost += 1
+        self._events(number)
         for key in self._try("idempotency", "message = ?", number)[0]:
             self._insert("idempotency", key, "OR IGNORE")
         self.done.messages += 1
         self.done.recipients += len(recipients)
         self.done.waiting += sum(State(r["state"]) not in FINAL for r in recipients)
+
+    def _events(self, number: int) -> None:
+        """Those of one message, or of none: 0. They keep their ids, which are cursors of many."""
+        events, readable = self._try("event", "message = ?", number)
+        self.done.events_lost += not readable
+        for event in events:
+            try:
+                if not isinstance(event["id"], int) or not 0 < event["id"] < 1 << 55:
+                    raise ValueError("an id that cannot be")
+                self._insert("event", event | {"data": _json(event["data"])})
+            except UNREADABLE:
+                self.done.events_lost += 1
 
     def _lane(self, number: int, row: Row) -> int:
         """One whose facts are lost gets the plainest; it is routed anew at the start."""

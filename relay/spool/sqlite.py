@@ -36,14 +36,15 @@ from relay.spool import (
     reports,
 )
 from relay.spool.content import Content, Staged
-from relay.spool.seldom import Seldom
+from relay.spool.feed import Heard
+from relay.spool.feeding import Feeding
 from relay.spool.slices import Slices
 from relay.spool.writer import ACCEPT, ACT, CLAIM, RECORD, Connection, Writer, connect, each
 
 T = TypeVar("T")
 
 
-class SqliteSpool(Seldom):
+class SqliteSpool(Feeding):
     """One spool file and its folder. Made by `open`."""
 
     def __init__(self, path: Path, writer: Writer, reader: Connection, opened: opening.Opened, now: float) -> None:
@@ -58,12 +59,15 @@ class SqliteSpool(Seldom):
         self._writer, self._reader, self._lanes = writer, reader, opened.lanes
         self.reporter: Reporter | None = None
         self.taker: Taker | None = None
+        self.on_suppressed: Heard | None = None
         # Of reports on the writing thread, of what arrives on the loop: one count, whose `next` is atomic.
         self._ids = itertools.count(opened.next_id + 1)
         self._news, self._hot = recent.News(), recent.Bodies()
         self._room = 0
         self._oldest = self._moving = self._late = 0  # no older message waits; none is on its way; the oldest that came
         self._expiry, self._delay = recent.Bound(), recent.Bound()  # of the first that expires, or is to be told of
+        self._commits = 0  # that a waiter was told of
+        self._walked = 0  # no event up to this one goes with no message
         self._slices: defaultdict[str, Slices] = defaultdict(Slices)
         self._write = partial(reports.write, self._lanes, lambda: self.reporter)
         self._accept = partial(counts.accept, partial(hot.accept, self.run, self._lanes, self._write))
@@ -203,7 +207,9 @@ class SqliteSpool(Seldom):
 
     async def record(self, settlements: Sequence[Settlement]) -> None:
         """One transaction for all of them."""
-        files, told = await self._writer.submit(self._record, settlements, RECORD, at_once=self._record_usual)
+        files, told = await self._writer.submit(
+            self._record, settlements, RECORD, then=self._recorded, at_once=self._record_usual
+        )
         self.content.drop(files)
         self._reported(told)
         for settlement in settlements:
@@ -213,6 +219,11 @@ class SqliteSpool(Seldom):
                 self._hot.forget(change.message)
                 if change.state in READY:
                     self._news.announce(change.lane, "", change.due_at)
+
+    def _recorded(self, result: Any) -> None:
+        """Before whoever waits goes on: what others commit later may lift a suppression again."""
+        if not isinstance(result, BaseException) and result[1].suppressed:
+            self._listed(result[1].suppressed)
 
     async def spend(self, rows: Sequence[tuple[str, float, int]]) -> None:
         """(key, until, count): so much is used up of that key, as of now, until then; 0: nothing. Durable when it returns.

@@ -120,6 +120,8 @@ class Writer:
         self._stuck = ""  # why the WAL can't be moved into the file
         self._partial = False  # it was moved in part and that part not synced, because someone reads
         self._pages, self._changes = 0, 0  # since the last checkpoint
+        self.commits = 0
+        self._stir: asyncio.Event | None = None  # set at the next commit; there is one where somebody waits
 
     def submit(
         self,
@@ -151,6 +153,12 @@ class Writer:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def stir(self) -> asyncio.Event:
+        """Set at the next commit."""
+        if self._stir is None:
+            self._stir = asyncio.Event()
+        return self._stir
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,6 +196,10 @@ class Writer:
         COMMITS.inc()
         COMMIT_SECONDS.inc(self.beat - started)
         self._answer(group, results)
+        self.commits += 1
+        if self._stir is not None:
+            self._stir.set()
+            self._stir = None
 
     async def _checkpoint(self, mode: str) -> None:
         """Moves the WAL into the file. A disk that refuses it refuses mail: else the WAL would grow without end."""

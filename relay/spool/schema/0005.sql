@@ -19,7 +19,10 @@ CREATE TABLE softly (
   PRIMARY KEY (scope, address, at, message)
 ) WITHOUT ROWID;
 
+CREATE INDEX softly_until ON softly (until);
+
 CREATE TABLE heard (key TEXT PRIMARY KEY NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX heard_at ON heard (at);
 
 CREATE TABLE endpoint (name TEXT PRIMARY KEY NOT NULL, cursor INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -36,3 +39,5 @@ CREATE TABLE parcel (
   PRIMARY KEY (endpoint, event)
 ) WITHOUT ROWID;
 CREATE INDEX parcel_due ON parcel (endpoint, due_at) WHERE dead = 0;
+CREATE INDEX parcel_message ON parcel (endpoint, message) WHERE dead = 0; -- what comes before in the same message
+CREATE INDEX parcel_dead ON parcel (endpoint) WHERE dead = 1;

@@ -1,0 +1,95 @@
+"""What endpoints have not taken yet, as functions on a connection's thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from relay.spool.feed import Parcel, Progress
+from relay.spool.rows import Rows
+
+_COLUMNS = "endpoint, event, message, body, attempts, due_at, first_at, why, dead"
+_PUT = Rows(f"INSERT OR REPLACE INTO parcel ({_COLUMNS}) VALUES {{}}", 9)
+_COME = Rows(
+    "INSERT INTO endpoint (name, cursor) VALUES {} ON CONFLICT (name) DO UPDATE SET cursor = excluded.cursor", 2
+)
+
+
+def cursors(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT name, cursor FROM endpoint").fetchall())
+
+
+def progress(connection: sqlite3.Connection, jobs: Sequence[Progress]) -> list[None]:
+    """In order: of one parcel, and of one cursor, the last word stays."""
+    for job in jobs:
+        forget(connection, [(event, job.endpoint) for event in job.taken])
+        _PUT.run(connection, [_row(one) for one in job.parcels])
+    _COME.run(connection, list({job.endpoint: (job.endpoint, job.cursor) for job in jobs}.values()))
+    return [None] * len(jobs)
+
+
+def _row(one: Parcel) -> tuple[object, ...]:
+    return (
+        *(one.endpoint, one.event, one.message, one.body, one.attempts, one.due_at, one.first_at, one.why),
+        int(one.dead),
+    )
+
+
+def _read(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> list[Parcel]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM parcel p WHERE {which}", values)
+    found = [Parcel(*row) for row in rows]
+    for one in found:
+        one.dead = bool(one.dead)
+    return found
+
+
+def page(connection: sqlite3.Connection, endpoint: str, dead: bool, after: int, limit: int) -> list[Parcel]:
+    # The literal lets the index of so few be taken.
+    which = f"endpoint = ? AND dead = {int(dead)} AND event > ? ORDER BY event LIMIT ?"
+    return _read(connection, which, (endpoint, after, limit))
+
+
+# What is before it in its message is before it in this order too, and so in the answer, however short that is.
+_DUE = (
+    "endpoint = ? AND dead = 0 AND due_at <= ? AND (message = 0 OR NOT EXISTS ("
+    "SELECT 1 FROM parcel q WHERE q.endpoint = p.endpoint AND q.message = p.message AND q.dead = 0 "
+    "AND q.event < p.event AND q.due_at > p.due_at)) ORDER BY due_at, event LIMIT ?"
+)
+
+
+def due(connection: sqlite3.Connection, endpoint: str, now: float, limit: int) -> list[Parcel]:
+    return _read(connection, _DUE, (endpoint, now, limit))
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, tuple[int, int, float | None]]:
+    found: dict[str, tuple[int, int, float | None]] = dict.fromkeys(cursors(connection), (0, 0, None))
+    waiting = "SELECT endpoint, count(*), min(due_at) FROM parcel WHERE dead = 0 GROUP BY endpoint"
+    for endpoint, count, first in connection.execute(waiting):
+        found[endpoint] = count, 0, first
+    for endpoint, count in connection.execute("SELECT endpoint, count(*) FROM parcel WHERE dead = 1 GROUP BY endpoint"):
+        alive, _, first = found.get(endpoint, (0, 0, None))
+        found[endpoint] = alive, count, first
+    return found
+
+
+def messages(connection: sqlite3.Connection, endpoint: str) -> set[int]:
+    rows = connection.execute(
+        "SELECT DISTINCT message FROM parcel WHERE endpoint = ? AND dead = 0 AND message > 0", (endpoint,)
+    )
+    return {row[0] for row in rows}
+
+
+def some(connection: sqlite3.Connection, endpoint: str, limit: int) -> list[tuple[int, str]]:
+    """(event, endpoint) of some of its parcels."""
+    return connection.execute(
+        "SELECT event, endpoint FROM parcel WHERE endpoint = ? LIMIT ?", (endpoint, limit)
+    ).fetchall()
+
+
+def forget(connection: sqlite3.Connection, keys: Sequence[tuple[int, str]]) -> None:
+    connection.executemany("DELETE FROM parcel WHERE event = ? AND endpoint = ?", keys)
+
+
+def forget_endpoint(connection: sqlite3.Connection, endpoint: str) -> None:
+    connection.execute("DELETE FROM parcel WHERE endpoint = ?", (endpoint,))
+    connection.execute("DELETE FROM endpoint WHERE name = ?", (endpoint,))
