@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from relay.envelope import ascii_domain
-from relay.reply import Reply
+from relay.envelope import AddressError, ascii_domain, parse_address
+from relay.reply import Reply, clean
 
 
 class Why(IntEnum):
@@ -33,15 +33,23 @@ class Why(IntEnum):
         return self.name.lower()
 
 
-Cause = Literal["hard_bounce", "complaint", "unsubscribe"]
+Cause = Literal["hard_bounce", "soft_bounce", "complaint", "unsubscribe"]
 Spread = Literal["all", "tenant", "class"]
+
+
+_WHY: Mapping[str, Why] = {
+    "hard_bounce": Why.HARD_BOUNCE,
+    "soft_bounce": Why.SOFT_BOUNCES,
+    "complaint": Why.COMPLAINT,
+    "unsubscribe": Why.UNSUBSCRIBE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class SuppressionRule:
     """Section `suppression`: what suppresses by itself. The default: nothing but an unsubscription."""
 
-    on: frozenset[str] = frozenset({"unsubscribe"})  # Cause
+    on: frozenset[str] = frozenset({"unsubscribe"})  # Cause, but for soft_bounce, which `soft_count` is about
     soft_count: int = 0  # soft bounces within `soft_within` seconds; 0: they never do
     soft_within: float = 7 * 86400.0
     expire: float | None = 180 * 86400.0  # seconds; None: never. Of complaints and unsubscriptions: never in any case
@@ -100,6 +108,42 @@ def plain(address: str) -> str:
     """As it is compared: lower case, the domain in A-labels."""
     local, at, domain = address.rpartition("@")
     return f"{local.lower()}{at}{ascii_domain(domain)}"
+
+
+def learnt(
+    rule: SuppressionRule,
+    cause: Cause,
+    address: str,
+    class_: str,
+    tenant: str,
+    evidence: str,
+    source: str,
+    now: float,
+    message: int = 0,
+) -> tuple[list[Suppression], list[Softly]]:
+    """What follows from a report that is believed, by the rule: the one owner of what suppresses.
+
+    `cause`: of a bounce only where `relay.policy.bounces` says that it is about the mailbox. `address`: of anybody's
+    writing; what is none comes to nothing. `evidence`: any length, any bytes. `class_` and `tenant`: of the message; empty where
+    it is not known.
+    """
+    try:
+        plainly = plain(parse_address(address))
+    except AddressError:
+        return [], []
+    if cause == "soft_bounce":
+        if not rule.soft_count:
+            return [], []
+    elif cause not in rule.on:
+        return [], []
+    scope = scope_of(rule.unsubscribe_scope if cause == "unsubscribe" else rule.scope, class_, tenant)
+    # A person's word has no end; a mailbox may come back.
+    ends = rule.expire is not None and cause in ("hard_bounce", "soft_bounce")
+    until = now + rule.expire if ends and rule.expire is not None else 0.0
+    made = Suppression(plainly, scope, _WHY[cause], clean(evidence), source, now, until, message)
+    if cause == "soft_bounce":
+        return [], [Softly(made, rule.soft_count, rule.soft_within)]
+    return [made], []
 
 
 def scope_of(spread: Spread, class_: str, tenant: str) -> str:
