@@ -25,6 +25,7 @@ from relay.config.shape import File, RouteEntry, SpoolSection
 from relay.config.shaping import ShapingEntry
 from relay.config.signing import SigningBuilder
 from relay.config.site import Site, no_such
+from relay.config.suppression import build_suppression
 from relay.config.values import parse_hostname, print_duration
 from relay.config.warmup import check_overflow
 from relay.config.yamltree import Node
@@ -106,6 +107,7 @@ class Builder:
             signing=signing.rules(file.signing, kept.get("signing", []), named),
             arc=signing.arc(file.arc, named),
             feedback=feedback,
+            suppression=build_suppression(file.suppression, self.site),
             dns=dns,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,

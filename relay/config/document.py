@@ -19,6 +19,7 @@ from relay.config.replies import ReplyEntry
 from relay.config.reword import bare
 from relay.config.shape import ClassEntry, File, LimitRule, TenantEntry
 from relay.config.shaping import ShapingEntry
+from relay.config.suppression import SuppressionSection
 from relay.config.types import NotNull, OrAlone, Section, Written
 from relay.config.upstream import OAuth2Section, TlsSection
 from relay.config.values import print_duration, print_size
@@ -149,6 +150,12 @@ All rules that fit act, the user's and those of presets, each for its time, besi
 to mail by MX "there" is the lane of that destination at that egress; else it is the account. `relay presets NAME` shows a
 preset's rules.
 """
+_SUPPRESSION = """
+Only what is said about a mailbox counts: that it does not exist, is full, or is closed. What is said about content, reputation, a
+policy, a quota, a login or the way never suppresses. `relay suppress` lists, adds and removes by hand; an operator's word counts
+without this section too. `scope: class`: mail of that traffic class alone. With `at_rcpt: accept` the event `suppressed` and a
+report tell of it. See [suppression.md](suppression.md).
+"""
 _NOTES: dict[type[Section], str] = {
     BreakerSection: _BREAKER,
     ClassEntry: _CLASS,
@@ -158,6 +165,7 @@ _NOTES: dict[type[Section], str] = {
     LimitRule: _LIMIT_RULE,
     ReplyEntry: _REPLIES,
     ShapingEntry: _SHAPING,
+    SuppressionSection: _SUPPRESSION,
     TenantEntry: _TENANT,
     WarmUpSection: _WARM_UP,
     TlsSection: _TLS,

@@ -17,6 +17,7 @@ from relay.config.matches import MatchSection
 from relay.config.mx import DestinationEntry, DirectEntry, PoolEntry
 from relay.config.pacing import BreakerSection, HoursSection, Limit, LimitEntry, rate_alone
 from relay.config.shaping import ShapingEntry
+from relay.config.suppression import SuppressionSection
 from relay.config.types import (
     AddressPattern,
     Count,
@@ -231,7 +232,7 @@ class DsnSection(Section):
 class File(Section):
     """A whole configuration, includes merged."""
 
-    planned = frozenset({"suppression", "webhooks", "alarms"})
+    planned = frozenset({"webhooks", "alarms"})
 
     include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
     hostname: Given[Hostname] = Field(
@@ -275,4 +276,7 @@ class File(Section):
     )
     arc: Given[ArcSection] = Field(None, description="Seals mail that we forward for others (ARC, RFC 8617).")
     feedback: FeedbackSection = Field(FeedbackSection(), description="Where what comes back is sent to.")
+    suppression: Given[SuppressionSection] = Field(
+        None, description="Who gets nothing more; without it only who unsubscribed, and whom an operator named."
+    )
     dns: DnsSection = Field(DnsSection(), description="How the DNS is asked.")
