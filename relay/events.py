@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from relay.envelope import ascii_domain, domain_of, queue_id
 from relay.policy.routing import glob
 
+Kind = Literal[
+    "accepted", "deferred", "delivered", "in_doubt", "failed", "expired", "suppressed", "discarded", "captured",
+    "held", "released", "retried", "cancelled", "rerouted", "failed_over", "bounced", "complained", "unsubscribed",
+    "auto_replied", "dsn_refused", "reported", "not_reported", "report_on", "throttled", "paused", "resumed",
+    "config_changed", "suppression_added", "suppression_removed",
+]  # fmt: skip
+
 # Every kind that is written, and what it says. docs/events.md holds this table; a test compares.
-KINDS: Mapping[str, str] = {
+KINDS: Mapping[Kind, str] = {
     "accepted": "the message is durable and was answered 250",
     "deferred": "an attempt failed for now; `due_at` says when the next one may start",
     "delivered": "the next hop answered 250 to the final dot",
@@ -46,6 +53,11 @@ KINDS: Mapping[str, str] = {
     "suppression_added": "an address is suppressed from now on",
     "suppression_removed": "and is no more",
 }
+
+
+def absorbed(egress: str) -> Kind:
+    """What is said of mail that is done without a next hop: `egress` is the action that took it."""
+    return "discarded" if egress == "discard" else "captured" if egress == "capture" else "delivered"
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from relay.events import Kind, absorbed
 from relay.policy import poison
 from relay.policy.classes import InDoubt, TrafficClass
 from relay.recipient import News, State, Verb, move
@@ -21,6 +22,7 @@ NULL_SENDER_REFUSED = (
 # Of the time that an upstream asks to wait: what was refused together does not come back together.
 HINT_SPREAD = 0.01
 TRUSTED = 5  # attempts
+SUPPRESSED = "suppressed"  # the `rule` of an outcome that no next hop made: its recipient gets nothing
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ def settle(
         asked = recipient.notify or change.state is not State.DELIVERED
         if asked and (news := _news(claim, recipient, outcome, change.state, now, delay_after)):
             tells.append(Tell(claim.message, recipient.n, news, now, bool(outcome.egress), kind == "expired"))
-        if kind:
+        if kind is not None:
             for egress, why in outcome.tried:
                 events.append(Event(now, claim.message, recipient.n, "failed_over", egress, 0, {"why": why}))
             events.append(Event(now, claim.message, recipient.n, kind, outcome.egress, outcome.reply.code, data))
@@ -105,16 +107,20 @@ def _news(
 
 def _one(
     claim: Claim, r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, chance: float
-) -> tuple[Change, str, Mapping[str, Any]]:
+) -> tuple[Change, Kind | None, Mapping[str, Any]]:
     if outcome.result is Result.RETURNED:
         state, back = move(State.ACTIVE, Verb.RETURN), {"why": str(outcome.reply)}
         # Nothing was learnt about it: neither that it is poison nor that it is not.
         # It keeps its place: at the end of its lane it would wait for all that came after it.
-        return _change(claim, r, state, min(now, r.due_at or now), r.attempts, r.in_doubt, "", back, r.crashes), "", {}
+        return (
+            _change(claim, r, state, min(now, r.due_at or now), r.attempts, r.in_doubt, "", back, r.crashes),
+            None,
+            {},
+        )
     if outcome.result is Result.LATER:
         state, due_at = move(State.ACTIVE, Verb.SOFT), _due(r, class_, now, max(1, r.attempts), chance, outcome.wait)
         waits = {"why": outcome.reply.text}
-        return _change(claim, r, state, due_at, r.attempts, r.in_doubt, outcome.egress, waits, r.crashes), "", {}
+        return _change(claim, r, state, due_at, r.attempts, r.in_doubt, outcome.egress, waits, r.crashes), None, {}
     if outcome.result is Result.HELD:
         held = {"why": outcome.reply.text}
         return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
@@ -142,12 +148,14 @@ def _one(
         data["prepared"] = outcome.prepared
     if state is State.DEFERRED:
         data["due_at"] = due_at
+    if kind == "in_doubt":
+        data["state"] = state.label  # whether it is tried again, waits for an operator, or has failed
     return _change(claim, r, state, due_at, attempts, doubt, outcome.egress, note, crashes), kind, data
 
 
 def _delivered(
     claim: Claim, r: Claimed, outcome: Outcome, now: float, attempts: int
-) -> tuple[Change, str, Mapping[str, Any]]:
+) -> tuple[Change, Kind, Mapping[str, Any]]:
     data: dict[str, Any] = {"last_reply": str(outcome.reply)}
     if found := remote_id(outcome.reply.text):
         data["remote_id"] = found
@@ -158,19 +166,20 @@ def _delivered(
     if outcome.prepared:
         data["prepared"] = outcome.prepared
     state = move(State.ACTIVE, Verb.ACCEPTED)
-    return _change(claim, r, state, now, attempts, r.in_doubt, outcome.egress, note), "delivered", data
+    return _change(claim, r, state, now, attempts, r.in_doubt, outcome.egress, note), absorbed(outcome.egress), data
 
 
 def _verdict(
     r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, attempts: int
-) -> tuple[Verb, str, str, bool]:
+) -> tuple[Verb, Kind, str, bool]:
     """(verb, event kind, why, is it in doubt)."""
     who = "not tried" if outcome.stage is Stage.PREPARE else outcome.egress  # nothing was said to it
     said = f"{who}: {outcome.reply}" if who else str(outcome.reply)
     said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
         case Result.HARD:
-            return Verb.HARD, "failed", f"rejected: {said}", r.in_doubt
+            kind: Kind = "suppressed" if outcome.rule == SUPPRESSED else "failed"
+            return Verb.HARD, kind, f"rejected: {said}", r.in_doubt
         case Result.DOUBT:
             why = f"in doubt: the final dot was sent to {outcome.egress} and no reply came ({outcome.reply.text})"
             if class_.in_doubt is InDoubt.HOLD:

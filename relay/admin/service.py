@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -282,25 +282,19 @@ class Service:
         self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]
     ) -> None:
         now, why = clock.now(), f"{PAST[verb]} by an operator"
-        if override:
-            await self._move(found, override)
+        facts = self._moves({row["lane"] for row in found}, override) if override else {}
         if verb != "reroute":
-            await self.spool.change([(r["message"], r["n"]) for r in found], action, now, why)
+            await self.spool.change([(r["message"], r["n"]) for r in found], action, now, why, facts)
             return
         held = [(r["message"], r["n"]) for r in found if r["state"] == "held"]
         rest = [(r["message"], r["n"]) for r in found if r["state"] != "held"]
-        await self.spool.change(held, Verb.RELEASE, now, why)
-        await self.spool.change(rest, Verb.RETRY, now, why)
+        await self.spool.change(held, Verb.RELEASE, now, why, facts, "rerouted")
+        await self.spool.change(rest, Verb.RETRY, now, why, facts, "rerouted")
 
-    async def _move(self, found: Sequence[dict[str, Any]], override: dict[str, str | bool]) -> None:
-        """Into lanes whose facts carry the override; every other fact stays."""
-        moves = []
-        for row in found:
-            facts = self.outlook.lane_facts_of(row["lane"])
-            if facts is not None:
-                moves.append((row["message"], row["n"], row["lane"], facts.with_overrides(override)))
-        for start in range(0, len(moves), 200):
-            await self.spool.relane(moves[start : start + 200])
+    def _moves(self, lanes: Iterable[int], override: dict[str, str | bool]) -> dict[int, str]:
+        """To lanes whose facts carry the override; every other fact stays."""
+        found = {number: self.outlook.lane_facts_of(number) for number in lanes}
+        return {number: facts.with_overrides(override) for number, facts in found.items() if facts is not None}
 
     async def export(self, text: str) -> AsyncIterator[bytes]:
         """The message as it leaves, in slices. Raises SpoolError where the body is not kept."""

@@ -25,7 +25,7 @@ from relay.scheduler.record import Recorder
 from relay.scheduler.resting import Rest, Resting
 from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
-from relay.settle import Outcome
+from relay.settle import SUPPRESSED, Outcome
 from relay.spool import Claimed
 
 REST = 3600.0  # seconds an account rests where nobody says for how long
@@ -354,7 +354,7 @@ class Blame:
 
 
 def _suppressed(found: Suppression) -> Outcome:
-    return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule="suppressed")
+    return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule=SUPPRESSED)
 
 
 def _strains(trouble: Trouble, reply: Reply) -> bool:

@@ -13,6 +13,7 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any, Protocol
 
+from relay.events import Kind
 from relay.policy.classes import InDoubt
 from relay.policy.suppression import Softly, Suppression
 from relay.recipient import News, State, Verb
@@ -78,6 +79,7 @@ class NewRecipient:
     why: str = ""
     notify: int = 0  # Notify
     orcpt: str = ""  # ORCPT as it was written
+    kind: Kind | None = None  # of the event that ends it at once; None: as its state and egress say
 
 
 @dataclass(slots=True)
@@ -174,7 +176,7 @@ class Event:
     at: float
     message: int
     n: int | None
-    kind: str
+    kind: Kind
     egress: str = ""
     code: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -366,7 +368,13 @@ class Spool(Feed, Protocol):
     async def message(self, number: int) -> dict[str, Any] | None: ...
     async def stats(self) -> list[dict[str, Any]]: ...
     async def change(
-        self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None
+        self,
+        keys: Sequence[tuple[int, int]],
+        verb: Verb,
+        now: float,
+        why: str,
+        facts: Mapping[int, str] | None = None,
+        kind: Kind | None = None,
     ) -> int: ...
     async def relane(self, moves: Sequence[tuple[int, int, int, str]]) -> None: ...
     async def stale(self, lane: int, limit: int) -> list[dict[str, Any]]: ...

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relay.events import Kind, absorbed
 from relay.policy.suppression import Suppression
 from relay.recipient import FINAL, News, State
 from relay.spool import (
@@ -172,14 +173,15 @@ def _recipient_rows(m: NewMessage, lanes: dict[str, int], run: int) -> list[tupl
 _ACTIVE = int(State.ACTIVE)
 
 
-_AT_INTAKE = {State.HELD: "held", State.DELIVERED: "delivered", State.FAILED: "failed"}
+_AT_INTAKE: Mapping[State, Kind] = {State.HELD: "held", State.FAILED: "failed"}
 
 
 def _accept_events(m: NewMessage) -> list[tuple[Any, ...]]:
     rows = [(m.accepted_at, m.id, None, "accepted", "", 250, "{}")]
     for n, r in enumerate(m.recipients):
-        if r.state in _AT_INTAKE:
-            rows.append((m.accepted_at, m.id, n, _AT_INTAKE[r.state], r.egress, 0, json.dumps({"why": r.why})))  # type: ignore[arg-type]
+        kind = r.kind or (absorbed(r.egress) if r.state is State.DELIVERED else _AT_INTAKE.get(r.state))
+        if kind:
+            rows.append((m.accepted_at, m.id, n, kind, r.egress, 0, json.dumps({"why": r.why})))  # type: ignore[arg-type]
     return rows
 
 

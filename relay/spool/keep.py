@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.envelope import queue_id
+from relay.events import Kind
 from relay.policy import poison
 from relay.policy.classes import InDoubt
 from relay.recipient import FINAL, READY, WAITING, News, State, Verb, move, states_before
@@ -33,7 +34,7 @@ _RELANE = Rows(
     "WITH v(m, i, lane) AS (VALUES {}) UPDATE recipient SET lane = v.lane FROM v WHERE message = v.m AND n = v.i", 3
 )
 
-_EVENT_OF = {
+_EVENT_OF: Mapping[Verb, Kind] = {
     Verb.HOLD: "held",
     Verb.RELEASE: "released",
     Verb.RETRY: "retried",
@@ -50,6 +51,7 @@ class Action:
     now: float
     why: str
     facts: Mapping[int, str]  # lane -> the facts of the lane that its recipients move to
+    kind: Kind | None = None  # of the event, where it is not the verb's
 
 
 def touch(now: float, connection: sqlite3.Connection) -> None:
@@ -95,7 +97,8 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
         # Who releases it has looked at it: it starts anew.
         crashes = int(action.verb is not Verb.RELEASE)
         written.append((message, n, int(after), lane_after, due_at, json.dumps(note), crashes))
-        events.append(Event(action.now, message, n, _EVENT_OF[action.verb], data={"why": action.why}))
+        kind = action.kind or _EVENT_OF[action.verb]
+        events.append(Event(action.now, message, n, kind, data={"why": action.why}))
         changed.append((before, after))
         if action.verb is Verb.EXPIRE:  # what an operator cancels he tells himself
             tells.append(Tell(message, n, News.FAILED, action.now, expired=True))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from relay.events import Kind
 from relay.recipient import READY, State, Verb
 from relay.spool import Filter, Position, counts, hot, keep, queries, recent
 from relay.spool.content import Content
@@ -77,15 +78,21 @@ class Seldom:
         return found[2]
 
     async def change(
-        self, keys: Sequence[tuple[int, int]], verb: Verb, now: float, why: str, facts: Mapping[int, str] | None = None
+        self,
+        keys: Sequence[tuple[int, int]],
+        verb: Verb,
+        now: float,
+        why: str,
+        facts: Mapping[int, str] | None = None,
+        kind: Kind | None = None,
     ) -> int:
         """An operator's verb on recipients that know it; `facts` moves a lane's recipients into another lane.
 
-        In slices, so that no commit waits long. Returns how many changed.
+        `kind`: of the event, where it is not the verb's own. In slices, so that no commit waits long. Returns how many changed.
         """
         count, slices = 0, self._slices[verb.value]
         for part in slices.cut(keys):
-            work = keep.Action(part, verb, now, why, dict(facts or {}))
+            work = keep.Action(part, verb, now, why, dict(facts or {}), kind)
             done = await self._writer.submit(
                 slices.timed(partial(keep.act, self._lanes, self.keep_bodies, self._write)), work, ACT
             )

@@ -96,7 +96,7 @@ def going(s: Settlement, keep: str) -> Row | None:
     if not (s.inline and keep == "failed" and len(s.changes) == len(s.events) == 1):
         return None
     c, e = s.changes[0], s.events[0]
-    if c.state is not State.DELIVERED or s.suppressions or s.softly:
+    if c.state is not State.DELIVERED or e.kind != "delivered" or s.suppressions or s.softly:
         return None
     return (
         c.message, None, None, None, None, None, None, None, None, None, c.due_at, *_NOT_COME,
