@@ -18,6 +18,7 @@ from relay.admin.service import Service
 from relay.admin.simulation import Simulated
 from relay.deliver.network import Network
 from relay.envelope import queue_id
+from relay.generations import Generations
 from relay.intake import Intake
 from relay.listener.activation import inherited
 from relay.listener.front import Door, ListenError, watch
@@ -98,17 +99,21 @@ class App:
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)
+        generations = Generations(self.scheduler.journal, documents)
+        generations.begin(config)
         self.runtime.subscribers += [
             self._limits,
             quotas.apply,
             self.scheduler.apply,
             lambda _: self.housekeeper.reloaded(),
+            generations.apply,
         ]
         await self._open_admin(config)
         await self._open_doors(config)
         # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
         self.supervisor.start("dispatch", self.scheduler.dispatch)
         self.supervisor.start("record", self.scheduler.recorder.run)
+        self.supervisor.start("journal", self.scheduler.journal.run)
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.supervisor.start("pulse", Pulse().run)
@@ -295,6 +300,7 @@ class App:
             self.log.error("spool_refused", error=str(error))
         await self.scheduler.recorder.finish()
         await self.scheduler.remember()
+        await self.scheduler.journal.finish()
         self.preparer.close()
         await self.admin.close()
         await self.spool.close()

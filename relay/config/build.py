@@ -6,7 +6,9 @@ never raises; what it returns counts only if the Report holds no problem.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -113,8 +115,16 @@ class Builder:
             probes=file.probes.address,
             stop_timeout=file.stop_timeout,
             files=tuple(self.report.files),
+            sections=self.sections(),
             warnings=tuple(str(w) for w in self.report.ordered(self.report.warnings)),
         )
+
+    def sections(self) -> dict[str, str]:
+        """So that two generations can be told apart without showing either."""
+        found = {
+            str(name): json.dumps(value, sort_keys=True, default=str) for name, value in self.site.root.plain().items()
+        }
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in found.items()}
 
     def spool(self, section: SpoolSection) -> Spool:
         return Spool(

@@ -120,10 +120,10 @@ class Egress(Generic[W]):
         connections = self.connections
         return connections + max(1, min(AHEAD * connections, round(connections * CLAIM / self.duration)))
 
-    def took(self, seconds: float) -> None:
-        """A transaction came to its end."""
-        self.crowd.took(self.now())
+    def took(self, seconds: float) -> bool:
+        """A transaction came to its end. Whether it bears all its sessions again."""
         self.duration += 0.2 * (max(seconds, 0.0001) - self.duration)
+        return self.crowd.took(self.now())
 
     def well(self, now: float) -> None:
         """It took mail: it may bear more at once."""

@@ -34,8 +34,10 @@ class Crowd:
         self._alone += 1
         return news, rest
 
-    def took(self, now: float) -> None:
-        """A transaction came to its end: it may bear one more."""
+    def took(self, now: float) -> bool:
+        """A transaction came to its end: it may bear one more. Whether it bears all again."""
         self._alone = 0
         if self.most < self.limit and now - self._since > REGROW:
             self.most, self._since = self.most + 1, now
+            return self.most == self.limit
+        return False

@@ -107,11 +107,11 @@ class Suspensions:
         self._by_key[suspension.key] = suspension
         self._sort()
 
-    def remove(self, kind: str, value: str) -> bool:
-        """Whether there was one."""
-        there = self._by_key.pop((kind, value.lower()), None) is not None
+    def remove(self, kind: str, value: str) -> Suspension | None:
+        """The one that there was."""
+        gone = self._by_key.pop((kind, value.lower()), None)
         self._sort()
-        return there
+        return gone
 
     def _sort(self) -> None:
         self._by_kind = {kind: [s for s in self.all() if s.kind == kind] for kind in KINDS}

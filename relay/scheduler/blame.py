@@ -21,6 +21,8 @@ from relay.policy.replies import judge
 from relay.policy.shunned import Suppression
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
+from relay.scheduler.journal import Journal
+from relay.scheduler.outcomes import REST, outcome_of, strains
 from relay.scheduler.record import Recorder
 from relay.scheduler.resting import Rest, Resting
 from relay.scheduler.shape import Shaping
@@ -28,9 +30,7 @@ from relay.scheduler.work import Work
 from relay.settle import SUPPRESSED, Outcome
 from relay.spool import Claimed
 
-REST = 3600.0  # seconds an account rests where nobody says for how long
 UNSAFE = 300.0  # of a destination whose TLS policy none of its hosts meets
-AGAIN = 60.0  # seconds after which the message that heard of the rest may ask whether it is over
 
 COMPLAINTS = metrics.Counter(
     "relay_upstream_complaints_total",
@@ -55,9 +55,11 @@ class Ways(Protocol):
 class Blame:
     """What becomes of a transaction's recipients, of its account and of its destinations."""
 
-    def __init__(self, ways: Ways, recorder: Recorder, shaping: Shaping, alarms: Alarms, log: MailLog) -> None:
+    def __init__(
+        self, ways: Ways, recorder: Recorder, shaping: Shaping, alarms: Alarms, journal: Journal, log: MailLog
+    ) -> None:
         self.ways, self.recorder, self.shaping, self.alarms, self.log = ways, recorder, shaping, alarms, log
-        self.resting = Resting(log)
+        self.journal, self.resting = journal, Resting(journal, log)
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
         logged_in = egress.account.username is not None
@@ -84,7 +86,7 @@ class Blame:
 
     def resume(self, egresses: Iterable[Egress[Work]]) -> None:
         """After a start or a reload: nothing rests but what a rule of `shaping` says."""
-        self.resting.rests.clear()
+        self.resting.clear()
         for egress in egresses:
             self.shaping.resume(egress)
         for rest in self.shaping.resting():
@@ -101,7 +103,10 @@ class Blame:
             now = clock.now()
             if measures:
                 egress.pace.throttle.taken(now)
+            slow = egress.pace.rate is not None
             egress.pace.accepted(now)
+            if slow and egress.pace.rate is None:
+                self.journal.note("resumed", egress.key, what="rate", why="it takes mail as fast as it comes again")
             egress.well(now)
         if self._judged(egress, work, zip(work.recipients, answers, strict=True), seconds, passed_on):
             self._well(egress)
@@ -128,16 +133,16 @@ class Blame:
         if isinstance(failure, OfDomain):
             return self._of_domain(egress, work, failure, seconds)
         trouble = self._heard(egress, work, [spoken_of] if spoken_of else work.recipients, stage, reply)
-        if _strains(trouble, reply) and stage is not Stage.PREPARE:
+        if strains(trouble, reply) and stage is not Stage.PREPARE:
             egress.strained(clock.now(), work.began, str(reply))
             if session is None and reply.code == 421 and egress.window and egress.sessions:
                 # It takes no session more, and has some of ours: those go on, and this message was not asked about.
                 egress.breaker.returned()
                 return self.ways.put_back(work, f"{egress.key}: {reply}")
         if spoken_of is not None and trouble.scope in (Scope.RECIPIENT, Scope.DESTINATION):
-            egress.breaker.succeeded()
+            self._well(egress)
             return self._one_alone(egress, work, spoken_of, Answer(stage, reply), seconds)
-        outcome = _outcome(egress, work, stage, reply, trouble, seconds)
+        outcome = outcome_of(egress, work, stage, reply, trouble, seconds)
         outcome.prepared = work.prepared
         login = stage is Stage.AUTH and trouble.remedy is Remedy.REST and trouble.wait is None
         if trouble.scope is Scope.EGRESS and trouble.means and not login:
@@ -161,7 +166,7 @@ class Blame:
         elif stage is Stage.DOT and reply.code == 0:
             egress.breaker.failed(clock.now(), f"{stage.value}: {reply}", random.random())
         else:
-            egress.breaker.succeeded()  # the next hop is well; it is this message that it does not want
+            self._well(egress)  # it is this message that it does not want
         self.recorder.settle(work.claim, [(r, outcome) for r in work.recipients])
 
     def _of_domain(self, egress: Egress[Work], work: Work, failure: OfDomain, seconds: float) -> None:
@@ -210,14 +215,14 @@ class Blame:
             else:
                 about = [recipient] if answer.stage is Stage.RCPT else work.recipients
                 trouble = self._heard(egress, work, about, answer.stage, answer.reply)
-                if _strains(trouble, answer.reply):
+                if strains(trouble, answer.reply):
                     egress.strained(clock.now(), work.began, str(answer.reply))
                 if trouble.scope is Scope.EGRESS:
                     against.append((recipient, answer, trouble))
                     continue
                 if trouble.scope is Scope.DESTINATION and answer.stage is Stage.RCPT:
                     self.resting.heard(egress.name, domain_of(recipient.address), trouble, answer.reply)
-                outcome = _outcome(egress, work, answer.stage, answer.reply, trouble, seconds)
+                outcome = outcome_of(egress, work, answer.stage, answer.reply, trouble, seconds)
             if answer.stage is Stage.DOT:
                 outcome.passed_on, outcome.prepared = passed_on, work.prepared
             outcomes.append((recipient, outcome))
@@ -225,7 +230,7 @@ class Blame:
             _, answer, trouble = against[-1]
             self._account(egress, trouble, answer.reply, work.began)
             if not self._gone(egress, work.share([r for r, _, _ in against]), trouble, answer.reply):
-                outcome = _outcome(egress, work, answer.stage, answer.reply, trouble, seconds)
+                outcome = outcome_of(egress, work, answer.stage, answer.reply, trouble, seconds)
                 outcomes += [(recipient, outcome) for recipient, _, _ in against]
         self.recorder.settle(work.claim, outcomes)
         return not against
@@ -235,6 +240,7 @@ class Blame:
         egress.breaker.succeeded()
         if rested and not egress.breaker.is_open:
             self.log.event("egress_back", egress=egress.key, after=rested)
+            self.journal.note("resumed", egress.key, what="egress", why=f"it is well again, after {rested}")
         if self.alarms.open and not egress.breaker.is_open:
             self.alarms.end("failed_over", egress.key)
 
@@ -252,6 +258,7 @@ class Blame:
         COMPLAINTS.inc(1, egress.name, trouble.remedy.value)
         if trouble.remedy is Remedy.REST:
             seconds = REST if trouble.wait is None else trouble.wait
+            rested = egress.breaker.is_open
             if egress.breaker.rest(now, seconds, why, passes=trouble.fail_over):
                 self.log.error(
                     f"{who}_rests",
@@ -261,13 +268,24 @@ class Blame:
                     seconds=round(seconds, 1),
                     takes_over=trouble.fail_over,
                 )
+                if not rested:
+                    until = egress.breaker.until
+                    self.journal.note(
+                        "paused", egress.key, reply.code, what=who, until=until, last_reply=str(reply), why=why
+                    )
                 self._clear(egress, why, passes=trouble.fail_over)
             return
         egress.breaker.returned()  # it is well enough to complain
+        fast = egress.pace.rate is None
         if trouble.remedy is Remedy.SLOW and egress.pace.complained(now, began, trouble.wait, why):
             self.log.warning(f"{who}_slowed", egress=egress.key, rate=egress.pace.shown, reply=why)
+            if fast:
+                self.journal.note("throttled", egress.key, reply.code, what="rate", rate=egress.pace.shown, why=why)
         if trouble.remedy is Remedy.FEWER and egress.crowded(now, trouble.wait, why, dialled=dialled):
             self.log.warning(f"{who}_crowded", egress=egress.key, connections=egress.connections, reply=why)
+            self.journal.note(
+                "throttled", egress.key, reply.code, what="connections", connections=egress.connections, why=why
+            )
 
     def _gone(self, egress: Egress[Work], work: Work, trouble: Trouble, reply: Reply) -> bool:
         """Whether the mail that heard it has gone its way: by another account, or back to be claimed again."""
@@ -318,6 +336,17 @@ class Blame:
                 means=trouble.means or None,
                 seconds=round(breaker.until - clock.now(), 1),
             )
+            if not before:
+                what, said = "login" if auth else "egress", str(failure.reply)
+                self.journal.note(
+                    "paused",
+                    egress.key,
+                    failure.reply.code,
+                    what=what,
+                    until=breaker.until,
+                    last_reply=said,
+                    why=str(failure),
+                )
             self._clear(egress, str(failure), passes=True)
 
     # -- a destination
@@ -355,26 +384,3 @@ class Blame:
 
 def _suppressed(found: Suppression) -> Outcome:
     return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule=SUPPRESSED)
-
-
-def _strains(trouble: Trouble, reply: Reply) -> bool:
-    """Whether it says that a lane bears less than it gets. A full mailbox does not, nor does greylisting."""
-    if trouble.result is not Result.SOFT:
-        return False
-    if trouble.scope is not Scope.RECIPIENT or reply.code == 421:
-        return True
-    if trouble.means:
-        return False
-    return reply.enhanced.startswith(("4.3.", "4.4.", "4.7.")) or (not reply.enhanced and reply.code in (451, 452))
-
-
-def _outcome(egress: Egress[Work], work: Work, stage: Stage, reply: Reply, trouble: Trouble, seconds: float) -> Outcome:
-    wait = trouble.wait
-    if trouble.scope is Scope.EGRESS and trouble.means:
-        # It is the account that is waited for: once that is well this message is as good as any, and must not sleep on.
-        wait = min(AGAIN, REST if wait is None else wait)
-    outcome = Outcome(
-        trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait
-    )
-    outcome.remote, outcome.site = work.remote, egress.site
-    return outcome

@@ -28,6 +28,7 @@ from relay.scheduler.blame import Blame
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.charges import Charges
 from relay.scheduler.egresses import Egresses
+from relay.scheduler.journal import Journal
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
 from relay.scheduler.pauses import halted
@@ -60,6 +61,7 @@ class Carriers:
         bounds: Bounds,
         ledger: Ledger,
         memory: Memory,
+        journal: Journal,
     ) -> None:
         """`nudge`: there is room for more."""
         self.bounds, self.charges = bounds, Charges(bounds, ledger)
@@ -69,7 +71,9 @@ class Carriers:
         self.retired: list[Egress[Work]] = []
         self.at_work: dict[asyncio.Task[None], Upstream | None] = {}
         alarms = Alarms(log)
-        self.blame = Blame(self, recorder, Shaping(sites, log, memory, alarms), alarms, log)
+        self.journal = journal
+        shaping = Shaping(sites, log, memory, alarms, journal)
+        self.blame = Blame(self, recorder, shaping, alarms, journal, log)
         self.egresses.made = self.blame.shaping.resume
         self.stopping = False
         self.egresses.measure()
@@ -91,6 +95,8 @@ class Carriers:
     def _retire(self, egress: Egress[Work]) -> None:
         """Its running work ends as it is; what has not begun goes back to be routed anew."""
         egress.retired = True
+        if egress.breaker.is_open:
+            self.journal.note("resumed", egress.key, what="egress", why="its account changed")
         self.retired.append(egress)
         while egress.backlog:
             self.put_back(egress.backlog.popleft(), "its account changed")
@@ -220,7 +226,8 @@ class Carriers:
             session = self.at_work[task]
             passed_on = session is not None and session.passes_on
             seconds = clock.monotonic() - started
-            egress.took(seconds)
+            if egress.took(seconds):
+                self.journal.note("resumed", egress.key, what="connections", why="it may have all of them again")
             self.blame.answered(egress, work, answers, seconds, passed_on)
         finally:
             if work.ready is not None:
@@ -357,6 +364,7 @@ class Carriers:
     async def sweep(self) -> None:
         """Sessions that were idle for too long, and what shaping has put in force for so long."""
         self.blame.shaping.sweep()
+        self.blame.resting.over(clock.now())
         idle = [egress for egress in [*self.egresses.values(), *self.retired] if egress.idle]
         await asyncio.gather(*(egress.sweep() for egress in idle))
         self.retired = [e for e in self.retired if e.busy or e.sessions]

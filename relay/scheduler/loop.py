@@ -23,6 +23,7 @@ from relay.reply import Reply, Result, Stage
 from relay.scheduler.bounds import Bounds
 from relay.scheduler.carry import STOPPED, Carriers
 from relay.scheduler.egresses import Egresses
+from relay.scheduler.journal import Journal
 from relay.scheduler.lanes import NOT_SUSPENDED, Lane, Lanes
 from relay.scheduler.ledger import Ledger
 from relay.scheduler.memory import Memory
@@ -36,7 +37,8 @@ from relay.scheduler.usage import Usage
 from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
-from relay.spool import Ask, Claim, Claimed, Spool, SpoolError
+from relay.spool import Ask, Claim, Claimed, Event, Spool, SpoolError
+from relay.spool.feed import Learnt
 
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 
@@ -59,6 +61,7 @@ class Scheduler:
         """`kept`: what the run before had spent of limits; `memory`: what it had learnt."""
         self.memory = memory or Memory(spool, {})
         self.spool, self.config, self.network, self.log = spool, config, network, log
+        self.journal = Journal(spool, log)
         self.sites = Sites(network.mx, config, log)
         self.sites.found = self._sited
         self.ledger = Ledger(spool, kept)
@@ -78,12 +81,13 @@ class Scheduler:
             self.bounds,
             self.ledger,
             self.memory,
+            self.journal,
         )
         self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
-        self.pauses = Pauses(self.lanes.by_id, self.egresses, log, spool.remember, self._paused)
+        self.pauses = Pauses(self.lanes.by_id, self.egresses, log, self._keep, self._paused)
         self.ask: Callable[[tuple[Question, ...]], Config] = lambda asked: replace(self.config, suspended=asked)
-        self.standing = Standing(self.memory, log, self.egresses.ramps, clock.now())
+        self.standing = Standing(self.memory, self.journal, log, self.egresses.ramps, clock.now())
         self.recorder.heard = self.standing.add
         self.usage = Usage(self.carriers, self.standing)
         self.lanes.suspended = self._suspended
@@ -106,6 +110,10 @@ class Scheduler:
         self.carriers.apply(config)
         self.lanes.reload(config)
         self.spool.wake()
+
+    async def _keep(self, documents: Mapping[str, str | None], events: Sequence[Event]) -> None:
+        """In one transaction. Raises SpoolError."""
+        await self.spool.learn(Learnt(events, documents=documents))
 
     def _paused(self) -> None:
         """Something was suspended by hand, or resumed."""

@@ -7,22 +7,25 @@ object after each change; `changed` is called then, for lanes may have to answer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from relay import clock
 from relay.deliver.pool import Egress, name_of
 from relay.maillog import MailLog
 from relay.policy.routing import glob
 from relay.policy.suspend import Suspension, Suspensions
+from relay.scheduler.journal import made
 from relay.scheduler.lanes import Lane
 from relay.scheduler.memory import NOT_OURS
 from relay.scheduler.work import Work
+from relay.spool import Event
 
 DOCUMENT = "suspensions"  # its key in the spool
 PART = 500  # lanes that are looked at in one go
 
-Remember = Callable[[Mapping[str, str | None]], Awaitable[None]]
+# Documents as the spool remembers them, and the events that tell of them: in one transaction. Raises SpoolError.
+Remember = Callable[[Mapping[str, str | None], Sequence[Event]], Awaitable[None]]
 
 
 def halted(egress: Egress[Work], work: Work) -> str:
@@ -30,6 +33,10 @@ def halted(egress: Egress[Work], work: Work) -> str:
     if egress.stopped is not None and egress.stopped[0] > egress.now():
         return egress.stopped[1]
     return work.lane.suspended if work.lane is not None else ""
+
+
+def told(kind: Literal["paused", "resumed"], about: Suspension, **data: Any) -> Event:
+    return made(kind, about.value if about.kind == "egress" else "", what=about.kind, name=about.value, **data)
 
 
 class Pauses:
@@ -60,22 +67,23 @@ class Pauses:
     async def suspend(self, kind: str, value: str, until: float | None, reason: str) -> list[str]:
         """Returns what it stops, a line each. Raises ValueError in words, SpoolError."""
         async with self._changing:
-            made = Suspension.of(kind, value, until, reason, clock.now())
+            mine = Suspension.of(kind, value, until, reason, clock.now())
             wanted = Suspensions(self.in_force.all())
-            wanted.add(made)
-            await self._take(wanted)
+            wanted.add(mine)
+            await self._take(wanted, [told("paused", mine, by="hand", until=mine.until, why=mine.reason)])
         self._log.warning(
-            "suspended", filter=f"{kind}={value}", until=until, reason=made.reason, by="hand", why=made.why
+            "suspended", filter=f"{kind}={value}", until=until, reason=mine.reason, by="hand", why=mine.why
         )
-        return await self._stopped(made)
+        return await self._stopped(mine)
 
     async def resume(self, kind: str, value: str) -> int:
         """How many suspensions were ended: 1, or 0 where there was none of these words. Raises SpoolError."""
         async with self._changing:
             wanted = Suspensions(self.in_force.all())
-            if not wanted.remove(kind, value):
+            gone = wanted.remove(kind, value)
+            if gone is None:
                 return 0
-            await self._take(wanted)
+            await self._take(wanted, [told("resumed", gone, by="hand")])
         self._log.event("resumed", filter=f"{kind}={value}", by="hand")
         return 1
 
@@ -107,7 +115,8 @@ class Pauses:
             over = self.in_force.over(now)
             if not over:
                 return
-            await self._take(Suspensions(s for s in self.in_force.all() if s not in over))
+            events = [told("resumed", ended, by="its time is over") for ended in over]
+            await self._take(Suspensions(s for s in self.in_force.all() if s not in over), events)
         for ended in over:
             self._log.event("resumed", filter=f"{ended.kind}={ended.value}", by="its time is over")
 
@@ -121,9 +130,9 @@ class Pauses:
                 else:
                     egress.backlog.append(work)
 
-    async def _take(self, wanted: Suspensions) -> None:
+    async def _take(self, wanted: Suspensions, events: Sequence[Event]) -> None:
         """On the disk, then in force."""
-        await self._remember({DOCUMENT: wanted.state() if wanted else None})
+        await self._remember({DOCUMENT: wanted.state() if wanted else None}, events)
         self.in_force = wanted
         self._changed()
 

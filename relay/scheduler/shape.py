@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from relay import clock, metrics
 from relay.deliver.pool import Egress, name_of
@@ -17,6 +18,7 @@ from relay.policy.shaping import InForce, Shaped, ShapingRule, fitting
 from relay.policy.shunned import Suppressed
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
+from relay.scheduler.journal import Journal
 from relay.scheduler.memory import Memory
 from relay.scheduler.sites import Sites
 from relay.scheduler.work import Work
@@ -41,8 +43,8 @@ class Heard:
 class Shaping:
     """All rules, what is in force by them, and who is suppressed."""
 
-    def __init__(self, sites: Sites, log: MailLog, memory: Memory, alarms: Alarms) -> None:
-        self.sites, self.log, self.alarms = sites, log, alarms
+    def __init__(self, sites: Sites, log: MailLog, memory: Memory, alarms: Alarms, journal: Journal) -> None:
+        self.sites, self.log, self.alarms, self.journal = sites, log, alarms, journal
         self.rules: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
         self.shaped, self.suppressed = Shaped(), Suppressed()
         memory.recall("shaping", lambda found: self.shaped.load(found["rows"]))
@@ -100,6 +102,10 @@ class Shaping:
         self.log.event(
             "shaping_over", egress=gone.egress, domain=gone.destination or None, what=gone.what, after=gone.why
         )
+        if _kind(gone) is not None:
+            self.journal.note(
+                "resumed", gone.egress, what=gone.what, destination=gone.destination, why=f"after {gone.why}"
+            )
 
     # -- a reply
 
@@ -168,6 +174,11 @@ class Shaping:
             reply=str(reply),
             rule=rule.shown,
         )
+        if (kind := _kind(made)) is not None:
+            self.journal.note(
+                kind, egress.key, reply.code, what=made.what, destination=domain, until=made.until, last_reply=str(reply),
+                why=rule.shown,
+            )  # fmt: skip
 
     def _suppress(self, address: str, rule: ShapingRule, reply: Reply, now: float) -> None:
         if self.suppressed.find(address, now) is None:
@@ -198,6 +209,13 @@ class Shaping:
             scope = Scope.RECIPIENT if stage is Stage.RCPT else Scope.MESSAGE
             return Trouble(scope, Result.SOFT, min(AGAIN, *(r.seconds for r in pauses)), pauses[0].shown)
         return None
+
+
+def _kind(force: InForce) -> Literal["paused", "throttled"] | None:
+    """Of the event that tells of it. Where all of an egress rests, its breaker tells."""
+    if force.destination and (force.pause or force.next):
+        return "paused"
+    return "throttled" if force.share is not None or force.connections is not None else None
 
 
 def _about(force: InForce) -> str:

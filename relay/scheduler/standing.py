@@ -15,6 +15,7 @@ from relay.maillog import MailLog
 from relay.policy.reputation import Kind, Reputation, Share, Tally
 from relay.policy.warmup import Ramp
 from relay.reply import Result, Stage
+from relay.scheduler.journal import Journal
 from relay.scheduler.memory import Memory
 from relay.settle import Outcome
 from relay.spool import Claim, Claimed
@@ -36,8 +37,8 @@ Ramps = Callable[[], Iterable[tuple[str, Ramp]]]  # (key of the reputation, its 
 class Standing:
     """`ramps`: all that are in force."""
 
-    def __init__(self, memory: Memory, log: MailLog, ramps: Ramps, now: float) -> None:
-        self.log, self._ramps = log, ramps
+    def __init__(self, memory: Memory, journal: Journal, log: MailLog, ramps: Ramps, now: float) -> None:
+        self.journal, self.log, self._ramps = journal, log, ramps
         self.reputation = Reputation()
         memory.recall(DOCUMENT, lambda state: self.reputation.load(state, now))
         self._tally = Tally(self.reputation)
@@ -82,6 +83,7 @@ class Standing:
         for key, ramp in self._ramps():
             if told := ramp.judge(now, self.reputation.rates(key, now)):
                 self.log.warning("warm_up", egress=ramp.name, what=told)
+                self.journal.note("throttled" if ramp.held else "resumed", ramp.name, what="warm_up", why=told)
 
     def weigh(self, now: float) -> None:
         """All that was counted is in the rates, and will be remembered."""

@@ -234,6 +234,7 @@ class Config:
     stop_timeout: float = 25.0
     files: tuple[Path, ...] = ()  # every file that was read, for `check` and errors
     warnings: tuple[str, ...] = ()
+    sections: Mapping[str, str] = field(default_factory=dict)  # of the file, by name: a digest of what stands there
     suspended: tuple[Question, ...] = ()  # what lanes must answer for what is suspended by hand
     tenants: Mapping[str, frozenset[str]] = field(default_factory=dict)  # tenant -> its users
 
