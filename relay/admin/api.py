@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
-from relay.admin import limits
+from relay.admin import events, limits
 from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest, NotFound, Usage
 from relay.admin.service import Service
@@ -37,6 +37,7 @@ class Admin:
 
     def __init__(self, service: Service, pausing: Pausing, usage: Usage, simulated: Simulated) -> None:
         self.service, self.pausing, self.usage, self.simulated = service, pausing, usage, simulated
+        self.stream = events.Stream(service.spool, lambda: service.control.config.tenant_of)
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -111,6 +112,7 @@ class Admin:
         )
         app.add_routes(_pauses(self.pausing))
         app.add_routes(limits.routes(self.usage))
+        app.add_routes(events.routes(self.service, self.stream))
         app.add_routes([web.get("/v1/simulation", _paged(self.simulated))])
         return app
 

@@ -155,11 +155,15 @@ class Service:
             eta, rule, before = await self.outlook.eta(row, now)
         return self.told(row, now) | {"eta": eta, "rule": rule, "before": before}
 
-    async def _message(self, text: str) -> dict[str, Any]:
+    def number(self, text: str) -> int:
+        """Raises BadRequest."""
         try:
-            number = parse_queue_id(text)
+            return parse_queue_id(text)
         except ValueError as error:
             raise BadRequest(str(error)) from None
+
+    async def _message(self, text: str) -> dict[str, Any]:
+        number = self.number(text)
         found = await self.spool.message(number)
         if found is None:
             raise NotFound(f"no message {queue_id(number)}: it was never here, or `spool.keep` is over")

@@ -10,7 +10,7 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, explain, limits, mail, oauth, pauses, presets, queue, service, setup, simulate, sink
+from relay.cli import dkim, events, explain, limits, mail, oauth, pauses, presets, queue, service, setup, simulate, sink
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -36,6 +36,7 @@ for _command in (
     mail.send,
     sink.sink,
     queue.queue,
+    events.events,
     simulate.simulate,
     pauses.suspend,
     pauses.resume,

@@ -13,6 +13,7 @@ import click
 
 from relay import clock
 from relay.cli import client, show
+from relay.cli.trace import trace
 
 F = Callable[..., Any]
 _WAITING = ("queued", "deferred", "active", "held")
@@ -384,3 +385,6 @@ def resend(queue_id: str, recipients: tuple[str, ...], dry_run: bool, json_: boo
     else:
         count = show.plural(found["recipients"], "recipient")
         click.echo(f"resent {found['resent']} as {found['queue_id']} to {count}")
+
+
+queue.add_command(trace)

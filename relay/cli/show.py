@@ -75,7 +75,7 @@ def reasons(columns: Sequence[str], rows: Iterable[Sequence[Any]], colour: int) 
 
 def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], colour: int) -> int:
     """For a narrow terminal: a line of columns, never broken, and below it, dim, the rest of what there is to say."""
-    made = [([_clean(value) for value in first], _clean(second)) for first, second in rows]
+    made = [([clean(value) for value in first], clean(second)) for first, second in rows]
     if not made:
         return 0
     widths = [max(len(line[i]) for line in (columns, *(first for first, _ in made))) for i in range(len(columns))]
@@ -97,7 +97,7 @@ def paragraph(text: str, indent: int) -> None:
     click.echo(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
 
 
-def _clean(value: Any) -> str:
+def clean(value: Any) -> str:
     """On one line, and without what would steer the terminal."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
 

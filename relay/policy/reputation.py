@@ -22,8 +22,10 @@ KEYS = 10_000
 STATED = 2_000  # keys that are kept over a restart: all of them would be megabytes
 MAX_KEY = 320  # characters: a name may be a stranger's
 
-Kind = Literal["delivered", "deferred", "bounced", "complained"]
-_PLACE: dict[Kind, int] = {"delivered": 0, "deferred": 1, "bounced": 2, "complained": 3}
+# `returned`: it was delivered, and then a report came that it was not.
+Kind = Literal["delivered", "deferred", "bounced", "complained", "returned"]
+_PLACE: dict[Kind, int] = {"delivered": 0, "deferred": 1, "bounced": 2, "complained": 3, "returned": 4}
+SITES = 10_000  # of which is remembered where mail for them went
 # The score is 0 where 1 in 6 bounces, where 1 in 150 complains, or where everything is deferred.
 _WEIGHTS = {"bounces": 6.0, "complaints": 150.0, "deferrals": 1.0}
 
@@ -88,6 +90,22 @@ class _Window:
             self.counts[place + kind] += count
             self.sums[kind] += count
 
+    def turn(self, count: int) -> int:
+        """So many that were delivered have bounced: of the latest first. Returns how many there were."""
+        hours, left = len(self.counts) // 4, min(count, self.sums[0])
+        turned = left
+        for hour in range(self.hour, self.hour - hours, -1):
+            place = hour % hours * 4
+            part = min(left, self.counts[place])
+            self.counts[place] -= part
+            self.counts[place + 2] += part
+            left -= part
+            if not left:
+                break
+        self.sums[0] -= turned
+        self.sums[2] += turned
+        return turned
+
     def rows(self) -> list[list[int]]:
         """[hour, counts ...] of each hour in which something happened."""
         hours = len(self.counts) // 4
@@ -124,8 +142,10 @@ class Reputation:
         return list(self._kinds.get(kind, ()))
 
     def note(self, key: str, delivered: int, deferred: int, bounced: int, complained: int, now: float) -> None:
-        """So many more. A complaint comes hours or days after its mail: where it is known when that left, `now` is then, so
-        that complaints are compared with the mail that they are about. What is older than the window is not counted."""
+        """So many more, as of `now`. What is older than the window is not counted.
+
+        A complaint comes hours or days after its mail, and counts when it comes: it is the mail that leaves now which it warns of.
+        """
         key = key[:MAX_KEY]
         of_kind = self._kinds.setdefault(key.partition(" ")[0], OrderedDict())
         window = of_kind.get(key)
@@ -137,6 +157,14 @@ class Reputation:
         else:
             of_kind.move_to_end(key)
         window.add(hour, (delivered, deferred, bounced, complained))
+
+    def turn(self, key: str, count: int, now: float) -> None:
+        """So many of what was delivered came back: they were tried once, not twice. Of what left before the window the bounce
+        counts as a try of its own: the other one is forgotten."""
+        window = self._window(key, now)
+        rest = count - (window.turn(count) if window is not None else 0)
+        if rest:
+            self.note(key, 0, 0, rest, 0, now)
 
     def rates(self, key: str, now: float) -> Rates:
         """Of the last `hours`; of a key that nobody noted: nothing."""
@@ -206,11 +234,12 @@ class Reputation:
 class Tally:
     """What the hot path counts in: one increment a recipient, until `fold`. Memory: of what differs between two folds."""
 
-    __slots__ = ("_reputation", "_seen")
+    __slots__ = ("_reputation", "_seen", "_sites")
 
     def __init__(self, reputation: Reputation) -> None:
         self._reputation = reputation
         self._seen: defaultdict[tuple[str, str, str, str, Kind, str], int] = defaultdict(int)
+        self._sites: OrderedDict[tuple[str, str], str] = OrderedDict()  # where mail for a destination went last
 
     def add(self, egress: str, destination: str, sender: str, class_: str, kind: Kind, site: str = "") -> None:
         """One recipient. `sender` is a domain, `site` where it went by MX; what is not known is empty and not counted."""
@@ -219,13 +248,26 @@ class Tally:
     def fold(self, now: float) -> None:
         """Into the reputation, as of `now`."""
         seen, self._seen = self._seen, defaultdict(int)
-        counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
         for (egress, destination, sender, class_, kind, site), count in seen.items():
+            if site:
+                self._went(egress, destination, site)
+            else:  # a report does not know
+                site = self._sites.get((egress, destination), "")
             named = [("egress", egress), ("destination", destination), ("sender", sender), ("class", class_)]
             if site:
                 named += [("site", site), ("way", f"{egress} to {site}")]
             for what, name in named:
                 if name:
                     counts[f"{what} {name}"][_PLACE[kind]] += count
-        for key, (delivered, deferred, bounced, complained) in counts.items():
-            self._reputation.note(key, delivered, deferred, bounced, complained, now)
+        for key, (delivered, deferred, bounced, complained, returned) in counts.items():
+            if delivered or deferred or bounced or complained:
+                self._reputation.note(key, delivered, deferred, bounced, complained, now)
+            if returned:
+                self._reputation.turn(key, returned, now)
+
+    def _went(self, egress: str, destination: str, site: str) -> None:
+        self._sites[egress, destination] = site
+        self._sites.move_to_end((egress, destination))
+        if len(self._sites) > SITES:
+            self._sites.popitem(last=False)

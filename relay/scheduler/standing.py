@@ -7,7 +7,7 @@ upstream has answered it; who could not be reached at all says nothing about mai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from relay import clock, metrics
 from relay.envelope import ascii_domain, domain_of
@@ -66,6 +66,21 @@ class Standing:
             if kind is not None and outcome.egress and outcome.stage in _ANSWERED:
                 domain = ascii_domain(domain_of(recipient.address))
                 self._tally.add(outcome.egress, domain, sender, claim.class_ or "default", kind, outcome.site)
+
+    def came_back(
+        self,
+        egress: str,
+        recipient_domain: str,
+        sender_domain: str,
+        class_: str,
+        kind: Literal["bounced", "complained"],
+        site: str = "",
+    ) -> None:
+        """A report on what had been delivered: it bounced after all, or its recipient complained. Not for what failed here,
+        which was counted when it did. What is not known is empty. `sender_domain`: of its reverse-path."""
+        what: Kind = "returned" if kind == "bounced" else kind
+        names = (ascii_domain(recipient_domain), ascii_domain(sender_domain))
+        self._tally.add(egress, *names, class_ or "default", what, site)
 
     def score(self, sender: str) -> float:
         """Of the domain of a reverse-path, as of the last look."""

@@ -193,6 +193,39 @@ def test_a_tally_is_folded_once_into_all_keys() -> None:
     }  # fmt: skip
 
 
+def test_a_late_bounce_is_no_second_try() -> None:
+    reputation = Reputation()
+    tally = Tally(reputation)
+    for _ in range(50):
+        tally.add("mx-1", "google.com", "shop.example", "marketing", "delivered", "google")
+    for kind in ("returned", "complained"):
+        tally.add("mx-1", "google.com", "shop.example", "marketing", kind)  # a report does not know the site
+    tally.fold(NOW)
+    for key in ("egress mx-1", "way mx-1 to google", "site google", "sender shop.example"):
+        assert reputation.rates(key, NOW) == (50, wilson(1, 50), wilson(1, 50), wilson(0, 50))
+    tally.add("mx-1", "google.com", "shop.example", "marketing", "returned")
+    tally.fold(NOW + 5 * HOUR)  # the mail left in an earlier hour
+    assert reputation.rates(KEY, NOW + 5 * HOUR) == (50, wilson(2, 50), wilson(1, 50), wilson(0, 50))
+    again = Reputation()
+    again.load(reputation.state(), NOW + 5 * HOUR)
+    assert again.rates(KEY, NOW + 5 * HOUR) == reputation.rates(KEY, NOW + 5 * HOUR)
+
+
+def test_a_bounce_of_what_is_forgotten_is_a_try() -> None:
+    reputation = noted(3)
+    reputation.turn(KEY, 2, NOW + 30 * HOUR)
+    assert reputation.rates(KEY, NOW + 30 * HOUR) == (2, wilson(2, 2), wilson(0, 2), wilson(0, 2))
+    reputation.turn("egress nobody", 1, NOW)
+    assert reputation.rates("egress nobody", NOW).total == 1
+
+
+def test_more_come_back_than_left() -> None:
+    reputation = noted(3)
+    reputation.turn(KEY, 5, NOW)
+    assert reputation.rates(KEY, NOW) == (5, wilson(5, 5), wilson(0, 5), wilson(0, 5))
+    assert reputation.state()[KEY] == [[int(NOW // HOUR), 0, 0, 5, 0]]
+
+
 # -- a route that asks for it
 
 
