@@ -18,7 +18,7 @@ Kind = Literal[
     "accepted", "deferred", "delivered", "in_doubt", "failed", "expired", "suppressed", "discarded", "captured",
     "held", "released", "retried", "cancelled", "rerouted", "failed_over", "bounced", "complained", "unsubscribed",
     "auto_replied", "dsn_refused", "reported", "not_reported", "report_on", "throttled", "paused", "resumed",
-    "config_changed", "suppression_added", "suppression_removed",
+    "dmarc_report", "tls_report", "config_changed", "suppression_added", "suppression_removed",
 ]  # fmt: skip
 
 # Every kind that is written, and what it says. docs/events.md holds this table; a test compares.
@@ -42,6 +42,8 @@ KINDS: Mapping[Kind, str] = {
     "complained": "its recipient called it spam (a feedback loop, or a provider)",
     "unsubscribed": "its recipient unsubscribed",
     "auto_replied": "a machine answered for its recipient: out of office and their like",
+    "dmarc_report": "a receiver told what became of mail in our domain's name (DMARC aggregate): the summary",
+    "tls_report": "a receiver told how TLS to our domain fared (SMTP TLS reporting): the summary",
     "dsn_refused": "a report of ours was refused, for it has the null sender",
     "reported": "a report to its sender was made",
     "not_reported": "its sender is not told, and why",

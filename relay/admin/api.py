@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
-from relay.admin import events, limits
+from relay.admin import events, feedback, limits
 from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest, NotFound, Usage
 from relay.admin.service import Service
@@ -113,6 +113,7 @@ class Admin:
         app.add_routes(_pauses(self.pausing))
         app.add_routes(limits.routes(self.usage))
         app.add_routes(events.routes(self.service, self.stream))
+        app.add_routes(feedback.routes(self.service.spool, self.usage))
         app.add_routes([web.get("/v1/simulation", _paged(self.simulated))])
         return app
 

@@ -126,11 +126,11 @@ class Stream:
 
     async def _page(self, wanted: Wanted, after: int) -> tuple[list[Row], int]:
         """(rows, the cursor behind them where none is left)."""
-        if not wanted.message:
-            rows = await self.spool.events(after, PAGE)
-            return rows, rows[-1].id if rows else after
         last = await self.spool.last_event()  # before the rows: what comes between the two is met the next time
-        return [row for row in await self.spool.story(wanted.message) if after < row.id <= last], last
+        if wanted.message:
+            return [row for row in await self.spool.story(wanted.message) if after < row.id <= last], last
+        rows = await self.spool.events(after, PAGE, last)
+        return rows, rows[-1].id if rows else last
 
 
 def routes(service: Service, stream: Stream) -> list[web.RouteDef]:

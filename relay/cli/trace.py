@@ -103,7 +103,7 @@ def _accepted(event: Event) -> str:
 
 def _came_back(event: Event) -> str:
     hard = {"hard": "for good", "soft": "for now"}.get(event.get("bounce_class", ""), "")
-    words = (event.get("status"), event.get("reason"), event.get("diagnostic") or event.get("last_reply"))
+    words = (event.get("status"), event.get("reason"), event.get("reply") or event.get("last_reply"))
     said = " ".join(str(word) for word in words if word)
     return f"it came back{f', {hard}' if hard else ''}{_heard(event)}: {said or _said(event)}"
 
