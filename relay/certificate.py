@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import lru_cache
 from pathlib import Path
 
 from relay.secrets import Reference
@@ -47,6 +48,25 @@ def stamps(*files: Path | Reference | None) -> Stamps:
     """Modification time and size of each that is a file, to be compared later. Raises OSError."""
     paths = [path for file in files if file is not None and (path := _path_of(file))]
     return tuple((status.st_mtime_ns, status.st_size) for status in (path.stat() for path in paths))
+
+
+def trusted(ca: Path | None = None) -> ssl.SSLContext:
+    """For a client: trusts whom the system trusts, and `ca` (PEM). Kept until the files change.
+
+    Names count as DNS-IDs alone (RFC 9525 §6.3). Reads files: call it off the loop. Raises OSError; an SSLError is one.
+    """
+    where = ssl.get_default_verify_paths()  # by SSL_CERT_FILE and SSL_CERT_DIR, if they are set
+    paths = tuple(Path(path) for path in (where.cafile, where.capath) if path)
+    return _trusting(ca, stamps(*paths, ca))
+
+
+@lru_cache(maxsize=16)
+def _trusting(ca: Path | None, changed: Stamps) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.hostname_checks_common_name = False
+    if ca is not None:
+        context.load_verify_locations(ca)
+    return context
 
 
 def _path_of(file: Path | Reference) -> Path | None:

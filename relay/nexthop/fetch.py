@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from relay import https
-from relay.certificate import Stamps, stamps
+from relay.certificate import trusted
 from relay.nexthop.stspolicy import LONGEST
 from relay.policy.networks import is_public
 from relay.reply import clean
@@ -26,7 +23,7 @@ MAX_ADDRESSES = 8  # of each kind
 async def fetch(domain: str, resolver: Resolver, allow_private: Callable[[str], bool]) -> bytes:
     """The policy as it stands there. Raises https.Unanswered."""
     try:
-        context = await asyncio.to_thread(_context)
+        context = await asyncio.to_thread(trusted)
     except OSError as error:  # an SSLError is one too
         raise https.Unanswered(f"the system's certificates can't be read: {error.strerror or error}") from None
     said = await https.ask(
@@ -82,17 +79,3 @@ class _Addresses(AbstractResolver):
 
     async def close(self) -> None:
         """The resolver is not ours."""
-
-
-def _context() -> ssl.SSLContext:
-    """Trusts whom the system trusts. Kept until its files change. Reads them. Raises OSError."""
-    where = ssl.get_default_verify_paths()  # by SSL_CERT_FILE and SSL_CERT_DIR, if they are set
-    paths = tuple(Path(path) for path in (where.cafile, where.capath) if path)
-    return _made(paths, stamps(*paths))
-
-
-@lru_cache(maxsize=2)
-def _made(paths: tuple[Path, ...], changed: Stamps) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.hostname_checks_common_name = False  # RFC 8461 §3.3: the name stands in the certificate as a DNS-ID
-    return context

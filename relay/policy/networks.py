@@ -50,6 +50,30 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
+def is_local(text: str) -> bool:
+    """Whether it is of this machine, or of a private network as its operator may have one.
+
+    Never a link-local address, nor one by which clouds hand out credentials to whoever asks from inside.
+    """
+    address = parse(text)
+    return address is not None and address not in _METADATA and any(address in network for network in _LOCAL)
+
+
+def may_dial(text: str, *, allow_private: bool, clear: bool = False) -> bool:
+    """Whether a URL of a configuration may lead there. `clear`: without TLS, which is for local networks alone.
+
+    An address with a zone (RFC 4007 §11) leads to one link of ours, whatever it says before the `%`.
+    """
+    if "%" in text:
+        return False
+    return (allow_private and is_local(text)) or (not clear and is_public(text))
+
+
+_LOCAL = [
+    ipaddress.ip_network(text)
+    for text in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
+]
+_METADATA = {ipaddress.ip_address(text) for text in ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254")}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 §2.1
 _ISATAP = 0x00005EFE  # RFC 5214 §6.1: of an interface identifier, with or without the bit "universal"
 _GLOBAL = ipaddress.ip_network("2000::/3")  # RFC 4291 §2.4: all else that is not special is nobody's yet
