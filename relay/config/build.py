@@ -30,6 +30,7 @@ from relay.config.site import Site, no_such
 from relay.config.suppression import build_suppression
 from relay.config.values import parse_hostname, print_duration
 from relay.config.warmup import check_overflow
+from relay.config.webhooks import build_webhooks
 from relay.config.yamltree import Node
 from relay.policy.breaker import Health
 from relay.policy.classes import DEFAULT_CLASS
@@ -110,6 +111,7 @@ class Builder:
             arc=signing.arc(file.arc, named),
             feedback=feedback,
             suppression=build_suppression(file.suppression, self.site),
+            webhooks=build_webhooks(file, self.site),
             dns=dns,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,

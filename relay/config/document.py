@@ -23,6 +23,7 @@ from relay.config.suppression import SuppressionSection
 from relay.config.types import NotNull, OrAlone, Section, Written
 from relay.config.upstream import OAuth2Section, TlsSection
 from relay.config.values import print_duration, print_size
+from relay.config.webhooks import WebhookEntry
 from relay.settings import Address
 
 _HEAD = """\
@@ -156,6 +157,10 @@ policy, a quota, a login or the way never suppresses. `relay suppress` lists, ad
 without this section too. `scope: class`: mail of that traffic class alone. With `at_rcpt: accept` the event `suppressed` and a
 report tell of it. See [suppression.md](suppression.md).
 """
+_WEBHOOK = """
+Events arrive at least once, and those of one message in order; `id` is what to know a repeated one by. A new endpoint begins with
+what happens from then on. [webhooks.md](webhooks.md) tells the format, how to verify a signature, and what happens while an endpoint fails.
+"""
 _NOTES: dict[type[Section], str] = {
     BreakerSection: _BREAKER,
     ClassEntry: _CLASS,
@@ -175,6 +180,7 @@ _NOTES: dict[type[Section], str] = {
     OAuth2Section: _OAUTH2,
     RewriteSection: _REWRITE,
     SigningEntry: _SIGNING,
+    WebhookEntry: _WEBHOOK,
 }
 NOT: tuple[type[Section], ...] = (NotSection, HopNot)
 

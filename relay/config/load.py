@@ -32,7 +32,7 @@ __all__ = ["ConfigError", "Problem", "default_config", "load"]
 # Sections whose entries stand for themselves: a mistake in one leaves the others in order.
 _COLLECTIONS = (
     *("accounts", "classes", "destinations", "direct", "limits", "listen", "pools", "routes", "shaping", "signing"),
-    *("tenants", "users"),
+    *("tenants", "users", "webhooks"),
 )
 
 

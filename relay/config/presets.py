@@ -12,9 +12,8 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from relay import policy
 from relay.config import shaping
-from relay.config.problems import shorten
+from relay.config.problems import nearest, shorten
 from relay.config.replies import ReplyEntry, problem, rule
-from relay.config.reword import nearest
 from relay.config.shaping import ShapingEntry
 from relay.config.types import AnyRate, ListOf, Section
 from relay.config.values import parse_size

@@ -6,6 +6,7 @@ ends at the first key that may hold one, and no text repeats a value that stood 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,13 @@ def shorten(text: str, limit: int = 60) -> str:
     """`text` on one line, and not too much of it."""
     text = _CONTROL.sub("?", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def nearest(text: str, names: Iterable[str]) -> str:
+    """The name that `text` was probably meant to be, or nothing."""
+    # Long texts are no misspelt names, and difflib is slow on them.
+    close = difflib.get_close_matches(text.lower(), sorted(names), n=1) if len(text) <= 80 else []
+    return close[0] if close else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 
 import relay
-from relay.config.problems import Keys, Report, shorten
+from relay.config.problems import Keys, Report, nearest, shorten
 from relay.config.shape import File
 from relay.config.types import Section
 from relay.config.values import describe
@@ -102,13 +101,6 @@ def _extra(path: Keys, shape: type[Section]) -> str:
 
 def _meant(text: str, names: Iterable[str]) -> str:
     return f"; did you mean '{near}'?" if (near := nearest(text, names)) else ""
-
-
-def nearest(text: str, names: Iterable[str]) -> str:
-    """The name that `text` was probably meant to be, or nothing."""
-    # Long texts are no misspelt names, and difflib is slow on them.
-    close = difflib.get_close_matches(text.lower(), sorted(names), n=1) if len(text) <= 80 else []
-    return close[0] if close else ""
 
 
 def section_at(path: Keys, shape: type[Section] = File) -> type[Section]:

@@ -44,6 +44,7 @@ from relay.config.types import (
     Written,
 )
 from relay.config.upstream import AccountEntry, TlsVersion
+from relay.config.webhooks import WebhookEntry
 from relay.settings import DEFAULT_HONOUR, Address
 
 Honourable = Literal["class", "priority", "send_at", "tag", "idempotency_key", "route"]
@@ -232,7 +233,7 @@ class DsnSection(Section):
 class File(Section):
     """A whole configuration, includes merged."""
 
-    planned = frozenset({"webhooks", "alarms"})
+    planned = frozenset({"alarms"})
 
     include: OneOrMany[str] = Field((), description="More files, as patterns; maps merge, lists append.")
     hostname: Given[Hostname] = Field(
@@ -279,4 +280,5 @@ class File(Section):
     suppression: Given[SuppressionSection] = Field(
         None, description="Who gets nothing more; without it only who unsubscribed, and whom an operator named."
     )
+    webhooks: dict[Name, WebhookEntry] = Field({}, description="Where events go, by name.")
     dns: DnsSection = Field(DnsSection(), description="How the DNS is asked.")

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relay.config.problems import Keys, Mark, Report
-from relay.config.reword import nearest
+from relay.config.problems import Keys, Mark, Report, nearest
 from relay.config.yamltree import Node, spell
 from relay.secrets import Reference
 

@@ -96,8 +96,12 @@ def _known(status: str) -> bool:
 
 
 _URL = re.compile(r"\b(?:https?|ftp|mailto):\S+|\bwww\.\S+", re.IGNORECASE)
-_ADDRESS = re.compile(r"<[^<>\s]{0,200}@[^<>\s]{0,300}>|[^\s<>()\[\]:;,'\"]{1,100}@[^\s<>()\[\]:;,'\"]{1,255}|<[^<>\s@]{1,100}>")
-_NUMBERS = re.compile(r"(?<![\w.])#?[245]\d\d[- ]+#?(?=[245]\.\d{1,3}\.\d)|(?<![\w.])\(?#?[245]\.\d{1,3}\.\d{1,3}\)?(?![\w.]*\d)")
+_ADDRESS = re.compile(
+    r"<[^<>\s]{0,200}@[^<>\s]{0,300}>|[^\s<>()\[\]:;,'\"]{1,100}@[^\s<>()\[\]:;,'\"]{1,255}|<[^<>\s@]{1,100}>"
+)
+_NUMBERS = re.compile(
+    r"(?<![\w.])#?[245]\d\d[- ]+#?(?=[245]\.\d{1,3}\.\d)|(?<![\w.])\(?#?[245]\.\d{1,3}\.\d{1,3}\)?(?![\w.]*\d)"
+)
 _CONTINUED = re.compile(r"(?<=\s)[45]\d\d-(?=\s?\w)")
 # Cisco's appliances put these before whatever the other server said.
 _PUT_BEFORE = re.compile(r"5\.1\.0 - Unknown address error|5\.3\.0 - Other mail system problem", re.IGNORECASE)

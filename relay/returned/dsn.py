@@ -21,7 +21,9 @@ from relay.returned.transcript import ADDRESS, MOST_RECIPIENTS, about, delayed, 
 TYPES = ("message/delivery-status", "message/global-delivery-status")
 
 _FIELD = re.compile(r"[\s>]{0,20}([A-Za-z][A-Za-z0-9-]{1,60})[ \t]{0,10}:[ \t]*(.*)")
-_PER_RECIPIENT = frozenset({"final-recipient", "original-recipient", "action", "status", "diagnostic-code", "x-actual-recipient"})
+_PER_RECIPIENT = frozenset(
+    {"final-recipient", "original-recipient", "action", "status", "diagnostic-code", "x-actual-recipient"}
+)
 _STATUS = re.compile(r"([245])\s?\.\s?(\d{1,3})\s?\.\s?(\d{1,3})")
 _UNICODE = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")  # RFC 6533 §3
 
@@ -141,12 +143,12 @@ def _finding(mail: Mail, message: Group, one: Group, address: str, said: str) ->
 def judged(status: str, comment: str, kind: str, diagnostic: str, action: str, said: str) -> tuple[str, Verdict]:
     """The status as it should have been, and what it all means. The fields first, then the words for people."""
     code, own = codes(diagnostic)
-    if own and (not status or status.endswith(".0.0") or status.endswith(".0") and not own.endswith(".0")):
+    if own and (not status or status.endswith(".0.0") or (status.endswith(".0") and not own.endswith(".0"))):
         status = own
     if kind == "x-unix":  # a program on the other machine said it, to itself
         return status, _of_program(status, diagnostic, action)
     verdict = classify(status, code, diagnostic, action, stage(said))
-    if verdict.reason.value == "unknown" or not diagnostic.strip() and status.endswith((".0", "")):
+    if verdict.reason.value == "unknown" or (not diagnostic.strip() and status.endswith((".0", ""))):
         words = f"{comment} {_shortened(said)}"
         second = classify(status, code, words, action, stage(said))
         if second.reason.value != "unknown":
@@ -205,7 +207,9 @@ def _status(value: str) -> str:
 _QUOTED = ("message/rfc822", "message/global", "message/partial", "text/rfc822-headers", "text/rfc822-header",
            "message/global-headers")  # fmt: skip
 # To whom a report came: it goes to the reverse-path.
-_REACHED = frozenset({"x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-forwarded-to", "to", "received"})
+_REACHED = frozenset(
+    {"x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-forwarded-to", "to", "received"}
+)
 
 
 def returned_by(mail: Mail, text: str = "") -> Original:

@@ -156,12 +156,19 @@ _QUOTES = re.compile(
     r"(?:\bsaid|<<<|\breason|server returned was|following error message|error message below|remote host said|error was|diagnostic(?:-code)?|failure notice|generated response|because)\s*:?\s*",
     re.IGNORECASE,
 )
-_END = re.compile(r"\b(?:giving up on|i'm not going to try again|this is a permanent error|i've given up|sorry it didn't work out|no further delivery attempts)\b", re.IGNORECASE)
+_END = re.compile(
+    r"\b(?:giving up on|i'm not going to try again|this is a permanent error|i've given up|sorry it didn't work out|no further delivery attempts)\b",
+    re.IGNORECASE,
+)
 
 
 def _reply(words: str) -> str:
     """Of what is said of one, what the other server said; all of it where nothing tells them apart."""
-    words = _END.split(" ".join(words.split()), maxsplit=1)[0] if "said" in words else _END.sub(" ", " ".join(words.split()))
+    words = (
+        _END.split(" ".join(words.split()), maxsplit=1)[0]
+        if "said" in words
+        else _END.sub(" ", " ".join(words.split()))
+    )
     found = _QUOTES.search(words)
     rest = words[found.end() :] if found else ""
     return rest if len(rest) > 8 else words

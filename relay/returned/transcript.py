@@ -42,7 +42,11 @@ def parted(text: str) -> tuple[str, str]:
     for n, line in enumerate(lines):
         if n and len(line) < 300 and _RETURNED.match(line) and any(one.strip() for one in lines[:n]):
             rest = n if re.match(r"[\w-]+:\s", line) else n + 1
-            while rest < len(lines) and (not lines[rest].strip() or not re.match(r"\s*[\w-]+:", lines[rest])) and rest < n + 6:
+            while (
+                rest < len(lines)
+                and (not lines[rest].strip() or not re.match(r"\s*[\w-]+:", lines[rest]))
+                and rest < n + 6
+            ):
                 rest += 1
             return "\n".join(lines[:n]), _outdented(lines[rest:])
     return "\n".join(lines), ""
@@ -79,7 +83,7 @@ def recipients(said: str, without: Iterable[str] = ()) -> list[str]:
             address, before = _trimmed(match[0]), line[: match.start()]
             if "@" not in address or address.lower() in others or _NOT_HIS.search(before[-120:]):
                 continue
-            if _HEADS.match(before[:80]) and len(before) < 80 or _LEADS.search(before[-120:]):
+            if (_HEADS.match(before[:80]) and len(before) < 80) or _LEADS.search(before[-120:]):
                 found.setdefault(address.lower(), address)
         if len(found) >= MOST_RECIPIENTS:
             break
@@ -142,7 +146,7 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
 
 def stage(words: str) -> Stage | None:
     """Which command a refusal answered, where the report says so; of several the first."""
-    found = [(match.start(), one) for one, pattern in _STAGES if (match := pattern.search(words[:_MOST_WORDS * 4]))]
+    found = [(match.start(), one) for one, pattern in _STAGES if (match := pattern.search(words[: _MOST_WORDS * 4]))]
     return min(found)[1] if found else None
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from relay.config.problems import Report
-from relay.config.reword import nearest, told
+from relay.config.problems import Report, nearest
+from relay.config.reword import told
 from relay.config.yamltree import read
 from relay.sink.profile import Profile
 

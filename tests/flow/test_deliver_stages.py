@@ -180,7 +180,9 @@ BIG = b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 4 * 1000 + b"\r\n"
 BIG = BIG.replace(b"0123456789abcdef" * 4, b"0123456789abcdef" * 4 + b"\r\n") * 160  # about 10 MB
 
 
-@pytest.mark.parametrize(("action", "says"), [(DROP, ""), (RESET, ""), ("421 4.3.2 closing", "")], ids=["drop", "reset", "421"])
+@pytest.mark.parametrize(
+    ("action", "says"), [(DROP, ""), (RESET, ""), ("421 4.3.2 closing", "")], ids=["drop", "reset", "421"]
+)
 async def test_lost_in_the_middle_of_the_body_is_no_doubt(tmp_path: Path, action: Any, says: str) -> None:
     script = {"BODY": Early(100_000, action)}
     async with (

@@ -82,7 +82,7 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     for name in (
         *("secrets/main", "secrets/shop", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"),
         *("tls/fullchain.pem", "tls/privkey.pem", "secrets/return-path"),
-        *("secrets/m365", "secrets/google.json", "secrets/idp-refresh", "tls/idp-ca.pem"),
+        *("secrets/crm", "secrets/m365", "secrets/google.json", "secrets/idp-refresh", "tls/idp-ca.pem"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x" * 16 + "\n")

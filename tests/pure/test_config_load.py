@@ -324,7 +324,7 @@ def test_all_problems_at_once_in_order(config: Loader) -> None:
         "  - {via: [a, c]}\n"
         "  - {via: b, hold: no}\n"
         "  - {match: {class: x}}\n"
-        "webhooks: {}\n"
+        "alarms: {}\n"
     )
     assert [told.split(": ")[0] for told in problems(config, text)] == [
         "1:11",  # hostname is no string
@@ -335,7 +335,7 @@ def test_all_problems_at_once_in_order(config: Loader) -> None:
         "7:20",  # hold
         "8:5",  # no action
         "8:21",  # no class x
-        "9:1",  # webhooks
+        "9:1",  # alarms
     ]
 
 
