@@ -83,9 +83,9 @@ def queue_id(fields: Fields) -> str:
 
 def token(fields: Fields) -> str:
     """Of a return path of ours, wherever it is quoted: Return-Path, To, `envelope-from`, `smtp.mailfrom=`, …; empty: in none."""
-    for pattern, wanted in ((_TOKEN, ""), (_UNSUBSCRIBE, "list-unsubscribe")):
+    for pattern, names in ((_TOKEN, None), (_UNSUBSCRIBE, ("list-unsubscribe", "to"))):
         for name, value in fields:
-            if name.startswith(wanted) and (found := pattern.search(value[:MOST_VALUE])):
+            if (names is None or name in names) and (found := pattern.search(value[:MOST_VALUE])):
                 return found[1].lower()
     return ""
 

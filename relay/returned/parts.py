@@ -130,14 +130,13 @@ def read(raw: bytes) -> Mail:
 
 
 def decode(content: bytes, charset: str) -> str:
-    """As text, whatever can be read; a charset that is none counts as UTF-8."""
+    """As text that UTF-8 can write; what cannot be read is U+FFFD, and a charset that is none counts as UTF-8."""
     try:
         name = codecs.lookup(charset or "utf-8").name
-        if name not in _NO_CHARSETS:
-            return content.decode(name, "replace")
+        text = content.decode("utf-8" if name in _NO_CHARSETS else name, "replace")
     except (LookupError, ValueError):  # ValueError: a name with NUL, a codec that cannot replace
-        return content.decode("utf-8", "replace")
-    return content.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace")
+    return text.encode("utf-8", "replace").decode("utf-8")  # UTF-7 gives halves of characters
 
 
 def split(raw: bytes) -> tuple[bytes, bytes]:
