@@ -36,7 +36,7 @@ def oauth() -> None:
     help="Where the browser ends, where no code can be entered; nobody need listen there.",
 )
 def login(account: str, config_path: Path | None, redirect: str) -> None:
-    """Log in to ACCOUNT as a person, in a browser anywhere.
+    """Log in to ACCOUNT (or a mailbox of `feedback`: imap:NAME) as a person, in a browser anywhere.
 
     Shows an address, and a code to enter there. What comes of it is written to the file that the account's `refresh_token` names.
     """
@@ -63,12 +63,16 @@ def login(account: str, config_path: Path | None, redirect: str) -> None:
 def _account(name: str, config_path: Path | None) -> tuple[Account, Path]:
     from relay.config.load import ConfigError, load
     from relay.config.places import config_file
+    from relay.settings import Account
 
     try:
         config = load(config_file(os.environ, config_path))
     except ConfigError as error:
         raise Failed(str(error), 78) from None
     accounts = {account.name: account for account in config.accounts.values() if account.source is None}
+    # A mailbox is `imap:NAME`: a login like an account's.
+    for box in config.feedback.imap.values():
+        accounts[box.login] = Account(box.login, box.host, box.port, box.tls, box.username, oauth2=box.oauth2)
     account = accounts.get(name)
     if account is None:
         raise Failed(f"no account '{name}'; there is {', '.join(accounts) or 'none'}", 65)
@@ -78,9 +82,9 @@ def _account(name: str, config_path: Path | None) -> tuple[Account, Path]:
         raise Failed(f"account {name} needs no login of a person: its grant is {account.oauth2.grant}", 65)
     token = account.oauth2.refresh_token
     if token is None or token.kind != "file":
-        raise Failed(f"accounts.{name}.oauth2.refresh_token is {token}, which cannot be written: name a file", 65)
+        raise Failed(f"{name}: oauth2.refresh_token is {token}, which cannot be written: name a file", 65)
     if not account.oauth2.device_url and not account.oauth2.authorize_url:
-        raise Failed(f"accounts.{name}.oauth2 names neither `device_url` nor `authorize_url`: where to log in?", 78)
+        raise Failed(f"{name}: oauth2 names neither `device_url` nor `authorize_url`: where to log in?", 78)
     return account, Path(token.target)
 
 

@@ -23,6 +23,7 @@ from relay.config.limits import LimitsBuilder
 from relay.config.matches import MatchSection, build_match
 from relay.config.pacing import BreakerSection
 from relay.config.problems import Keys, Report
+from relay.config.returning import FeedbackBuilder
 from relay.config.shape import File, RouteEntry, SpoolSection
 from relay.config.shaping import ShapingEntry
 from relay.config.signing import SigningBuilder
@@ -86,7 +87,7 @@ class Builder:
         dsn = self.dsn(file, routes, accounts, pools)
         signing = SigningBuilder(self.site)
         named = self.site.list_names("routes", "route")
-        feedback = signing.feedback(file.feedback)
+        feedback = FeedbackBuilder(self.site, doors).build(file.feedback, signing.feedback(file.feedback))
         self.unused(file, routes, accounts, pools)
         dns = self.dns(file.dns)
         return Config(

@@ -10,8 +10,9 @@ from typing import Any
 
 from relay.certificate import complaint, load_into
 from relay.config.problems import Keys
-from relay.config.shape import File, ListenEntry, ListenTlsSection, UserEntry
+from relay.config.shape import File, ListenEntry, UserEntry
 from relay.config.site import Site, no_such
+from relay.config.upstream import ListenTlsSection
 from relay.secrets import Reference, SecretError
 from relay.settings import Activated, Address, Admin, Listen, ServerTls, User
 
@@ -32,6 +33,7 @@ def is_loopback(address: Address) -> bool:
 class DoorBuilder:
     def __init__(self, site: Site) -> None:
         self.site = site
+        self._taken: list[tuple[Address, str]] = []
 
     def listen(self, file: File, kept: Mapping[str, list[int]]) -> tuple[Listen, ...]:
         self.site.names_once("listen", "listener")
@@ -131,25 +133,25 @@ class DoorBuilder:
     # -- addresses
 
     def addresses(self, listen: Iterable[Listen], numbers: list[int], admin: Admin, probes: Address | None) -> None:
-        taken: list[tuple[Address, str]] = []
         for place, one in enumerate(listen):
             path: Keys = ("listen", numbers[place], "address") if numbers else ("listen",)
             if isinstance(one.address, Address):
-                self.take(one.address, f"listener '{one.name}'", path, taken)
+                self.take(one.address, f"listener '{one.name}'", path)
         if admin.address:
             if not is_loopback(admin.address):
                 text = "the admin API beyond loopback needs TLS, which this version doesn't build; use 127.0.0.1"
                 self.site.wrong(("admin", "address"), text)
-            self.take(admin.address, "admin", ("admin", "address"), taken)
+            self.take(admin.address, "admin", ("admin", "address"))
         if probes:
-            self.take(probes, "probes", ("probes", "address"), taken)
+            self.take(probes, "probes", ("probes", "address"))
 
-    def take(self, address: Address, who: str, path: Keys, taken: list[tuple[Address, str]]) -> None:
-        for other, owner in taken:
+    def take(self, address: Address, who: str, path: Keys) -> None:
+        """It is `who`'s from now on; a problem where it was somebody's already."""
+        for other, owner in self._taken:
             if address.port and _overlap(address, other):
                 self.site.wrong(path, f"{address} is taken by {owner} ({other}); choose another port")
                 break
-        taken.append((address, who))
+        self._taken.append((address, who))
 
     # -- users
 

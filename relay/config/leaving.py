@@ -93,16 +93,6 @@ class ArcSection(Section):
     routes: OneOrMany[Name] = Field(description="The routes by which we forward.")
 
 
-class FeedbackSection(Section):
-    planned = frozenset({"smtp", "http", "imap", "providers"})
-
-    domain: Given[Domain] = Field(None, description="Where bounces come back to; `reverse_path: verp` needs it.")
-    token_key: Given[Secret] = Field(
-        None,
-        description="A secret of at least 16 characters, which the tokens in these addresses are made with; nobody else may read it.",
-    )
-
-
 class DnsSection(Section):
     servers: ListOf[Server] = Field((), description="Whom to ask; without: as /etc/resolv.conf says.")
     timeout: Duration = Field(5.0, description="How long one question may take.")

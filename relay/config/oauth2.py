@@ -1,4 +1,4 @@
-"""`accounts.NAME.oauth2` -> where its token comes from. Owns what each grant needs, and what the provider's defaults are.
+"""`oauth2` of an account or a mailbox -> where its token comes from. Owns what each grant needs, and what the provider's defaults are.
 
 Refuses: what a grant does not use, a password beside it, and anything by which a secret would leave over an open line.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from relay.config.feedback import ImapSection
 from relay.config.problems import Keys
 from relay.config.site import Site
 from relay.config.upstream import AccountEntry, OAuth2Section
@@ -41,13 +42,21 @@ class OAuth2Builder:
 
     def build(self, name: str, entry: AccountEntry, provider: str = "") -> OAuth2 | None:
         """`provider`: whose the account is where the section does not say, such as its preset's."""
+        return self._build(name, ("accounts", name), entry, provider)
+
+    def mailbox(self, name: str, entry: ImapSection) -> OAuth2 | None:
+        return self._build(f"imap:{name}", ("feedback", "imap", name), entry, "", reads=True)
+
+    def _build(
+        self, name: str, above: Keys, entry: AccountEntry | ImapSection, provider: str, *, reads: bool = False
+    ) -> OAuth2 | None:
         section = entry.oauth2
         if section is None:
             return None
-        path: Keys = ("accounts", name, "oauth2")
+        path: Keys = (*above, "oauth2")
         if entry.password is not None:
             text = "a password beside `oauth2` would never be used: an account logs in by one of them; remove the other"
-            self.site.wrong(("accounts", name, "password"), text)
+            self.site.wrong((*above, "password"), text)
         if entry.username is None:
             self.site.wrong(path, "`oauth2` needs `username` beside it: the mailbox that is logged in to")
         self._grant(section, path)
@@ -60,7 +69,7 @@ class OAuth2Builder:
             )
         return OAuth2(
             section.grant,
-            scope=section.scope or self._scope(section, known, path),
+            scope=section.scope or self._scope(section, known, path, reads),
             client_id=self.site.reference(section.client_id, (*path, "client_id")),
             client_secret=self.site.reference(section.client_secret, (*path, "client_secret")),
             refresh_token=self._refresh_token(name, section.refresh_token, (*path, "refresh_token")),
@@ -108,10 +117,10 @@ class OAuth2Builder:
             for key, url in given.items()
         }
 
-    def _scope(self, section: OAuth2Section, provider: Provider | None, path: Keys) -> str:
+    def _scope(self, section: OAuth2Section, provider: Provider | None, path: Keys, reads: bool) -> str:
         if provider is None:
             return ""
-        found = provider.scopes.get(section.grant, "")
+        found = (provider.reading if reads else {}).get(section.grant) or provider.scopes.get(section.grant, "")
         if not found and section.token_url is None:
             offered = " or ".join(sorted(provider.scopes))
             self.site.wrong(

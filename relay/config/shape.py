@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from relay.config.leaving import ArcSection, DnsSection, FeedbackSection, RewriteSection, SigningEntry
+from relay.config.feedback import FeedbackSection
+from relay.config.leaving import ArcSection, DnsSection, RewriteSection, SigningEntry
 from relay.config.matches import MatchSection
 from relay.config.mx import DestinationEntry, DirectEntry, PoolEntry
 from relay.config.pacing import BreakerSection, HoursSection, Limit, LimitEntry, rate_alone
@@ -43,7 +44,7 @@ from relay.config.types import (
     Size,
     Written,
 )
-from relay.config.upstream import AccountEntry, TlsVersion
+from relay.config.upstream import AccountEntry, ListenTlsSection
 from relay.config.webhooks import WebhookEntry
 from relay.settings import DEFAULT_HONOUR, Address
 
@@ -63,13 +64,6 @@ class MaxConnections(Section):
 class MaxMessages(Section):
     client: Given[MessageRate] = Field(None, description="Of one client address.")
     user: Given[MessageRate] = Field(None, description="Of one user.")
-
-
-class ListenTlsSection(Section):
-    mode: Literal["starttls", "implicit"] = Field(description="After STARTTLS, or from the first byte.")
-    certificate: FilePath = Field(description="PEM file of our certificate and its chain; taken anew when it changes.")
-    key: Given[Secret] = Field(None, description="Its private key, if it is not in the same file.")
-    minimum: TlsVersion = Field("1.2", description="The oldest TLS version to speak.")
 
 
 class ListenEntry(Section):
@@ -276,7 +270,9 @@ class File(Section):
         (), description="DKIM keys by From domain; all entries of the most specific domain sign."
     )
     arc: Given[ArcSection] = Field(None, description="Seals mail that we forward for others (ARC, RFC 8617).")
-    feedback: FeedbackSection = Field(FeedbackSection(), description="Where what comes back is sent to.")
+    feedback: FeedbackSection = Field(
+        FeedbackSection(), description="Where what comes back is sent to, and the doors by which it comes in."
+    )
     suppression: Given[SuppressionSection] = Field(
         None, description="Who gets nothing more; without it only who unsubscribed, and whom an operator named."
     )

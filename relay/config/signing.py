@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from relay.config.leaving import ArcSection, FeedbackSection, RewriteSection, SigningEntry
+from relay.config.feedback import FeedbackSection
+from relay.config.leaving import ArcSection, RewriteSection, SigningEntry
 from relay.config.problems import Keys
 from relay.config.shape import RouteEntry
 from relay.config.site import Site

@@ -57,6 +57,13 @@ class TlsSection(Section):
     minimum: TlsVersion = Field("1.2", description="The oldest TLS version to speak.")
 
 
+class ListenTlsSection(Section):
+    mode: Literal["starttls", "implicit"] = Field(description="After STARTTLS, or from the first byte.")
+    certificate: FilePath = Field(description="PEM file of our certificate and its chain; taken anew when it changes.")
+    key: Given[Secret] = Field(None, description="Its private key, if it is not in the same file.")
+    minimum: TlsVersion = Field("1.2", description="The oldest TLS version to speak.")
+
+
 Tls = Annotated[
     TlsSection, BeforeValidator(mode_alone), OrAlone({"enum": list(get_args(TlsMode))}), Written("mode, or a map")
 ]

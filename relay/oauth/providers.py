@@ -7,7 +7,7 @@ Microsoft: learn.microsoft.com/exchange/client-developer/legacy-protocols/how-to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Provider:
     authorize_url: str = ""
     device_url: str = ""  # where its device flow may ask for mail
     secret_needed: bool = False  # by the grant `refresh_token` too
+    reading: Mapping[str, str] = field(default_factory=dict)  # scopes for IMAP, where they are others
 
     @property
     def tenants(self) -> bool:
@@ -43,5 +44,6 @@ PROVIDERS: Mapping[str, Provider] = {
         },
         device_url=f"{_MICROSOFT}/devicecode",
         authorize_url=f"{_MICROSOFT}/authorize",
+        reading={"refresh_token": "https://outlook.office.com/IMAP.AccessAsUser.All offline_access"},
     ),
 }

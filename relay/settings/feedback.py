@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay.events import Wanted
+from relay.policy.rate import Rate
 from relay.secrets import Reference
 from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls
 
@@ -19,6 +20,7 @@ class FeedbackDoor:
     tls: ServerTls | None = None
     max_connections_total: int = 100
     max_connections_client: int = 10
+    client_rate: Rate | None = None  # messages of one client
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Mailbox:
     every: float = 60.0  # seconds
     then: str = "keep"  # what happens to a message that was understood: keep, delete, or the folder that it is moved to
     max_message_size: int = 1_000_000
+
+    @property
+    def login(self) -> str:
+        """By what `relay oauth` and the log know it; no account has such a name."""
+        return f"imap:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def test_sample_loads_as_it_is() -> None:
 def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     for name in (
         *("secrets/main", "secrets/shop", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"),
-        *("tls/fullchain.pem", "tls/privkey.pem", "secrets/return-path"),
+        *("tls/fullchain.pem", "tls/privkey.pem", "secrets/return-path", "secrets/imap"),
         *("secrets/crm", "secrets/m365", "secrets/google.json", "secrets/idp-refresh", "tls/idp-ca.pem"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
