@@ -1,17 +1,42 @@
 """From what a door heard to what the spool learns: an event, a suppression, a rate. One transaction for each Finding.
 
 Believed is what proves that it is about a message of ours: a token of our key, or a provider whose signature was verified; or
-what names a message and a recipient of it that we have. All else is told (an event, the log) and teaches nothing: anybody can
-write a report.
+what names a message and a recipient of it that we have, and not another Message-ID. All else is told (a line of the log, a count)
+and teaches nothing: anybody can write a report. What nobody vouches for and concerns no recipient, such as DMARC's reports, comes
+to so many events an hour at most. A recipient's state is never changed: delivered stays delivered, the event tells the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from relay.returned import Finding
+from relay import clock, metrics
+from relay.envelope import ascii_domain, domain_of, parse_queue_id, queue_id
+from relay.maillog import MailLog
+from relay.outgoing import verp
+from relay.policy.bounces import Reason, Verdict
+from relay.policy.suppression import Cause, Softly, Suppression, learnt
+from relay.recipient import State
+from relay.reply import clean
+from relay.returned import Finding, Kind
+from relay.returned.parts import header_fields
+from relay.settings import Config
+from relay.spool import Event, Spool
+from relay.spool.feed import Known, Learnt
+
+MAX_TEXT = 500  # characters of a stranger's words that an event keeps
+MAX_SUMMARY = 16_000  # characters of JSON that an event keeps of a report about a domain
+PUBLIC_REPORTS = 300  # events an hour that nobody vouches for
+# A feedback type that is no complaint: the opposite (RFC 6430), or about the authentication of a message (RFC 6591).
+NO_COMPLAINT = frozenset({"not-spam", "auth-failure"})
+UNFAILED = frozenset({"delivered", "relayed", "expanded"})
+
+HEARD = metrics.Counter("relay_feedback_total", "What came back, by door and by what it came to", ["source", "result"])
+REFUSED = metrics.Counter("relay_feedback_refused_total", "What came in and was not believed, by why", ["why"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +55,273 @@ def once(source: Source, what: bytes) -> str:
 
 
 # Who reads a mail: returned.bounded.Understanding.read. Who counts: (egress, recipient's domain, sender's domain, class, kind).
+Understand = Callable[[bytes], Awaitable[list[Finding]]]
 Tell = Callable[[str, str, str, str, str], None]
-__all__ = ["Finding", "Source", "Tell", "once"]
+__all__ = ["Finding", "Heard", "Source", "Tell", "Understand", "once"]
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """Whom a Finding is about, and what makes us believe it."""
+
+    proof: str  # token, provider, or claimed
+    message: int = 0
+    n: int | None = None
+    known: Known | None = None  # None: the spool has forgotten it, or never had it
+    address: str = ""  # as the report has it, where nothing is known
+
+
+class Heard:
+    """`config` returns the generation in force; `understand` reads a mail in bounded time."""
+
+    def __init__(
+        self, spool: Spool, config: Callable[[], Config], understand: Understand, log: MailLog, tell: Tell
+    ) -> None:
+        self.spool, self.config, self.understand = spool, config, understand
+        self._log, self._tell = log, tell
+        self._hour, self._public = 0, 0
+
+    def genuine(self, token: str) -> tuple[int, int] | None:
+        """The message and recipient of a token that our key made."""
+        key = self.config().feedback.token_key
+        return verp.read(key, token) if key else None
+
+    async def mail(self, raw: bytes, source: Source) -> list[Finding]:
+        """What a mail says, learnt. Raises SpoolError; then it may come again, for what was learnt of it is known."""
+        findings = await self.understand(raw)
+        for finding in findings:
+            await self.take(finding, source)
+        return findings
+
+    async def take(self, finding: Finding, source: Source, once: str = "") -> bool:
+        """Durable when it returns. `once`: a name that its sender gave it; without, it is known by what it says.
+
+        False: it was heard before. Raises SpoolError.
+        """
+        if finding.kind is Kind.OTHER:
+            return self._nothing(finding, source, "other")
+        if finding.kind in (Kind.DMARC, Kind.TLSRPT):
+            return await self._of_domain(finding, source, once)
+        about = await self._about(finding, source)
+        if about is None:
+            REFUSED.inc(1, "unbelieved")
+            self._log.event(
+                "report_unbelieved",
+                source=source.name,
+                kind=finding.kind.value,
+                recipient=clean(finding.recipient)[:320],
+            )
+            return self._nothing(finding, source, "unbelieved")
+        return await self._learn(finding, source, about, once)
+
+    async def unsubscribe(self, source: Source) -> bool | None:
+        """Of whom the source's token names. None: our key did not make it, or the spool has forgotten whose it is."""
+        found = self.genuine(source.token)
+        if found is None or await self.spool.known(*found) is None:
+            return None
+        return await self.take(Finding(Kind.UNSUBSCRIBE), source)
+
+    # -- whom it is about
+
+    async def _about(self, finding: Finding, source: Source) -> _About | None:
+        """None: nobody vouches for it."""
+        for token in filter(None, (source.token, finding.token)):
+            if (found := self.genuine(token)) is not None:
+                known = await self.spool.known(*found)
+                return _About("token", *found, known, known.address if known else "")
+        address = finding.recipient or finding.original_recipient
+        known = await self._claimed(finding, source)
+        if known is not None:
+            return _About("provider" if source.verified else "claimed", known.message, known.n, known, known.address)
+        return _About("provider", address=clean(address)[:320]) if source.verified and address else None
+
+    async def _claimed(self, finding: Finding, source: Source) -> Known | None:
+        """The recipient that a report names, of the message that it names."""
+        try:
+            message = parse_queue_id(finding.queue_id)
+        except ValueError:
+            return None
+        for address in filter(None, (finding.recipient, finding.original_recipient)):
+            known = await self.spool.known(message, address=address)
+            # An id can be guessed; who has seen the message knows what it is called.
+            if known is not None and (source.verified or not _another(finding.message_id, known)):
+                return known
+        return None
+
+    # -- what it comes to
+
+    async def _learn(self, finding: Finding, source: Source, about: _About, once: str) -> bool:
+        kind = _event_of(finding)
+        if not kind:
+            return self._nothing(finding, source, finding.action or finding.reason or "other", about)
+        now = clock.now()
+        learnt = self._learnt(finding, source, about, kind, now)
+        # A reporter has so many words for one recipient: of each kind, class and message it is heard once.
+        learnt.once = once or _once(finding, about, kind, source)
+        if await self.spool.learn(learnt) is None:
+            HEARD.inc(1, source.name, "repeated")
+            return False
+        HEARD.inc(1, source.name, kind)
+        self._told(finding, source, about, kind)
+        return True
+
+    def _learnt(self, finding: Finding, source: Source, about: _About, kind: str, now: float) -> Learnt:
+        known = about.known
+        row = known is not None
+        event = Event(
+            now,
+            about.message if row else 0,
+            about.n if row else None,
+            kind,
+            known.egress if known else source.egress,
+            data=_data(finding, source, about),
+        )
+        added, softly = self._suppressions(finding, source, about, now)
+        return Learnt([event], added, softly)
+
+    def _suppressions(
+        self, finding: Finding, source: Source, about: _About, now: float
+    ) -> tuple[list[Suppression], list[Softly]]:
+        cause = _cause(finding)
+        if cause is None or not about.address:
+            return [], []
+        config, known = self.config(), about.known
+        class_, tenant = (known.class_, config.tenant_of.get(known.user, "")) if known else ("", "")
+        evidence = finding.diagnostic or " ".join(filter(None, (finding.status, finding.reason)))
+        name = source.name
+        return learnt(config.suppression, cause, about.address, class_, tenant, evidence, name, now, about.message)
+
+    def _told(self, finding: Finding, source: Source, about: _About, kind: str) -> None:
+        known = about.known
+        self._log.event(
+            kind,
+            id=queue_id(about.message) if about.message else "",
+            recipient=about.address,
+            source=source.name,
+            class_=finding.class_,
+            status=clean(finding.status)[:20],
+            reason=clean(finding.reason)[:40],
+        )
+        if kind == "complained" or (kind == "bounced" and finding.class_ == "hard"):
+            sender = domain_of(known.header_from or known.sender) if known else ""
+            egress = (known.egress if known else "") or source.egress
+            self._tell(egress, ascii_domain(domain_of(about.address)), sender, known.class_ if known else "", kind)
+
+    def _nothing(self, finding: Finding, source: Source, result: str, about: _About | None = None) -> bool:
+        """Nothing to learn: counted, and a delay is told. Always new."""
+        HEARD.inc(1, source.name, result if result in _RESULTS else "other")
+        if finding.action == "delayed" and about is not None:
+            number = queue_id(about.message) if about.message else ""
+            words = clean(finding.diagnostic)[:MAX_TEXT]
+            self._log.event("delay_reported", id=number, recipient=about.address, source=source.name, reply=words)
+        return True
+
+    async def _of_domain(self, finding: Finding, source: Source, once: str) -> bool:
+        """A report about a domain: nobody vouches for it, so that there is a bound to how many are told."""
+        now = clock.now()
+        summary = json.dumps(dict(finding.detail), ensure_ascii=False, sort_keys=True, default=str)
+        digest = hashlib.blake2b(summary.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        if int(now // 3600) != self._hour:
+            self._hour, self._public = int(now // 3600), 0
+        if self._public >= PUBLIC_REPORTS:
+            REFUSED.inc(1, "too_many")
+            if self._public == PUBLIC_REPORTS:
+                self._public += 1
+                self._log.warning("reports_too_many", source=source.name, most=PUBLIC_REPORTS, until="the next hour")
+            return self._nothing(finding, source, "too_many")
+        self._public += 1
+        kind = "dmarc_report" if finding.kind is Kind.DMARC else "tls_report"
+        data = dict(finding.detail) if len(summary) <= MAX_SUMMARY else {"cut": summary[:MAX_SUMMARY]}
+        event = Event(now, 0, None, kind, data=data | {"source": source.name})
+        if await self.spool.learn(Learnt([event], once=once or f"{kind} {digest}")) is None:
+            HEARD.inc(1, source.name, "repeated")
+            return False
+        HEARD.inc(1, source.name, kind)
+        self._log.event(kind, source=source.name, reporter=clean(finding.reporter)[:200])
+        return True
+
+
+_RESULTS = frozenset({"delayed", "too_many", "unbelieved", *UNFAILED, *NO_COMPLAINT})
+
+
+def _event_of(finding: Finding) -> str:
+    """The kind of the event; empty: there is none."""
+    match finding.kind:
+        case Kind.BOUNCE:
+            failed = finding.class_ and finding.action != "delayed" and finding.action not in UNFAILED
+            return "bounced" if failed else ""
+        case Kind.COMPLAINT:
+            return "" if finding.reason in NO_COMPLAINT else "complained"
+        case Kind.AUTO_REPLY:
+            return "auto_replied"
+        case Kind.UNSUBSCRIBE:
+            return "unsubscribed"
+        case _:
+            return ""
+
+
+def _cause(finding: Finding) -> Cause | None:
+    """What would suppress, where the configuration says so."""
+    match finding.kind:
+        case Kind.COMPLAINT:
+            return "complaint"
+        case Kind.UNSUBSCRIBE:
+            return "unsubscribe"
+        case Kind.BOUNCE:
+            verdict = _verdict(finding)
+            if verdict is None:
+                return None
+            return "hard_bounce" if verdict.suppresses else "soft_bounce" if verdict.counts else None
+        case _:
+            return None
+
+
+def _verdict(finding: Finding) -> Verdict | None:
+    try:
+        reason = Reason(finding.reason)
+    except ValueError:
+        return None
+    match finding.class_:
+        case "hard" | "soft" | "undetermined":
+            return Verdict(finding.class_, reason)
+        case _:
+            return None
+
+
+def _once(finding: Finding, about: _About, kind: str, source: Source) -> str:
+    if about.message:
+        return f"{about.message} {about.n} {kind} {finding.class_}"
+    said = (kind, finding.class_, about.address, finding.status, finding.message_id, str(finding.at))
+    return once(source, "\0".join(said).encode("utf-8", "surrogatepass"))
+
+
+def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
+    """What the event says beside its row: bounded, whoever wrote it."""
+    known = about.known
+    found: dict[str, Any] = {
+        "source": source.name,
+        "proof": about.proof,
+        "class": finding.class_,
+        "status": finding.status,
+        "reason": finding.reason,
+        "action": finding.action,
+        "reply": finding.diagnostic,
+        "remote": finding.remote,
+        "reporter": finding.reporter,
+    }
+    if known is None:
+        found |= {"recipient": about.address, "queue_id": queue_id(about.message) if about.message else ""}
+    elif finding.recipient and finding.recipient.lower() != known.address.lower():
+        found["reported_recipient"] = finding.recipient  # where it was forwarded to
+    kept = {key: clean(str(value))[:MAX_TEXT] for key, value in found.items() if value}
+    if known is not None and finding.kind is Kind.BOUNCE:
+        kept["late"] = known.state == State.DELIVERED  # it was delivered before, as far as we were told
+    return kept
+
+
+def _another(message_id: str, known: Known) -> bool:
+    """Whether a report is about a message that is called otherwise."""
+    if not message_id:
+        return False
+    own = next((value for name, value in header_fields(known.head) if name == "message-id"), "")
+    return own.strip().strip("<>") != message_id.strip().strip("<>")

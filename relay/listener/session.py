@@ -40,6 +40,10 @@ class Session(Identity):
         self._incoming: Incoming | None = None
         self._taken_at = 0.0  # when the message that is arriving was counted
 
+    def taken(self, number: int) -> bytes:
+        """What is said to the final dot of a message that is durable."""
+        return f"250 2.0.0 Ok: queued as {queue_id(number)}\r\n".encode()
+
     # -- for the wire
 
     def in_data(self) -> bool:
@@ -281,7 +285,7 @@ class Session(Identity):
             number, _ = await self.intake.accept(mail, incoming, needs=needs)
             accepted = True
             self._idle_commands, self._told_throttled = 0, False
-            self.say(f"250 2.0.0 Ok: queued as {queue_id(number)}\r\n".encode())
+            self.say(self.taken(number))
         except BadMessage as error:
             self.door.log.event("refused", client=self.client, sender=mail.sender, code=error.code, why=error.text)
             self.refuse(error.code, error.enhanced, error.text)

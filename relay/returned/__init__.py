@@ -19,6 +19,7 @@ class Kind(StrEnum):
     DMARC = "dmarc"  # an aggregate report, RFC 7489 §7.2 and RFC 9990
     TLSRPT = "tlsrpt"  # RFC 8460
     AUTO_REPLY = "auto_reply"  # RFC 3834: out of office and their like
+    UNSUBSCRIBE = "unsubscribe"  # of a provider, a click or a mail to the address of List-Unsubscribe; no report is one
     OTHER = "other"
 
 
