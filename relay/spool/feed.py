@@ -174,8 +174,7 @@ class Feed(Protocol):
         ...
 
     async def parcels_due(self, endpoint: str, now: float, limit: int) -> list[Parcel]:
-        """Those that are due, the longest first; of each message only what no earlier one that waits is before, or that one comes
-        before it in the answer. So what waits behind another should be due when that is."""
+        """Those that are due. Of one message none without those before it that wait: they come first in the answer."""
         ...
 
     async def parcel_counts(self) -> dict[str, tuple[int, int, float | None]]:

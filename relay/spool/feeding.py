@@ -44,15 +44,14 @@ class Feeding(Seldom):
         return await self._ask(stream.at, at)
 
     async def stirred(self, timeout: float | None, after: int | None = None) -> bool:
+        stir = self._writer.stir()  # before it is looked at: what is committed meanwhile sets it
+        found = self._writer.commits != self._commits if after is None else await self.last_event() > after
         try:
             async with asyncio.timeout(timeout):
-                while True:
-                    stir = self._writer.stir()  # before it is looked at: what is committed meanwhile sets it
-                    if after is None and self._writer.commits != self._commits:
-                        break
-                    if after is not None and await self.last_event() > after:
-                        break
+                while not found:
                     await stir.wait()
+                    stir = self._writer.stir()
+                    found = after is None or await self.last_event() > after
         except TimeoutError:
             return False
         self._commits = self._writer.commits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import takewhile
 
 from relay.spool.feed import Parcel, Progress
 from relay.spool.rows import Rows
@@ -49,16 +50,22 @@ def page(connection: sqlite3.Connection, endpoint: str, dead: bool, after: int, 
     return _read(connection, which, (endpoint, after, limit))
 
 
-# What is before it in its message is before it in this order too, and so in the answer, however short that is.
-_DUE = (
-    "endpoint = ? AND dead = 0 AND due_at <= ? AND (message = 0 OR NOT EXISTS ("
-    "SELECT 1 FROM parcel q WHERE q.endpoint = p.endpoint AND q.message = p.message AND q.dead = 0 "
-    "AND q.event < p.event AND q.due_at > p.due_at)) ORDER BY due_at, event LIMIT ?"
+_WAITS = "endpoint = ? AND dead = 0 AND "
+_HEADS = (
+    _WAITS + "due_at <= ? AND (message = 0 OR NOT EXISTS (SELECT 1 FROM parcel q WHERE q.endpoint = p.endpoint "
+    "AND q.message = p.message AND q.dead = 0 AND q.event < p.event)) ORDER BY due_at, event LIMIT ?"
 )
+_BEHIND = _WAITS + "message = ? AND event > ? ORDER BY event LIMIT ?"
 
 
 def due(connection: sqlite3.Connection, endpoint: str, now: float, limit: int) -> list[Parcel]:
-    return _read(connection, _DUE, (endpoint, now, limit))
+    """The first of each message, and where there is room those behind it up to the first that is not due."""
+    found = _read(connection, _HEADS, (endpoint, now, limit))
+    for head in [one for one in found if one.message]:
+        if room := limit - len(found):
+            behind = _read(connection, _BEHIND, (endpoint, head.message, head.event, room))
+            found += takewhile(lambda one: one.due_at <= now, behind)
+    return found
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, tuple[int, int, float | None]]:

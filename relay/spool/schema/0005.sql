@@ -14,8 +14,9 @@ CREATE TABLE suppression (
 CREATE INDEX suppression_address ON suppression (address);
 CREATE INDEX suppression_until ON suppression (until) WHERE until > 0;
 
+-- The columns of its key first: else quick_check of SQLite 3.40 tells of a NULL that is none.
 CREATE TABLE softly (
-  scope TEXT NOT NULL, address TEXT NOT NULL, at REAL NOT NULL, until REAL NOT NULL, message INTEGER NOT NULL,
+  scope TEXT NOT NULL, address TEXT NOT NULL, at REAL NOT NULL, message INTEGER NOT NULL, until REAL NOT NULL,
   PRIMARY KEY (scope, address, at, message)
 ) WITHOUT ROWID;
 
