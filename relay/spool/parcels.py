@@ -36,8 +36,9 @@ def _row(one: Parcel) -> tuple[object, ...]:
     )
 
 
-def _read(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> list[Parcel]:
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM parcel p WHERE {which}", values)
+def _read(connection: sqlite3.Connection, index: str, which: str, values: Sequence[object]) -> list[Parcel]:
+    # SQLite would go through the whole endpoint by its key: it does not know how few are dead, or of one message.
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM parcel p {index} WHERE {which}", values)
     found = [Parcel(*row) for row in rows]
     for one in found:
         one.dead = bool(one.dead)
@@ -45,25 +46,29 @@ def _read(connection: sqlite3.Connection, which: str, values: Sequence[object]) 
 
 
 def page(connection: sqlite3.Connection, endpoint: str, dead: bool, after: int, limit: int) -> list[Parcel]:
-    # The literal lets the index of so few be taken.
     which = f"endpoint = ? AND dead = {int(dead)} AND event > ? ORDER BY event LIMIT ?"
-    return _read(connection, which, (endpoint, after, limit))
+    return _read(connection, "INDEXED BY parcel_dead" if dead else "", which, (endpoint, after, limit))
 
 
 _WAITS = "endpoint = ? AND dead = 0 AND "
+_FIRST = (
+    "SELECT q.event FROM parcel q INDEXED BY parcel_message "
+    "WHERE q.endpoint = p.endpoint AND q.message = p.message AND q.dead = 0 ORDER BY q.event LIMIT 1"
+)
+# Nothing but the answer is sorted, and of nothing else a body is read.
 _HEADS = (
-    _WAITS + "due_at <= ? AND (message = 0 OR NOT EXISTS (SELECT 1 FROM parcel q WHERE q.endpoint = p.endpoint "
-    "AND q.message = p.message AND q.dead = 0 AND q.event < p.event)) ORDER BY due_at, event LIMIT ?"
+    f"event IN (SELECT event FROM parcel p INDEXED BY parcel_due WHERE {_WAITS} due_at <= ? "
+    f"AND (message = 0 OR event = ({_FIRST})) ORDER BY due_at, event LIMIT ?) AND endpoint = ? ORDER BY due_at, event"
 )
 _BEHIND = _WAITS + "message = ? AND event > ? ORDER BY event LIMIT ?"
 
 
 def due(connection: sqlite3.Connection, endpoint: str, now: float, limit: int) -> list[Parcel]:
     """The first of each message, and where there is room those behind it up to the first that is not due."""
-    found = _read(connection, _HEADS, (endpoint, now, limit))
+    found = _read(connection, "", _HEADS, (endpoint, now, limit, endpoint))
     for head in [one for one in found if one.message]:
         if room := limit - len(found):
-            behind = _read(connection, _BEHIND, (endpoint, head.message, head.event, room))
+            behind = _read(connection, "INDEXED BY parcel_message", _BEHIND, (endpoint, head.message, head.event, room))
             found += takewhile(lambda one: one.due_at <= now, behind)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from making import NOW, assert_counts, claim, keys, lane, message, rows, settled
 
 from relay.policy import poison
+from relay.policy.suppression import Suppression, Why
 from relay.recipient import TRANSITIONS, WAITING, State, Verb
 from relay.spool import Claim
+from relay.spool.feed import Learnt
 from relay.spool.sqlite import SqliteSpool
 
 T = TypeVar("T")
@@ -35,6 +37,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.by_key: dict[str, int] = {}
         self.crashes: Counter[tuple[int, int]] = Counter()
         self.spent: dict[str, dict[float, int]] = {}
+        self.listed: dict[tuple[str, str], Why] = {}  # as the index in memory hears it
+        self.newest = 0  # event
         self.spool: SqliteSpool = self.run(self._open())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -43,7 +47,13 @@ class SpoolMachine(RuleBasedStateMachine):
     async def _open(self) -> SqliteSpool:
         spool = await SqliteSpool.open(Path(self.folder.name) / "spool.db", self.now)
         spool.reserve = 0
+        spool.on_suppressed = self._hear
         return spool
+
+    def _hear(self, changed: Sequence[Suppression], removed: Sequence[tuple[str, str]]) -> None:
+        for key in removed:
+            del self.listed[key]
+        self.listed |= {one.key: one.why for one in changed}
 
     def teardown(self) -> None:
         self.run(self.spool.close())
@@ -90,6 +100,34 @@ class SpoolMachine(RuleBasedStateMachine):
         for parts in self.spent.values():
             for until in [until for until in parts if until <= self.now]:
                 del parts[until]
+
+    @rule(
+        names=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(Why), st.sampled_from([0, 30])), max_size=4),
+        removed=st.lists(st.sampled_from("abcd"), max_size=2),
+    )
+    def learn(self, names: list[tuple[str, Why, int]], removed: list[str]) -> None:
+        made = [
+            Suppression(name, "", why, "", "", self.now, self.now + wait if wait else 0.0) for name, why, wait in names
+        ]
+        self.run(self.spool.learn(Learnt(suppressions=made, removed=[("", name) for name in removed])))
+
+    @rule()
+    def forget_feed(self) -> None:
+        self.run(self.spool.suppressions_over(self.now))
+        self.run(self.spool.forget_feed(self.now + self.spool.keep))
+
+    @invariant()
+    def the_index_in_memory_is_the_list(self) -> None:
+        found = self.run(self.spool.suppression_index())
+        assert self.listed == {(scope, address): why for scope, address, why in found}
+
+    @invariant()
+    def no_event_has_an_id_that_another_had(self) -> None:
+        ids = [row.id for row in self.run(self.spool.events(0, 10_000))]
+        assert ids == sorted(set(ids))
+        newest = self.run(self.spool.last_event())
+        assert newest >= self.newest
+        self.newest = newest
 
     @rule(limit=st.integers(1, 5))
     def claim(self, limit: int) -> None:

@@ -317,8 +317,7 @@ async def test_keys_are_forgotten_after_thirty_days_or_after_what_is_kept(spools
     for keep, days in ((7 * DAY, 30), (90 * DAY, 90)):
         spool = await spools.open(str(days))
         spool.keep, now = keep, clock.now()
-        for i in range(2500):
-            await spool.learn(Learnt(once=f"key {i}"))
+        await asyncio.gather(*(spool.learn(Learnt(once=f"key {i}")) for i in range(2500)))
         await spool.forget_feed(now + (days - 1) * DAY)
         assert await spool.learn(Learnt(once="key 7")) is None
         await spool.forget_feed(now + (days + 1) * DAY)
