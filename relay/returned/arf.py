@@ -13,12 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from email.utils import mktime_tz, parsedate_tz
 from itertools import pairwise
 from typing import Any
 
 from relay.returned import Finding, Kind
-from relay.returned.original import Fields, Original, mailbox, token
+from relay.returned.original import Fields, Original, date, mailbox, token
 from relay.returned.parts import Mail, Part, header_fields, split
 
 MOST_REPORTS = 10  # in one mail
@@ -96,7 +95,7 @@ def _findings(mail: Mail, fields: Fields, header: list[tuple[str, str]]) -> Iter
         about,
         sender=sender or original.sender,
         token=original.token or token(fields) or about.token,
-        at=_date(mail.first("date")) or _date((values.get("arrival-date") or values.get("received-date") or [""])[0]),
+        at=date(mail.first("date")) or date((values.get("arrival-date") or values.get("received-date") or [""])[0]),
     )
     yield from _each(about, _recipients(fields, header, original))
 
@@ -115,7 +114,7 @@ def _about(mail: Mail, reason: str, original: Original, told: dict[str, list[str
         token=original.token or token(mail.fields),
         message_id=original.message_id,
         sender=original.sender,
-        at=_date(mail.first("date")),
+        at=date(mail.first("date")),
         detail=detail,
     )
 
@@ -138,15 +137,6 @@ def _recipients(fields: Fields, header: Fields, original: Original) -> list[str]
     # Of several in To and Cc one complained; which one may say where it was delivered.
     delivered = [mailbox(value) for name, value in header if name in _IN_ORIGINAL[1:]]
     return [one for one in delivered if one][:1]
-
-
-def _date(value: str) -> float | None:
-    """RFC 5322 §3.3, and what is read as such; epoch seconds."""
-    try:
-        parsed = parsedate_tz(value[:100])
-        return float(mktime_tz(parsed)) if parsed else None
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
 
 
 def _jmrp(mail: Mail) -> list[Finding]:

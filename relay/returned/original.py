@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 
 from relay.envelope import AddressError, parse_address
 from relay.outgoing import mailboxes as lists
@@ -102,6 +103,15 @@ def mailboxes(value: str) -> list[str]:
 def mailbox(value: str) -> str:
     """The first address; empty: there is none."""
     return next(iter(mailboxes(value)), "")
+
+
+def date(value: str) -> float | None:
+    """RFC 5322 §3.3, and what is read as such; epoch seconds."""
+    try:
+        parsed = parsedate_tz(value[:100])
+        return float(mktime_tz(parsed)) if parsed else None
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
 
 
 def _address(text: str) -> str:
