@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.policy.bouncewords import STATUS, WORDS, Reason
+from relay.policy.bouncewords import WORDS, Reason
 from relay.reply import Stage
 
 __all__ = ["Class", "Reason", "Verdict", "classify", "codes"]
@@ -64,7 +64,7 @@ def classify(status: str, code: int, text: str, action: str = "", stage: Stage |
             return Verdict("", Reason.DELIVERED)
         status = "4" + status[1:] if action.strip().lower() == "delayed" else status
     temporary = action.strip().lower() == "delayed" or 400 <= code < 500 or status.startswith("4")
-    reason = _heard(text, status, stage) or _coded(status, code)
+    reason = _judged(text, status, code, stage)
     if reason in _GONE:
         return Verdict("soft" if temporary else "hard", reason)
     if reason is Reason.UNKNOWN and not temporary:
@@ -72,7 +72,7 @@ def classify(status: str, code: int, text: str, action: str = "", stage: Stage |
     return Verdict("soft", reason)
 
 
-_CODE = re.compile(r"(?<![\w.:#/-])([45]\d\d)(?=[ \-:;,]|$)")
+_CODE = re.compile(r"(?<![\w./-])(?<!\w:)([45]\d\d)(?=[ \-:;,]|$)")
 _ENHANCED = re.compile(r"(?<![\w.])#?([245]\.\d{1,3}\.\d{1,3})(?![\w.]*\d)")
 
 
@@ -92,7 +92,7 @@ def _vague(status: str) -> bool:
 
 
 def _known(status: str) -> bool:
-    return status.partition(".")[2] in STATUS
+    return status.partition(".")[2] in _STATUS
 
 
 _URL = re.compile(r"\b(?:https?|ftp|mailto):\S+|\bwww\.\S+", re.IGNORECASE)
@@ -110,6 +110,8 @@ _LISTS = re.compile(
     r"[\w.-]*[./](?:org|com|net|de|query|lookup|cgi)",
     re.IGNORECASE,
 )
+# KDDI and NTT docomo know who is there, and say this for their filters: KDDI without the name, docomo always.
+_CARRIERS = re.compile(r"\b550 : user unknown|\bunknown user \S{1,64}@docomo\.ne\.jp", re.IGNORECASE)
 _CLOUD = re.compile(r"recipient address rejected: access denied", re.IGNORECASE)
 
 
@@ -134,27 +136,63 @@ def _heard(text: str, status: str, stage: Stage | None) -> Reason | None:
         return Reason.REPUTATION
     if status == "5.4.1" and _CLOUD.search(text):  # Exchange Online: no such recipient in its directory
         return Reason.USER_UNKNOWN
+    if _CARRIERS.search(text):
+        return Reason.REFUSED
     plain = _plain(text)
     reason = next((reason for reason, words in WORDS if words.search(plain)), None)
-    if reason in _GONE and stage is Stage.MAIL:
+    if reason in _GONE and (stage is Stage.MAIL or status.endswith((".1.7", ".1.8"))):
         return Reason.SENDER_REJECTED
-    if reason is Reason.USER_UNKNOWN and stage in _AFTER_DATA:
-        return Reason.REFUSED
+    if reason is Reason.USER_UNKNOWN and (
+        stage in _AFTER_DATA or (status in ("5.2.0", "5.2.1") and stage is not Stage.RCPT)
+    ):
+        return Reason.REFUSED  # RFC 3463 §3.3: of 5.2.x the mailbox is there
     if reason is Reason.POLICY and status.endswith((".1.1", ".1.2", ".1.6", ".1.10", ".2.1", ".2.2", ".2.3")):
         return None  # `rejected by`, `administrator`: too little to doubt a status that is that clear
     return reason
 
 
+# RFC 3463, RFC 7505, 7372, 7293 and the registry of IANA; of Microsoft's three digits what their manual says. `1.1` for X.1.1.
+_STATUS: dict[str, Reason] = {
+    "1.1": Reason.USER_UNKNOWN, "1.2": Reason.HOST_UNKNOWN, "1.3": Reason.USER_UNKNOWN, "1.6": Reason.MOVED,
+    "1.7": Reason.SENDER_REJECTED, "1.8": Reason.SENDER_REJECTED, "1.9": Reason.SYNTAX, "1.10": Reason.NOT_ACCEPTED,
+    "1.351": Reason.USER_UNKNOWN, "1.20": Reason.SENDER_REJECTED, "1.90": Reason.RATE_LIMITED,
+    "2.1": Reason.MAILBOX_DISABLED, "2.2": Reason.MAILBOX_FULL, "2.3": Reason.MESSAGE_TOO_BIG, "2.4": Reason.SYSTEM,
+    "2.121": Reason.RATE_LIMITED, "2.122": Reason.RATE_LIMITED,
+    "3.0": Reason.SYSTEM, "3.1": Reason.SYSTEM, "3.2": Reason.SYSTEM, "3.3": Reason.SYSTEM, "3.4": Reason.MESSAGE_TOO_BIG,
+    "3.5": Reason.SYSTEM, "3.6": Reason.CONTENT, "3.7": Reason.SECURITY,
+    "4.0": Reason.NETWORK, "4.1": Reason.NETWORK, "4.2": Reason.NETWORK, "4.3": Reason.SYSTEM, "4.4": Reason.NETWORK,
+    "4.5": Reason.RATE_LIMITED, "4.6": Reason.NETWORK, "4.7": Reason.EXPIRED, "4.14": Reason.NETWORK,
+    "4.300": Reason.EXPIRED, "4.310": Reason.HOST_UNKNOWN, "4.312": Reason.NETWORK, "4.316": Reason.EXPIRED,
+    "5.1": Reason.SYNTAX, "5.2": Reason.SYNTAX, "5.3": Reason.RATE_LIMITED, "5.4": Reason.SYNTAX, "5.5": Reason.SYNTAX,
+    "5.6": Reason.SECURITY,
+    "6.0": Reason.CONTENT, "6.1": Reason.CONTENT, "6.2": Reason.CONTENT, "6.3": Reason.CONTENT, "6.4": Reason.CONTENT,
+    "6.5": Reason.CONTENT, "6.6": Reason.CONTENT, "6.7": Reason.CONTENT, "6.8": Reason.CONTENT, "6.9": Reason.CONTENT,
+    "7.0": Reason.POLICY, "7.1": Reason.POLICY, "7.2": Reason.REFUSED, "7.3": Reason.POLICY, "7.4": Reason.SECURITY,
+    "7.5": Reason.SECURITY, "7.6": Reason.SECURITY, "7.7": Reason.SECURITY, "7.8": Reason.SECURITY, "7.9": Reason.POLICY,
+    "7.10": Reason.SECURITY, "7.11": Reason.SECURITY, "7.12": Reason.SECURITY, "7.13": Reason.MAILBOX_DISABLED,
+    "7.14": Reason.SECURITY, "7.15": Reason.POLICY, "7.16": Reason.POLICY, "7.17": Reason.MOVED, "7.18": Reason.MOVED,
+    "7.19": Reason.POLICY, "7.20": Reason.AUTHENTICATION, "7.21": Reason.AUTHENTICATION, "7.22": Reason.AUTHENTICATION,
+    "7.23": Reason.AUTHENTICATION, "7.24": Reason.AUTHENTICATION, "7.25": Reason.REPUTATION,
+    "7.26": Reason.AUTHENTICATION, "7.27": Reason.SENDER_REJECTED, "7.28": Reason.RATE_LIMITED,
+    "7.29": Reason.AUTHENTICATION, "7.30": Reason.SECURITY, "7.40": Reason.AUTHENTICATION,
+}  # fmt: skip
+
+
+def _judged(text: str, status: str, code: int, stage: Stage | None) -> Reason:
+    heard = _heard(text, status, stage)
+    if code in (521, 556) and heard in (None, Reason.SYSTEM, Reason.NETWORK):  # RFC 7504
+        return Reason.NOT_ACCEPTED
+    return heard or _coded(status, code)
+
+
 def _coded(status: str, code: int) -> Reason:
     subject = status.partition(".")[2]
-    if reason := STATUS.get(subject):
+    if reason := _STATUS.get(subject):
         return reason
     detail = subject.rpartition(".")[2]
     if subject.startswith("7.") and len(detail) == 3:  # Exchange Online: 5.7.5xx to 5.7.9xx
         return Reason.REPUTATION if detail[0] in "567" else Reason.POLICY
     match code:
-        case 521 | 556:  # RFC 7504
-            return Reason.NOT_ACCEPTED
         case 552:
             return Reason.MAILBOX_FULL
         case 500 | 501 | 502 | 503 | 504 | 555:

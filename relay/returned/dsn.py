@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from relay.policy.bounces import Verdict, classify, codes
-from relay.reply import Reply, clean
+from relay.reply import clean
 from relay.returned import Finding, Kind
 from relay.returned.original import Original, queue_id, token
 from relay.returned.parts import Mail, header_fields
@@ -104,15 +105,14 @@ def read_fields(mail: Mail, fields: str, text: str) -> list[Finding]:
         key = (address.lower(), finding.original_recipient.lower())
         if address or finding.status:
             found.setdefault(key, finding)
+    sender = about_it.sender or _mailbox(message["x-postfix-sender"])
     return [
-        Finding(
-            **{name: getattr(one, name) for name in Finding.__slots__}
-            | {
-                "queue_id": about_it.queue_id,
-                "token": about_it.token,
-                "message_id": about_it.message_id,
-                "sender": about_it.sender or _mailbox(message["x-postfix-sender"]),
-            }
+        replace(
+            one,
+            queue_id=about_it.queue_id,
+            token=about_it.token,
+            message_id=about_it.message_id,
+            sender=sender,
         )
         for one in found.values()
     ]
@@ -147,10 +147,11 @@ def judged(status: str, comment: str, kind: str, diagnostic: str, action: str, s
         status = own
     if kind == "x-unix":  # a program on the other machine said it, to itself
         return status, _of_program(status, diagnostic, action)
-    verdict = classify(status, code, diagnostic, action, stage(said))
+    at = stage(f"{comment} {said}")
+    verdict = classify(status, code, diagnostic, action, at)
     if verdict.reason.value == "unknown" or (not diagnostic.strip() and status.endswith((".0", ""))):
         words = f"{comment} {_shortened(said)}"
-        second = classify(status, code, words, action, stage(said))
+        second = classify(status, code, words, action, at)
         if second.reason.value != "unknown":
             verdict = second
         if not status or status.endswith(".0.0"):
@@ -223,10 +224,11 @@ def returned_by(mail: Mail, text: str = "") -> Original:
         Original.read([*named, *((name, value) for name, value in status if name.startswith("x-postfix"))]),
         Original(queue_id=queue_id(named), token=token(reached)),
     ]
-    return Original(
-        **{name: next((value for one in known if (value := getattr(one, name))), "") for name in Original.__slots__}
-        | {"recipients": next((one.recipients for one in known if one.recipients), ())}
-    )
+
+    def first(name: str) -> Any:
+        return next((value for one in known if (value := getattr(one, name))), getattr(Original(), name))
+
+    return Original(**{name: first(name) for name in Original.__slots__})
 
 
 def when(*values: str) -> float | None:
@@ -237,6 +239,3 @@ def when(*values: str) -> float | None:
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
     return None
-
-
-__all__ = ["TYPES", "Group", "Reply", "groups", "read_dsn", "read_fields", "recipient", "when"]

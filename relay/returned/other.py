@@ -23,15 +23,22 @@ from relay.returned.transcript import about, delayed, parted, recipients, stage
 _BEGIN = 2500  # characters in which a report says what it is
 
 _MACHINE = re.compile(
-    r"\b(?:mailer[-_. ]?daemon|post[-_.]?master|mail[-_. ]?delivery|mail[-_. ]?system|mdaemon|mail-?daemon|mail administrator|delivery[-_. ]?(?:sub)?system|"
-    r"system administrator|microsoft exchange|mailsweeper|mailmarshal|bounces?|mailerdaemon)\b",
+    r"\b(?:mailer[-_. ]?daemon|post[-_.]?master|mail[-_. ]?delivery|mail[-_. ]?system|mdaemon|mail-?daemon|mail "
+    r"administrator|delivery[-_. ]?(?:sub)?system|"
+    r"system administrator|interscan|surfcontrol|mail security|e-?mail filter|microsoft exchange|mailsweeper|"
+    r"mailmarshal|bounces?|mailerdaemon)\b",
     re.IGNORECASE,
 )
 _NOBODY = re.compile(r"\b(?:no-?reply|do-?not-?reply|[\w.-]{0,40}-admin|owner-[\w.-]{0,40})@", re.IGNORECASE)
 _SUBJECT = re.compile(
-    r"undeliver|returned (?:mail|to sender)|return(?:ing)? (?:message )?to sender|delivery (?:status|fail|report|error|problem|notification|has failed|delay|incomplete)|mail (?:delivery|system error|fail|error)|"
-    r"failure (?:notice|notification|delivery)|delivery failure|non[- ]?deliver|could not (?:be )?(?:sen[dt]|deliver)|cannot send message|unzustellbar|message (?:delivery|not delivered|delayed|you sent blocked)|not delivered|не доставлен|недоставлен|"
-    r"\bdeferred\b|échec|non (?:remis|recapitat|distribu)|no entregad|falha|fallo|loop alert|error sending|mail could not|配信|送信(?:エラー|できません)|退信|系统退信|无法投递",
+    r"undeliver|returned (?:mail|to sender)|return(?:ing)? (?:message )?to sender|"
+    r"delivery (?:status|fail|report|error|problem|notification|has failed|delay|incomplete)|"
+    r"mail (?:delivery|system error|fail|error)|"
+    r"failure (?:notice|notification|delivery)|delivery failure|non[- ]?deliver|"
+    r"could not (?:be )?(?:sen[dt]|deliver)|cannot send message|unzustellbar|"
+    r"message (?:delivery|not delivered|delayed|you sent blocked)|not delivered|не доставлен|недоставлен|"
+    r"\bdeferred\b|échec|non (?:remis|recapitat|distribu)|no entregad|falha|fallo|loop alert|error sending|"
+    r"mail could not|配信|送信(?:エラー|できません)|退信|系统退信|无法投递",
     re.IGNORECASE,
 )
 _REPLY = re.compile(r"^\s*(?:re|aw|sv|antw|fwd?|wg|tr|rv|回复|转发)\s?:", re.IGNORECASE)
@@ -39,14 +46,31 @@ _BULK = ("list-unsubscribe", "list-id", "feedback-id")
 
 # What reports begin with.
 _SIGNS = re.compile(
-    r"""this\ (?:message|mail)\ was\ created\ automatically\ by|(?:could|can)\ ?not\ be\ delivered\ to|was\ not\ delivered\ to|did\ not\ reach\ the\ following|(?:hi\.\ )?this\ is\ the\ (?:qmail|mailer-daemon|postfix|dragonfly|mail\ (?:system|delivery)|[\w.-]{1,60}\ (?:program|mail(?:er)?\ (?:system|agent)))|
-        (?:following|failed|these)\ (?:e-?mail\ )?(?:address|recipient)(?:es|s|\(es\)|\(s\))?\ (?:had|failed|follow|was|were|has|have|could|returned)|transcript\ of\ (?:the\ )?session|(?:unable|trying|attempting|failed)\ to\ deliver|error\ (?:was\ )?(?:occurred\ while\ |delivering\ )|
-        delivery\ (?:to|of)\ (?:the\ )?(?:following\ )?.{0,80}(?:fail|delay|abort|was\ not|has\ been|could)|delivery\ (?:has\ )?failed|delevery\ to|delivery\ status\ notification|i'm\ sorry\ to\ have\ to\ inform|(?:un|non-?)deliverable\ (?:to|mail|message)|undelivered\ mail|unable\ to\ (?:be\ )?deliver|mailbox\ exceeds\ allowed|
-        unknown\ (?:user|host):|invalid\ (?:final\ delivery\ )?user(?:id)?\b|invalid\ user\ address|failure\ reasons|each\ of\ the\ following\ recipients|(?:message|mail|it)\ (?:was|has|is)\ (?:been\ )?(?:rejected\ by|returned\ (?:to|by)|undeliverable|not\ delivered|bounced)|we\ had\ trouble\ delivering|trouble\ sending|
-        (?:sorry,?\ )?we\ were\ unable\ to\ deliver|smtp\ (?:error|server)\b.{0,80}(?:refused|from\ remote|reject|after)|message\ (?:could\ not|couldn't|wasn't|can't|cannot)\ (?:be\ )?(?:sent|delivered)|message\ log\ follows|duplicated\ message-id|your\ (?:e-?mail|mail|message)\ (?:to|could|can|wasn't|sent\ on|was\ not)|
-        technical\ (?:report|details)|reporting-mta:|the\ (?:user|recipient|mailbox|address)\b.{0,60}(?:does\ not\ exist|is\ full|over\ quota)|address\ not\ found|группа|не\ может\ быть\ доставлено|kann\ nicht\ zugestellt|konnte\ nicht\ (?:zugestellt|gesendet)|nicht\ zustellbar|n'a\ pas\ pu\ être|no\ se\ (?:ha\ podido|pudo)\ entregar|non\ è\ stato\ possibile|
-        não\ (?:pôde|pode|foi)\ |配信できません|送信できません|お届けできません|届けることができません|无法投递|退回|warning:\ (?:could|message)|>>>\ (?:rcpt|mail|data|quit)|<<<\ [45]\d\d|\b5[05]\d[ -]5\.\d\.\d|the\ message\ you\ (?:sent|e-?mailed)|following\ message\ to|failed\ permanently|
-        the\ recipient\ name\ is\ not\ recognized|msexch:|your\ server\ has\ rejected|google\ groups|permanent\ (?:fatal\ )?(?:error|failure)|could\ not\ send\ message
+    r"""this\ (?:message|mail)\ was\ created\ automatically\ by|(?:could|can)\ ?not\ be\ delivered\ to|
+    was\ not\ delivered\ to|did\ not\ reach\ the\ following|(?:hi\.\ )?this\ is\ the\ (?:qmail|mailer-daemon|postfix|
+    dragonfly|mail\ (?:system|delivery)|[\w.-]{1,60}\ (?:program|mail(?:er)?\ (?:system|agent)))|
+        (?:following|failed|these)\ (?:e-?mail\ )?(?:address|recipient)(?:es|s|\(es\)|\(s\))?\ (?:had|failed|follow|was|
+        were|has|have|could|returned)|transcript\ of\ (?:the\ )?session|(?:unable|trying|attempting|
+        failed)\ to\ deliver|error\ (?:was\ )?(?:occurred\ while\ |delivering\ )|
+        delivery\ (?:to|of)\ (?:the\ )?(?:following\ )?.{0,80}(?:fail|delay|abort|was\ not|has\ been|could)|
+        delivery\ (?:has\ )?failed|delevery\ to|delivery\ status\ notification|i'm\ sorry\ to\ have\ to\ inform|(?:un|
+        non-?)deliverable\ (?:to|mail|message)|undelivered\ mail|unable\ to\ (?:be\ )?deliver|mailbox\ exceeds\ allowed|
+        unknown\ (?:user|host):|invalid\ (?:final\ delivery\ )?user(?:id)?\b|invalid\ user\ address|failure\ reasons|
+        failed\ recipient|delivery\ problems|non-delivered\ information|server\ message|transcript\ of\ the\ attempts|
+        each\ of\ the\ following\ recipients|(?:message|mail|it)\ (?:was|has|is)\ (?:been\ )?(?:rejected\ by|
+        returned\ (?:to|by)|undeliverable|not\ delivered|bounced)|we\ had\ trouble\ delivering|trouble\ sending|
+        (?:sorry,?\ )?we\ were\ unable\ to\ deliver|smtp\ (?:error|server)\b.{0,80}(?:refused|from\ remote|reject|
+        after)|message\ (?:could\ not|couldn't|wasn't|can't|cannot)\ (?:be\ )?(?:sent|delivered)|message\ log\ follows|
+        duplicated\ message-id|your\ (?:e-?mail|mail|message)\ (?:to|could|can|wasn't|sent\ on|was\ not)|
+        technical\ (?:report|details)|reporting-mta:|the\ (?:user|recipient|mailbox|
+        address)\b.{0,60}(?:does\ not\ exist|is\ full|over\ quota)|address\ not\ found|группа|
+        не\ может\ быть\ доставлено|kann\ nicht\ zugestellt|konnte\ nicht\ (?:zugestellt|gesendet)|nicht\ zustellbar|
+        n'a\ pas\ pu\ être|no\ se\ (?:ha\ podido|pudo)\ entregar|non\ è\ stato\ possibile|
+        não\ (?:pôde|pode|foi)\ |配信できません|送信できません|お届けできません|届けることができません|无法投递|退回|warning:\ (?:could|message)|>>>\ (?:rcpt|
+        mail|data|quit)|<<<\ [45]\d\d|\b5[05]\d[ -]5\.\d\.\d|the\ message\ you\ (?:sent|e-?mailed)|
+        following\ message\ to|failed\ permanently|
+        the\ recipient\ name\ is\ not\ recognized|msexch:|your\ server\ has\ rejected|google\ groups|
+        permanent\ (?:fatal\ )?(?:error|failure)|could\ not\ send\ message
     """,
     re.IGNORECASE | re.VERBOSE,
 )  # fmt: skip
@@ -100,7 +124,12 @@ def _is_report(mail: Mail, said: str) -> bool:
     if mail.first("x-failed-recipients"):
         return True
     sender, subject = mail.first("from"), mail.first("subject")
-    machine = bool(_MACHINE.search(sender)) or mail.first("return-path").strip() in ("<>", "<MAILER-DAEMON>")
+    reported = (
+        mail.type == "multipart/report" and mail.parameters.get("report-type", "delivery-status") == "delivery-status"
+    )
+    machine = (
+        reported or bool(_MACHINE.search(sender)) or mail.first("return-path").strip() in ("<>", "<MAILER-DAEMON>")
+    )
     if not machine and (_REPLY.match(subject) or any(mail.first(name) for name in _BULK)):
         return False
     begin = "\n".join(line for line in said[:_BEGIN].split("\n") if not line.startswith(">") or line.startswith(">>>"))
@@ -153,7 +182,8 @@ def judged(words: str, late: bool, narrow: str) -> tuple[str, Verdict]:
 
 
 _QUOTES = re.compile(
-    r"(?:\bsaid|<<<|\breason|server returned was|following error message|error message below|remote host said|error was|diagnostic(?:-code)?|failure notice|generated response|because)\s*:?\s*",
+    r"(?:\bsaid|<<<|\breason|server returned was|following error message|error message below|remote host said|error "
+    r"was|diagnostic(?:-code)?|failure notice|generated response|because)\s*:?\s*",
     re.IGNORECASE,
 )
 _END = re.compile(

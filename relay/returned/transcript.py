@@ -20,16 +20,25 @@ ADDRESS = re.compile(
 # Where the message that came back begins. Each in the words of some product, with or without its rule of dashes.
 _RETURNED = re.compile(
     r"""^[\s>|]*(?:
-        [-=_*|+~\s]{2,}\s*(?:this\ is\ a\ copy\ of|(?:below\ this\ line\ is|enclosed\ is|included\ is)\ (?:a|the)|(?:the\ )?(?:full\ )?original\ message|
-            the\ (?:header|body|headers)\ of\ the|(?:un(?:sent|delivered)|returned|bounced|failed|rejected)\ (?:e-?)?(?:mail|message)(?:\s|-|$)|
-            message\ (?:header|text|headers|body|content)s?\b|(?:header|headers|text|body)\ of\ (?:the\ )?|forwarded\ message|attached\ (?:is|message)|
-            ursprüngliche|urspr.ngliche\ nachricht|mensaje\ original|message\ d'origine|messaggio\ originale|mensagem\ original|原文|以下)|
-        (?:the\ )?(?:original|returned|unsent|undelivered|bounced)\ (?:message|mail|e-?mail|text)(?:\ text)?\ (?:follows|is\ (?:attached|below|included)|headers?\b|as\ follows)|
+        [-=_*|+~\s]{2,}\s*(?:this\ is\ a\ copy\ of|(?:below\ this\ line\ is|enclosed\ is|included\ is)\ (?:a|the)|
+        (?:the\ )?(?:full\ )?original\ (?:message|mail)|
+            the\ (?:header|body|headers)\ of\ the|(?:un(?:sent|delivered)|returned|bounced|failed|
+            rejected)\ (?:e-?)?(?:mail|message)(?:\s|-|$)|
+            message\ (?:header|text|headers|body|content)s?\b|(?:header|headers|text|body)\ of\ (?:the\ )?|
+            forwarded\ message|attached\ (?:is|message)|
+            ursprüngliche|urspr.ngliche\ nachricht|mensaje\ original|message\ d'origine|messaggio\ originale|
+            mensagem\ original|原文|以下)|
+        (?:the\ )?(?:original|returned|unsent|undelivered|bounced)\ (?:message|mail|e-?mail|
+        text)(?:\ text)?\ (?:follows|is\ (?:attached|below|included)|headers?\b|as\ follows)|
         (?:original|your)\ (?:mail|message)\ (?:as\ follows|follows)|
-        message\ (?:headers?|text|body)\ follows?|(?:your\ )?(?:original\ )?message\ headers?:?\s*$|original\ message\ headers?|
-        (?:below|here|following|attached|included)\ is\ (?:a\ copy\ of\ )?(?:the|your)\ (?:original\ |message\ |returned\ |rejected\ |full\ )?(?:message|header|mail|copy)|
-        included\ is\ a\ copy|a\ copy\ of\ (?:the|your)\ (?:original\ )?message|the\ (?:first|header)\ .{0,20}(?:lines?|headers?)\ of\ (?:the|your)\ (?:original\ )?message|
-        bounced\ e-?mail:|the\ attachment\ contains\ the\ original|your\ message\ (?:reads|was\ as\ follows|began\ as\ follows)|
+        message\ (?:headers?|text|body)\ follows?|(?:your\ )?(?:original\ )?message\ headers?:?\s*$|
+        original\ message\ headers?|
+        (?:below|here|following|attached|included)\ is\ (?:a\ copy\ of\ )?(?:the|your)\ (?:original\ |message\ |
+        returned\ |rejected\ |full\ )?(?:message|header|mail|copy)|
+        included\ is\ a\ copy|a\ copy\ of\ (?:the|your)\ (?:original\ )?message|the\ (?:first|header)\ .{0,20}(?:lines?|
+        headers?)\ of\ (?:the|your)\ (?:original\ )?message|
+        bounced\ e-?mail:|the\ attachment\ contains\ the\ original|your\ message\ (?:reads|was\ as\ follows|
+        began\ as\ follows)|
         received:\s+(?:from|by|\()|return-path:\s*<|x-apparently-from:|-+\s*end\ of\ report
     )""",
     re.IGNORECASE | re.VERBOSE,
@@ -61,15 +70,23 @@ def _outdented(lines: list[str]) -> str:
 # An address is a recipient where it heads a line, or where the words before it say so.
 _HEADS = re.compile(r"""^[\s*>•·|"'-]*(?:\d{1,3}[.)]\s+)?(?:[45]\d\d[ -])?\s*(?:\S{0,40} )?[<"'(\[]*$""")
 _LEADS = re.compile(
-    r"""(?:rcpt\ ?to|recipients?|recipient\ address|(?:final|original)-recipient|failed\ (?:recipient|address)|target\ mail\ address|email|e-?mail\ address|
-        (?:e-?mail|mail|message|delivery|deliver(?:ed|able)?|sen[dt]|reach|forward(?:ed)?|undeliverable|failed|returned|rejected|relay(?:ed)?|bounced)\ (?:your\ )?(?:(?:e-?mail|mail|message|it)\ )?(?:was\ )?(?:to|for|by)(?:\ (?:the\ )?(?:following\ )?(?:e-?mail\ )?(?:address(?:es)?|recipients?|users?|account))?|
-        (?:the\ )?(?:address|addressee|user|mailbox|account|recipient|destination)|allowed\ size|attempts|permanent\ errors?|transient\ errors?|unknown\ user|invalid\ recipient|user\ unknown|adresse|
-        (?:destinataire|destinatario|destinatário|empfänger|получател\w+|收件人|宛先|could\ not\ be\ delivered\ to|gateway\ for|problem\ with|addressed\ to|wasn't\ delivered\ to|(?:not|n't)\ (?:be\ )?(?:delivered|sent)\ to)(?:\(s\))?
+    r"""(?:rcpt\ ?to|recipients?|recipient\ address|(?:final|original)-recipient|failed\ (?:recipient|address)|
+    target\ mail\ address|email|e-?mail\ address|
+        (?:e-?mail|mail|message|delivery|deliver(?:ed|able)?|sen[dt]|reach|forward(?:ed)?|undeliverable|failed|returned|
+        rejected|relay(?:ed)?|bounced)\ (?:your\ )?(?:(?:e-?mail|mail|message|it)\ )?(?:was\ )?(?:to|for|
+        by)(?:\ (?:the\ )?(?:following\ )?(?:e-?mail\ )?(?:address(?:es)?|recipients?|users?|account))?|
+        (?:the\ )?(?:address|addressee|user|mailbox|account|recipient|destination)|allowed\ size|attempts|
+        permanent\ errors?|transient\ errors?|unknown\ (?:user|host)|user\ ?id|invalid\ (?:recipient|address)|
+        user\ unknown|adresse|addressed\ to|
+        (?:destinataire|destinatario|destinatário|empfänger|получател\w+|收件人|宛先|could\ not\ be\ delivered\ to|
+        gateway\ for|problem\ with|addressed\ to|wasn't\ delivered\ to|(?:not|n't)\ (?:be\ )?(?:delivered|
+        sent)\ to)(?:\(s\))?
     )\s*(?:is|was)?\s*[:=;,.-]*\s*(?:rfc822;\s*|smtp;\s*)?[<"'(\[「“]*$""",
     re.IGNORECASE | re.VERBOSE,
 )
 _NOT_HIS = re.compile(
-    r"(?:\bfrom|mail from|sender|reply-to|return-path|contact|assistance|please (?:send|write|e-?mail)|postmaster at|message-id|reporting-mta|help|support|administrator)\b[^@]{0,60}$",
+    r"(?:\bfrom|mail from|sender|reply-to|return-path|contact|assistance|please (?:send|write|e-?mail)|postmaster "
+    r"at|message-id|reporting-mta|help|support|administrator)\b[^@]{0,60}$",
     re.IGNORECASE,
 )
 
@@ -120,24 +137,32 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
     (
         Stage.DOT,
         re.compile(
-            r"in reply to (?:end of )?DATA|after (?:end of data|DATA|sending data block|I sent the message)|(?:DATA|TEXT) command|\(DATA\)|"
+            r"in reply to (?:end of )?DATA|"
+            r"after (?:pipelined )?(?:end of data|DATA|sending data block|I sent the message)|(?:DATA|TEXT) command|"
+            r"\(DATA\)|"
             r"\[BODY\]|\[DATA\]|>>> \.\s{1,40}<<< [45]|"
-            # sendmail, which pipelines: its own sentence below tells whether RCPT was refused or the message.
-            r">>> DATA\s{1,40}(?:<<< [45][^\n]{0,1000}\n\s{0,40}){1,20}554 |end of message|while sending (?:the )?message body",
+            # sendmail pipelines: where its own sentence below names the recipient, it was RCPT that was refused.
+            r"\(state 1[5-8]\)|SMTP:DATA|did not like our (?:final )?DATA|failed on DATA|"
+            r"SMTP transmission failure has occurred|"
+            r">>> DATA\s{1,40}(?:<<< [45][^\n]{0,1000}(?:\n\s{0,40}|$)){1,20}+(?!5\d\d [^\n]{0,400}\.\.\.)|"
+            r"end of message|while sending (?:the )?message body",
             re.IGNORECASE,
         ),
     ),
     (
         Stage.MAIL,
         re.compile(
-            r"in reply to MAIL FROM|after MAIL FROM|MAIL FROM command|\[MAIL_FROM\]|>>> MAIL From:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our MAIL FROM",
+            r"in reply to MAIL FROM|SMTP:MAIL|does not like sender|rejected MAIL FROM address|\(state 13\)|"
+            r"after (?:pipelined )?MAIL FROM|MAIL FROM command|\[MAIL_FROM\]|"
+            r">>> MAIL From:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our MAIL FROM",
             re.IGNORECASE,
         ),
     ),
     (
         Stage.RCPT,
         re.compile(
-            r"in reply to RCPT TO|after RCPT TO|RCPT(?: TO)? command|\[RCPT_TO\]|>>> RCPT To:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our RCPT TO|SMTP:RCPT|does not like recipient",
+            r"in reply to RCPT TO|\(state 14\)|after (?:pipelined )?RCPT TO|RCPT(?: TO)? command|\[RCPT_TO\]|"
+            r">>> RCPT To:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our RCPT TO|SMTP:RCPT|does not like recipient",
             re.IGNORECASE,
         ),
     ),
@@ -151,9 +176,13 @@ def stage(words: str) -> Stage | None:
 
 
 _DELAYED = re.compile(
-    r"\bwarning\b.{0,60}(?:could not send|not (?:be )?(?:been )?(?:sent|delivered)|delay|still)|delivery (?:of .{0,40})?(?:has been |was |is )?(?:temporarily )?(?:delayed|suspended)|"
-    r"\bhas not (?:yet )?been (?:delivered|collected)|(?:message|mail) (?:is |was |has been |that .{0,40})?delayed|not yet been delivered|delivery delay|still (?:being )?(?:tr(?:y|ied)|queued|in the queue)|"
-    r"\bwill (?:continue|keep) (?:to (?:try|be)|trying)|no action is required on your part|you do not need to re-?send|delivery attempts will continue|temporary failure report|verzögert|zustellung .{0,30}verz",
+    r"\bwarning\b.{0,60}(?:could not send|not (?:be )?(?:been )?(?:sent|delivered)|delay|still)|"
+    r"delivery (?:of .{0,40})?(?:has been |was |is )?(?:temporarily )?(?:delayed|suspended)|"
+    r"\bhas not (?:yet )?been (?:delivered|collected)|(?:message|mail) (?:is |was |has been |that .{0,40})?delayed|"
+    r"not yet been delivered|delivery delay|still (?:being )?(?:tr(?:y|ied)|queued|in the queue)|"
+    r"\bwill (?:continue|keep) (?:to (?:try|be)|trying)|no action is required on your part|"
+    r"you do not need to re-?send|delivery attempts will continue|temporary failure report|verzögert|"
+    r"zustellung .{0,30}verz",
     re.IGNORECASE,
 )  # fmt: skip
 
