@@ -15,7 +15,7 @@ from typing import Any
 from relay.policy.bounces import Verdict, classify, codes
 from relay.reply import clean
 from relay.returned import Finding, Kind
-from relay.returned.original import Original, queue_id, token
+from relay.returned.original import Original, mailboxes, queue_id, token
 from relay.returned.parts import Mail, header_fields
 from relay.returned.transcript import ADDRESS, MOST_RECIPIENTS, about, delayed, parted, stage
 
@@ -98,7 +98,8 @@ def read_fields(mail: Mail, fields: str, text: str) -> list[Finding]:
     message, each = groups(fields)
     said, returned = parted(text)
     about_it = returned_by(mail, returned)
-    named = [recipient(one, about_it.recipients if len(each) == 1 else ()) for one in each]
+    instead = [*mailboxes(mail.first("x-failed-recipients")), *about_it.recipients] if len(each) == 1 else []
+    named = [recipient(one, instead) for one in each]
     found: dict[tuple[str, str], Finding] = {}
     for one, address in zip(each, named, strict=True):
         finding = _finding(mail, message, one, address, said if len(each) == 1 else about(said, address, named))

@@ -187,7 +187,8 @@ _QUOTES = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(
-    r"\b(?:giving up on|i'm not going to try again|this is a permanent error|i've given up|sorry it didn't work out|no further delivery attempts)\b",
+    r"\b(?:giving up on|i'm not going to try again|this is a permanent error|i've given up|"
+    r"sorry it didn't work out|no further delivery attempts)\b",
     re.IGNORECASE,
 )
 
