@@ -18,6 +18,8 @@ from relay.admin.service import Service
 from relay.admin.simulation import Simulated
 from relay.deliver.network import Network
 from relay.envelope import queue_id
+from relay.feedback.doors import Doors
+from relay.feedback.heard import Finding, Heard
 from relay.generations import Generations
 from relay.intake import Intake
 from relay.listener.activation import inherited
@@ -30,6 +32,7 @@ from relay.prepare.preparer import Preparer
 from relay.pulse import Pulse
 from relay.quotas import Quotas
 from relay.resolver import Resolver
+from relay.returned.understand import understand
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
@@ -41,6 +44,10 @@ from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
+
+
+async def _understand(raw: bytes) -> list[Finding]:
+    return await asyncio.to_thread(understand, raw)
 
 
 class StartError(Exception):
@@ -110,6 +117,7 @@ class App:
         ]
         await self._open_admin(config)
         await self._open_doors(config)
+        await self._open_feedback(config)
         # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
         self.supervisor.start("dispatch", self.scheduler.dispatch)
         self.supervisor.start("record", self.scheduler.recorder.run)
@@ -117,6 +125,7 @@ class App:
         self.supervisor.start("relane", self.housekeeper.relane)
         self.supervisor.start("housekeeping", self.housekeeper.tick)
         self.supervisor.start("pulse", Pulse().run)
+        self.supervisor.start("feedback", self.feedback.run)
         self.supervisor.start("retention", self.housekeeper.forget)
         self.supervisor.start("published", watch.run)
         self.supervisor.start("tokens", self.scheduler.carriers.keeper.run)
@@ -202,8 +211,9 @@ class App:
         room, backlog = room_for_clients(self._descriptors, upstream, len(config.listen))
         guard = Guard(self.log, lambda: self.runtime.config.users, room, backlog)
         self.runtime.subscribers.append(lambda _: guard.logins.forget())
-        sockets = inherited(os.environ)
-        wanted = {li.address.descriptor for li in config.listen if isinstance(li.address, Activated)}
+        self._sockets = sockets = inherited(os.environ)
+        addresses = [li.address for li in config.listen] + [d.address for d in (config.feedback.smtp,) if d]
+        wanted = {address.descriptor for address in addresses if isinstance(address, Activated)}
         for name in sockets.keys() - wanted:
             hint = (
                 f"who connects to it waits in vain: say `address: systemd:{name}` in `listen`, or stop its socket unit"
@@ -218,10 +228,19 @@ class App:
                 raise StartError(str(error)) from None
         if not self.doors:
             raise StartError("no listener could be opened; see the warnings before this line")
-        watch(self.doors)
         self.runtime.subscribers.append(lambda _: self._renew.set())
         self.supervisor.start("sweep", self._sweep)
         self.supervisor.start("certificates", self._certificates)
+
+    async def _open_feedback(self, config: Config) -> None:
+        heard = Heard(self.spool, lambda: self.runtime.config, _understand, self.log, self.scheduler.standing.came_back)
+        self.feedback = Doors(config, heard, self.log, self._sockets)
+        watch(lambda: [*self.doors, *self.feedback.listeners])
+        self.runtime.subscribers.append(self.feedback.apply)
+        try:
+            await self.feedback.open()
+        except ListenError as error:
+            raise StartError(f"feedback.smtp: {error}") from None
 
     async def _sweep(self) -> None:
         while True:
@@ -278,10 +297,12 @@ class App:
         self.log.event("stopping", timeout=timeout)
         for door in self.doors:
             door.stop()
-        await self.supervisor.stop("dispatch")
+        self.feedback.stop()
+        await self.supervisor.stop("dispatch", "feedback")
         self.scheduler.sites.stop()
         work: asyncio.Future[Any] = asyncio.gather(
             *(door.drain(min(5.0, timeout)) for door in self.doors),
+            self.feedback.drain(min(5.0, timeout)),
             self.scheduler.carriers.stop(max(0.1, timeout - 1.0)),
         )
         second: asyncio.Future[Any] = asyncio.ensure_future(self._second.wait())
@@ -311,6 +332,8 @@ class App:
         """A start that failed half-way: give back what was taken."""
         for door in self.doors:
             door.stop()
+        if hasattr(self, "feedback"):
+            self.feedback.stop()
         await self.supervisor.stop()
         if hasattr(self, "preparer"):
             self.preparer.close()

@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from relay import clock, metrics
-from relay.envelope import ascii_domain, domain_of, parse_queue_id, queue_id
+from relay.envelope import domain_of, parse_queue_id, queue_id
+from relay.events import Kind as EventKind
 from relay.maillog import MailLog
 from relay.outgoing import verp
 from relay.policy.bounces import Reason, Verdict
@@ -56,7 +57,7 @@ def once(source: Source, what: bytes) -> str:
 
 # Who reads a mail: returned.bounded.Understanding.read. Who counts: (egress, recipient's domain, sender's domain, class, kind).
 Understand = Callable[[bytes], Awaitable[list[Finding]]]
-Tell = Callable[[str, str, str, str, str], None]
+Tell = Callable[[str, str, str, str, Literal["bounced", "complained"]], None]
 __all__ = ["Finding", "Heard", "Source", "Tell", "Understand", "once"]
 
 
@@ -108,7 +109,7 @@ class Heard:
             self._log.event(
                 "report_unbelieved",
                 source=source.name,
-                kind=finding.kind.value,
+                what=finding.kind.value,
                 recipient=clean(finding.recipient)[:320],
             )
             return self._nothing(finding, source, "unbelieved")
@@ -152,7 +153,7 @@ class Heard:
 
     async def _learn(self, finding: Finding, source: Source, about: _About, once: str) -> bool:
         kind = _event_of(finding)
-        if not kind:
+        if kind is None:
             return self._nothing(finding, source, finding.action or finding.reason or "other", about)
         now = clock.now()
         learnt = self._learnt(finding, source, about, kind, now)
@@ -165,7 +166,7 @@ class Heard:
         self._told(finding, source, about, kind)
         return True
 
-    def _learnt(self, finding: Finding, source: Source, about: _About, kind: str, now: float) -> Learnt:
+    def _learnt(self, finding: Finding, source: Source, about: _About, kind: EventKind, now: float) -> Learnt:
         known = about.known
         row = known is not None
         event = Event(
@@ -191,7 +192,7 @@ class Heard:
         name = source.name
         return learnt(config.suppression, cause, about.address, class_, tenant, evidence, name, now, about.message)
 
-    def _told(self, finding: Finding, source: Source, about: _About, kind: str) -> None:
+    def _told(self, finding: Finding, source: Source, about: _About, kind: EventKind) -> None:
         known = about.known
         self._log.event(
             kind,
@@ -202,10 +203,12 @@ class Heard:
             status=clean(finding.status)[:20],
             reason=clean(finding.reason)[:40],
         )
-        if kind == "complained" or (kind == "bounced" and finding.class_ == "hard"):
-            sender = domain_of(known.header_from or known.sender) if known else ""
+        # What failed here was counted when it did; what is soft or not understood says nothing of us.
+        late = finding.class_ == "hard" and (known is None or known.state != State.FAILED)
+        if kind == "complained" or (kind == "bounced" and late):
+            sender = domain_of(known.sender) if known else ""
             egress = (known.egress if known else "") or source.egress
-            self._tell(egress, ascii_domain(domain_of(about.address)), sender, known.class_ if known else "", kind)
+            self._tell(egress, domain_of(about.address), sender, known.class_ if known else "", kind)
 
     def _nothing(self, finding: Finding, source: Source, result: str, about: _About | None = None) -> bool:
         """Nothing to learn: counted, and a delay is told. Always new."""
@@ -230,7 +233,7 @@ class Heard:
                 self._log.warning("reports_too_many", source=source.name, most=PUBLIC_REPORTS, until="the next hour")
             return self._nothing(finding, source, "too_many")
         self._public += 1
-        kind = "dmarc_report" if finding.kind is Kind.DMARC else "tls_report"
+        kind: EventKind = "dmarc_report" if finding.kind is Kind.DMARC else "tls_report"
         data = dict(finding.detail) if len(summary) <= MAX_SUMMARY else {"cut": summary[:MAX_SUMMARY]}
         event = Event(now, 0, None, kind, data=data | {"source": source.name})
         if await self.spool.learn(Learnt([event], once=once or f"{kind} {digest}")) is None:
@@ -244,20 +247,20 @@ class Heard:
 _RESULTS = frozenset({"delayed", "too_many", "unbelieved", *UNFAILED, *NO_COMPLAINT})
 
 
-def _event_of(finding: Finding) -> str:
-    """The kind of the event; empty: there is none."""
+def _event_of(finding: Finding) -> EventKind | None:
+    """None: it comes to no event."""
     match finding.kind:
         case Kind.BOUNCE:
             failed = finding.class_ and finding.action != "delayed" and finding.action not in UNFAILED
-            return "bounced" if failed else ""
+            return "bounced" if failed else None
         case Kind.COMPLAINT:
-            return "" if finding.reason in NO_COMPLAINT else "complained"
+            return None if finding.reason in NO_COMPLAINT else "complained"
         case Kind.AUTO_REPLY:
             return "auto_replied"
         case Kind.UNSUBSCRIBE:
             return "unsubscribed"
         case _:
-            return ""
+            return None
 
 
 def _cause(finding: Finding) -> Cause | None:
@@ -313,7 +316,7 @@ def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
         found |= {"recipient": about.address, "queue_id": queue_id(about.message) if about.message else ""}
     elif finding.recipient and finding.recipient.lower() != known.address.lower():
         found["reported_recipient"] = finding.recipient  # where it was forwarded to
-    kept = {key: clean(str(value))[:MAX_TEXT] for key, value in found.items() if value}
+    kept: dict[str, Any] = {key: clean(str(value))[:MAX_TEXT] for key, value in found.items() if value}
     if known is not None and finding.kind is Kind.BOUNCE:
         kept["late"] = known.state == State.DELIVERED  # it was delivered before, as far as we were told
     return kept

@@ -111,7 +111,7 @@ class Poller:
             self._told = why
         self._failures += 1
         every = self.mailbox.every
-        return max(every, min(every * 2 ** min(self._failures - 1, 10), LONGEST))
+        return max(every, min(every * 2.0 ** min(self._failures - 1, 10), LONGEST))
 
     # -- one look
 

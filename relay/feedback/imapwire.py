@@ -259,11 +259,12 @@ class Session:
         """Its answer, unless the session ends before. `what`: a command that must be answered OK."""
         self.wire.allow(size)
         task = asyncio.ensure_future(work)
+        lost: asyncio.Future[Any] = self.wire.lost
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.wait({task, self.wire.lost}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise ImapError(self.wire.lost.result())
+                raise ImapError(lost.result())
             found = task.result()
         except TimeoutError:
             raise ImapError(f"no answer within {timeout:.0f} s") from None

@@ -33,6 +33,7 @@ MAX_SIZE = 10_000_000  # bytes of a message: a report may hold the whole of what
 MAX_READ = 512 << 10  # of which so many are read: what happened stands in front
 MAX_RECIPIENTS = 100
 AT_ONCE = 4  # messages that are read at once: the rest wait, and mail is not held up
+EVERYBODY = ("0.0.0.0/0", "::/0")
 UNSUBSCRIBE = "unsubscribe"
 
 
@@ -137,6 +138,9 @@ class Decider:
 
 
 class FeedbackSession(Session):
+    def is_served(self) -> bool:
+        return True  # whoever comes; whom mail may be for is what is looked at
+
     def taken(self, number: int) -> bytes:
         return b"250 2.0.0 Ok: noted\r\n"
 
@@ -153,6 +157,7 @@ class FeedbackListener(Door):
             max_connections_total=settings.max_connections_total,
             max_connections_client=settings.max_connections_client,
             tls=settings.tls,
+            clients=EVERYBODY,
             client_rate=settings.client_rate,
             transaction_timeout=600.0,
         )

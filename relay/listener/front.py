@@ -8,7 +8,7 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -240,6 +240,7 @@ class Door:
             session.hang_up()
 
 
-def watch(doors: list[Door]) -> None:
-    CONNECTIONS.source = lambda: [((d.listen.name,), float(len(d.sessions))) for d in doors]
-    EXPIRES.source = lambda: [((d.listen.name,), d.certificate.expires) for d in doors if d.certificate]
+def watch(doors: Callable[[], Iterable[Door]]) -> None:
+    """`doors` returns those that are open."""
+    CONNECTIONS.source = lambda: [((d.listen.name,), float(len(d.sessions))) for d in doors()]
+    EXPIRES.source = lambda: [((d.listen.name,), d.certificate.expires) for d in doors() if d.certificate]
