@@ -42,6 +42,7 @@ from relay.signing.rules import Rule
 from relay.signing.watch import Watch
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
+from relay.webhooks.dispatch import Webhooks
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
 
@@ -104,6 +105,7 @@ class App:
         self.scheduler.usage.doors = quotas.meters
         self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
+        self.webhooks = Webhooks(self.spool, lambda: self.runtime.config, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)
         generations = Generations(self.scheduler.journal, documents)
@@ -114,6 +116,7 @@ class App:
             self.scheduler.apply,
             lambda _: self.housekeeper.reloaded(),
             generations.apply,
+            self.webhooks.apply,
         ]
         await self._open_admin(config)
         await self._open_doors(config)
@@ -130,6 +133,7 @@ class App:
         self.supervisor.start("published", watch.run)
         self.supervisor.start("tokens", self.scheduler.carriers.keeper.run)
         self.supervisor.start("sts", network.sts.run)
+        self.supervisor.start("webhooks", self.webhooks.run)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")
@@ -187,7 +191,7 @@ class App:
         service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
         simulated = Simulated(self.spool, self.scheduler, self.scheduler.outlook)
         pausing = Pausing(self.scheduler.pauses, self.scheduler.outlook, self)
-        self.admin = Admin(service, pausing, self.scheduler.usage, simulated)
+        self.admin = Admin(service, pausing, self.scheduler.usage, simulated, self.webhooks)
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:
@@ -298,18 +302,20 @@ class App:
         for door in self.doors:
             door.stop()
         self.feedback.stop()
-        await self.supervisor.stop("dispatch", "feedback")
+        await self.supervisor.stop("dispatch", "feedback", "webhooks")
         self.scheduler.sites.stop()
         work: asyncio.Future[Any] = asyncio.gather(
             *(door.drain(min(5.0, timeout)) for door in self.doors),
             self.feedback.drain(min(5.0, timeout)),
             self.scheduler.carriers.stop(max(0.1, timeout - 1.0)),
+            self.webhooks.stop(max(0.1, timeout - 1.0)),
         )
         second: asyncio.Future[Any] = asyncio.ensure_future(self._second.wait())
         await asyncio.wait({work, second}, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
         if not work.done():
             await self.scheduler.carriers.stop(0.0)
+            await self.webhooks.stop(0.0)
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work

@@ -10,7 +10,22 @@ import sys
 import click
 
 from relay import __version__
-from relay.cli import dkim, events, explain, limits, mail, oauth, pauses, presets, queue, service, setup, simulate, sink
+from relay.cli import (
+    dkim,
+    events,
+    explain,
+    limits,
+    mail,
+    oauth,
+    pauses,
+    presets,
+    queue,
+    service,
+    setup,
+    simulate,
+    sink,
+    webhooks,
+)
 
 USAGE, DATA, UNAVAILABLE, IOERR, TEMPORARY, NOPERM, CONFIG = 64, 65, 69, 74, 75, 77, 78
 
@@ -46,6 +61,7 @@ for _command in (
     limits.alarms,
     dkim.dkim,
     presets.presets,
+    webhooks.webhooks,
     oauth.oauth,
 ):
     cli.add_command(_command)

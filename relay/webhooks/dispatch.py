@@ -17,7 +17,7 @@ from relay.settings import Config
 from relay.spool.errors import SpoolError
 from relay.spool.feed import Feed, Parcel, Progress
 from relay.webhooks.line import Line
-from relay.webhooks.words import Said
+from relay.webhooks.words import Verdict
 
 TICK = 5.0  # seconds between two looks at the figures
 FORGET = 3600.0  # seconds between two looks for what is configured no more
@@ -29,7 +29,7 @@ PARCELS = metrics.Gauge("relay_webhook_parcels", "Events apart from the stream",
 UP = metrics.Gauge("relay_webhook_up", "0 while an endpoint is left alone after a failure", ["endpoint"])
 
 
-class Unknown(Exception):
+class Unknown(LookupError):
     """No such endpoint; the text names those that there are."""
 
 
@@ -64,7 +64,7 @@ class Webhooks:
     async def run(self) -> None:
         """Raises SpoolError; to be started again then."""
         forget_at = clock.monotonic()
-        while not self._stopping:
+        while True:
             self._changed.clear()
             await self._match()
             await self._count()
@@ -88,9 +88,8 @@ class Webhooks:
         self._changed.set()
 
     async def stop(self, timeout: float) -> None:
-        """What is under way has so many seconds to end."""
+        """After `run` was cancelled. What is under way has so many seconds to end."""
         self._stopping = True
-        self._changed.set()
         tasks = list(self._tasks.values())
         for line in self._tasks:
             line.end()
@@ -194,10 +193,12 @@ class Webhooks:
         line = self._line(name)
         return (await self.spool.parcel_counts()).get(name, (0, 0, None))[1] if dry_run else await line.drop()
 
-    async def test(self, name: str) -> tuple[Said, float]:
+    async def test(self, name: str) -> dict[str, Any]:
         """What came of one event more, and after how many seconds. Raises Unknown."""
         line, began = self._line(name), clock.monotonic()
-        return await line.test(), clock.monotonic() - began
+        said = await line.test()
+        taken = said.verdict is Verdict.TAKEN
+        return {"endpoint": name, "taken": taken, "why": said.why, "seconds": round(clock.monotonic() - began, 3)}
 
     def _line(self, name: str) -> Line:
         try:

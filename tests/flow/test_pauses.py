@@ -83,7 +83,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found: made.remember(found), made.changed
         )
         mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
-        admin = Admin(there.service, mine, there.usage, there.simulated)
+        admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks)
         await admin.open_socket(made.socket)
         try:
             yield made
