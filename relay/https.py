@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -144,4 +145,6 @@ async def _read(response: Any, most: int) -> bytes:
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
+    if isinstance(error, OSError) and (error.errno or 0) > 0:  # asyncio's own text holds the address
+        return os.strerror(error.errno or 0)
     return clean(getattr(error, "strerror", None) or str(error) or type(error).__name__)

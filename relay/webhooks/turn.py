@@ -52,7 +52,8 @@ async def take_turn(items: Sequence[Item], send: Send, *, doubt: bool, credit: i
                 continue
             suspects.append((part[0], said))
             held |= {part[0].message} - {0}
-            if not turn.taken and len(suspects) >= max(SUSPECTS, credit + 1):
+            most = max(SUSPECTS, credit + 1) if _refused(suspects) else SUSPECTS
+            if not turn.taken and len(suspects) >= most:
                 turn.said = said
                 break
         else:
@@ -60,8 +61,7 @@ async def take_turn(items: Sequence[Item], send: Send, *, doubt: bool, credit: i
             turn.left = part
             break
     turn.left += [item for part in parts for item in part]
-    alone = all(said.verdict is Verdict.REFUSED for _, said in suspects)
-    if turn.taken or (alone and len(suspects) <= credit):
+    if turn.taken or (_refused(suspects) and len(suspects) <= credit):
         turn.refused = [(item, said.why) for item, said in suspects]
     elif suspects:
         # It took nothing: nobody can say that these are the bad ones.
@@ -69,6 +69,11 @@ async def take_turn(items: Sequence[Item], send: Send, *, doubt: bool, credit: i
         turn.left = [item for item in items if item not in turn.taken]
         turn.behind = []
     return turn
+
+
+def _refused(suspects: Sequence[tuple[Item, Said]]) -> bool:
+    """Whether that was said in words that are about the event."""
+    return all(said.verdict is Verdict.REFUSED for _, said in suspects)
 
 
 def _alone_first(items: Sequence[Item]) -> list[list[Item]]:
