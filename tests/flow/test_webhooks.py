@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import Spools, until
+from conftest import ROOT, Spools, until
 from receiver import Events, Receiver, signed
 
 from relay import clock
@@ -476,3 +477,21 @@ async def test_a_command_that_is_not_there(spool: SqliteSpool) -> None:
         await note(spool, 1)
         await until(lambda: hooks.row("page")["failures"])
         assert hooks.row("page")["error"] == "/nonexistent/page: No such file or directory"
+
+
+async def test_the_verifier_of_the_documentation(spool: SqliteSpool, receiver: Receiver) -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], names)
+    async with hooked(spool, crm(receiver)):
+        await note(spool, 1)
+        await until(lambda: receiver.taken)
+    call, genuine = receiver.calls[0], names["genuine"]
+    assert genuine(call.headers, call.body, SECRET)
+    assert not genuine(call.headers, call.body + b" ", SECRET)
+    assert not genuine(call.headers, call.body, SECRET[::-1])
+    assert not genuine({**call.headers, "X-Relay-Timestamp": "1700000000"}, call.body, SECRET)
+    assert not genuine({**call.headers, "X-Relay-Timestamp": ""}, call.body, SECRET)
+    both = f"v1={'0' * 64}, {call.headers['X-Relay-Signature']}"
+    assert genuine({**call.headers, "X-Relay-Signature": both}, call.body, SECRET)
+    assert not genuine({**call.headers, "X-Relay-Signature": "v1=ä,,"}, call.body, SECRET)
