@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay import clock, metrics
-from relay.events import Row, told
+from relay.events import Row, Wanted, told
 from relay.maillog import MailLog
 from relay.settings import Endpoint
 from relay.spool.feed import Feed, Parcel, Progress
@@ -174,7 +174,8 @@ class Line:
     # -- the stream
 
     async def _stream(self) -> bool:
-        rows = await self.spool.events(self.cursor, PAGE)
+        all_wanted = self.endpoint.wanted == Wanted() and not self.gone
+        rows = await self.spool.events(self.cursor, self._size + 1 if all_wanted else PAGE)
         if not rows:
             self.head_at = 0.0
             return False

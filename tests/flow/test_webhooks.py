@@ -376,6 +376,21 @@ async def test_a_reload_changes_it_without_loss_or_double(spool: SqliteSpool, re
         await until(lambda: receiver.ids + other.ids == ids)
 
 
+async def test_who_left_is_forgotten_once_the_stream_has_lost_its_place(spool: SqliteSpool, receiver: Receiver) -> None:
+    await note(spool, 0, at=1.0)
+    async with hooked(spool, crm(receiver)):
+        assert (await spool.cursors())["crm"] == 1
+    await note(spool, 0, 0, at=1.0)
+    async with hooked(spool) as hooks:
+        await asyncio.sleep(0.05)
+        assert "crm" in await spool.cursors() and not hooks.said("webhook_forgotten")
+    await note(spool, 0)
+    await spool.forget_feed(clock.now())
+    async with hooked(spool) as hooks:
+        await until(lambda: hooks.said("webhook_forgotten"))
+        assert "crm" not in await spool.cursors()
+
+
 async def test_the_stream_once_more(spool: SqliteSpool, receiver: Receiver) -> None:
     async with hooked(spool, crm(receiver)) as hooks:
         ids = await note(spool, *range(1, 20))
