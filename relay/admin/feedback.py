@@ -14,7 +14,9 @@ from relay import clock
 from relay.admin.ports import BadRequest, Usage
 from relay.envelope import ascii_domain, domain_of
 from relay.events import Row
+from relay.policy.bounces import classify
 from relay.policy.reputation import Share, wilson
+from relay.reply import Stage
 from relay.spool import Spool
 
 PAGE = 500
@@ -64,19 +66,19 @@ class Count:
                     figures.sent += 1
                 case "failed" if row.egress and row.code:  # a next hop said so
                     figures.sent += 1
-                    self._bounce(figures, data)
+                    self._bounce(figures, *_refused(row.code, data))
                 case "bounced":
-                    self._bounce(figures, data)
+                    self._bounce(figures, str(data.get("class")), str(data.get("reason") or "unknown"))
                 case kind if name := _COUNTED.get(kind):
                     setattr(figures, name, getattr(figures, name) + 1)
 
     @staticmethod
-    def _bounce(figures: Figures, data: Mapping[str, Any]) -> None:
-        if data.get("class", "hard") == "hard":
+    def _bounce(figures: Figures, class_: str, reason: str) -> None:
+        if class_ == "hard":
             figures.hard += 1
         else:
             figures.soft += 1
-        figures.reasons[_reason(data)] += 1
+        figures.reasons[reason] += 1
 
     def _named(self, row: Row, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """All that a row counts for; what is not known does not count."""
@@ -102,12 +104,15 @@ class Count:
         return found
 
 
-def _reason(data: Mapping[str, Any]) -> str:
-    """In few words: as the report was understood; else the code of RFC 3463, or the reply's own."""
-    if reason := data.get("reason") or data.get("status"):
-        return str(reason)
-    words = str(data.get("last_reply", "")).split(" ", 2)
-    return words[1] if len(words) > 1 and words[1][:2] in ("4.", "5.") else words[0] or "unknown"
+def _refused(code: int, data: Mapping[str, Any]) -> tuple[str, str]:
+    """(class, reason) of a next hop's refusal, by its words."""
+    reply = str(data.get("last_reply", ""))
+    try:
+        stage = Stage(str(data.get("stage", "")))
+    except ValueError:
+        stage = None
+    verdict = classify("", code, reply, stage=stage)
+    return verdict.class_, str(verdict.reason)
 
 
 async def stats(spool: Spool, usage: Usage, since: float) -> dict[str, Any]:

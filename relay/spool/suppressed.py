@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from relay.events import Kind
 from relay.policy.suppression import Softly, Suppression, Why, outweighs, plain
 from relay.spool import Event, queries
 from relay.spool.feed import Known, SuppressionFilter
@@ -101,7 +102,7 @@ def _of_keys(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[Suppre
     return found
 
 
-def _event(one: Suppression, kind: str, at: float) -> Event:
+def _event(one: Suppression, kind: Kind, at: float) -> Event:
     data = {
         "address": one.address,
         "scope": one.scope,

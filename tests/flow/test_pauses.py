@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from relay import clock
 from relay.admin.api import Admin
 from relay.admin.pauses import Pausing
 from relay.scheduler.pauses import Pauses
-from relay.spool import SpoolError
+from relay.spool import Event, SpoolError
 
 CLASSES = """  default: {retry: {schedule: [1h], give_up: 1d}}
   marketing: {match: {sender: "news@*"}, retry: {schedule: [1h], give_up: 1d}}"""
@@ -37,12 +37,14 @@ class Bench:
     socket: Path
     kept: dict[str, str] = field(default_factory=dict)
     changes: list[int] = field(default_factory=list)
+    events: list[tuple[str, str, str]] = field(default_factory=list)
     sick: bool = False
 
-    async def remember(self, documents: Mapping[str, str | None]) -> None:
+    async def remember(self, documents: Mapping[str, str | None], events: Sequence[Event]) -> None:
         """As the spool does, up to its disk."""
         if self.sick:
             raise SpoolError("the disk is full")
+        self.events += [(e.kind, e.data["what"], e.data.get("name", "")) for e in events]
         for key, text in documents.items():
             if text is None:
                 self.kept.pop(key, None)
@@ -80,7 +82,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         scheduler = rig.app.scheduler
         made = Bench(rig, None, tmp_path / "second.sock")  # type: ignore[arg-type]
         made.pauses = Pauses(
-            scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found: made.remember(found), made.changed
+            scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found, events: made.remember(found, events), made.changed
         )
         mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
         admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks)
@@ -114,6 +116,12 @@ async def test_suspended_listed_and_resumed(bench: Bench) -> None:
     assert [(f["filter"], f["by"]) for f in bench.rig.said("resumed")] == [
         ("class=Marketing", "hand"),
         ("sender=", "hand"),
+    ]
+    assert bench.events == [
+        ("paused", "class", "marketing"),
+        ("paused", "sender", ""),
+        ("resumed", "class", "marketing"),
+        ("resumed", "sender", ""),
     ]
 
 

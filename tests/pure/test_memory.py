@@ -13,6 +13,7 @@ from planning import Queue, config_of
 from relay.maillog import MailLog
 from relay.scheduler import memory as module
 from relay.scheduler.alarms import Alarms
+from relay.scheduler.journal import Journal
 from relay.scheduler.memory import Memory
 from relay.scheduler.shape import Shaping
 
@@ -25,11 +26,19 @@ class Kept:
         self.written.append(documents)
 
 
+class Silent:
+    """A spool that nobody has anything to tell."""
+
+    async def learn(self, learnt: Learnt) -> list[Suppression] | None:
+        raise AssertionError(learnt)
+
+
 async def test_many_suppressed_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds it is asked what changed, between two passes of the event loop."""
     kept = Kept()
     memory = Memory(kept, {})
-    shaping = Shaping(Queue(config_of(tmp_path)).lanes.sites, MailLog(None), memory, Alarms(MailLog(None)))
+    log = MailLog(None)
+    shaping = Shaping(Queue(config_of(tmp_path)).lanes.sites, log, memory, Alarms(log), Journal(Silent(), log))
     for n in range(1000):
         shaping.suppressed.add(f"r{n}@x.example", "550 gone", NOW, NOW + 60)
     made: list[object] = []
