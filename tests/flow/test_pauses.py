@@ -82,7 +82,11 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         scheduler = rig.app.scheduler
         made = Bench(rig, None, tmp_path / "second.sock")  # type: ignore[arg-type]
         made.pauses = Pauses(
-            scheduler.lanes.by_id, scheduler.egresses, rig.log, lambda found, events: made.remember(found, events), made.changed
+            scheduler.lanes.by_id,
+            scheduler.egresses,
+            rig.log,
+            lambda found, events: made.remember(found, events),
+            made.changed,
         )
         mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
         admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks)
