@@ -28,7 +28,7 @@ def trace(queue_id: str, json_: bool) -> None:
     now, message = clock.now(), found["message"]
     if message is None:
         click.secho(found["events"][0]["queue_id"], bold=True)
-        click.echo("  it is forgotten (spool.keep); this came later")
+        click.echo("  it is forgotten (spool.keep), but for this")
     else:
         _header(message, now)
     click.secho("\nStory", bold=True)
