@@ -90,7 +90,8 @@ def _open(method: str, path: str, body: Mapping[str, Any] | None) -> http.client
     connection = _Connection(where)
     try:
         payload = json.dumps(body) if body is not None else None
-        connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
+        headers = {"Connection": "close"}  # one question each: the socket goes with its answer
+        connection.request(method, path, payload, headers | ({"Content-Type": "application/json"} if payload else {}))
         return connection.getresponse()
     except FileNotFoundError:
         raise Failed(

@@ -45,7 +45,7 @@ async def test_mail_that_waits_ends_as_its_new_route_says(tmp_path: Path, rule: 
         row = await rig.reaches(number, state)
         assert why in row["why"]
         assert row["attempts"] == (2 if state != "held" else 1)
-        assert (await rig.story(number))[-1] == {"failed": "failed", "held": "held", "delivered": "delivered"}[state]
+        assert (await rig.story(number))[-1] == {"failed": "failed", "held": "held", "delivered": "discarded"}[state]
 
 
 async def test_capture_after_a_reload(tmp_path: Path) -> None:

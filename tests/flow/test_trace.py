@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
 from fakes import Upstream
 from rig import ENV, Rig, running, until, write_config
 
 from relay import clock
 from relay.admin.events import parse
+from relay.admin.feedback import stats
+from relay.cli.feedback_stats import stats as command
 from relay.cli.trace import story
 from relay.envelope import parse_queue_id
 from relay.policy.reputation import wilson
@@ -138,7 +142,7 @@ async def test_late_bounces_hold_a_warm_up_and_are_no_second_try(tmp_path: Path)
             assert "bounces 33.33%" in rig.egress().pace.ramp.held
 
 
-async def test_figures_of_what_came_back(tmp_path: Path) -> None:
+async def test_figures_of_what_came_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuses = {"RCPT": ["550 5.1.1 no such user"] + [None] * 19}
     async with (
         Upstream(refuses) as up,
@@ -152,8 +156,6 @@ async def test_figures_of_what_came_back(tmp_path: Path) -> None:
         await learn(rig, ids[13], "unsubscribed")
         await learn(rig, ids[14], "auto_replied")
         usage = rig.app.scheduler.usage
-        from relay.admin.feedback import stats
-
         found = await stats(rig.app.spool, usage, clock.now() - 3600)
         rows = {(row["what"], row["name"]): row for row in found["rows"]}
         assert {("all", ""), ("egress", "main"), ("class", "default"), ("sender", "example.com"),
@@ -168,3 +170,9 @@ async def test_figures_of_what_came_back(tmp_path: Path) -> None:
         assert main["score"] is not None and rows["all", ""]["score"] is None
         assert sum(rows["destination", f"d{i}.example"]["sent"] for i in range(2)) == 20
         assert (await stats(rig.app.spool, usage, clock.now() + 60))["rows"] == []
+        monkeypatch.setenv("RELAY_ENDPOINT", str(rig.app.config.admin.socket))
+        told = await asyncio.to_thread(CliRunner().invoke, command, ["--json", "--since", "1h"])
+        assert json.loads(told.output) == found["rows"]
+        lines = (await asyncio.to_thread(CliRunner().invoke, command, [])).output.splitlines()
+        assert "egress\tmain\t20\t1 5.00% (0.89% to 23.61%)\t2 10.00%" in "\n".join(lines)
+        assert (await asyncio.to_thread(CliRunner().invoke, command, ["--since", "x"])).exit_code != 0
