@@ -108,8 +108,7 @@ class App:
         self.webhooks = Webhooks(self.spool, lambda: self.runtime.config, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)
-        generations = Generations(self.scheduler.journal, documents)
-        generations.begin(config)
+        generations = Generations(self.scheduler.journal, documents, config)
         self.runtime.subscribers += [
             self._limits,
             quotas.apply,

@@ -17,18 +17,16 @@ DOCUMENT = "configuration"  # its key in the spool: section -> digest, of the la
 
 
 class Generations:
-    """`documents`: what the spool remembers."""
+    """`documents`: what the spool remembers; `config`: what the relay starts with."""
 
-    def __init__(self, journal: Journal, documents: Mapping[str, str]) -> None:
+    def __init__(self, journal: Journal, documents: Mapping[str, str], config: Config) -> None:
         self.journal = journal
         try:
             found = json.loads(documents.get(DOCUMENT, "{}"))
         except ValueError:
             found = {}  # damaged: then all of it is new
         self._before: dict[str, str] = dict(found) if isinstance(found, dict) else {}
-
-    def begin(self, config: Config) -> None:
-        """At a start: only what differs from what the run before had is told."""
+        # Of a start only what differs from what the run before had.
         if dict(config.sections) != self._before:
             self._tell(config, "start")
 

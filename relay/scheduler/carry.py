@@ -181,6 +181,10 @@ class Carriers:
         if egress.backlog and not self.stopping:
             self._hire(egress, len(egress.backlog))
 
+    def _took(self, egress: Egress[Work], seconds: float) -> None:
+        if egress.took(seconds):
+            self.journal.note("resumed", egress.key, what="connections", why="it may have all of them again")
+
     async def _attempt(self, egress: Egress[Work], work: Work, task: asyncio.Task[None]) -> None:
         """One transaction, to its end in a settlement or a hand-over; keeps the session in `at_work` if it is still good."""
         if work.plan is None or work.plan.config is not self.preparer.config:  # a reload since it was pushed
@@ -226,8 +230,7 @@ class Carriers:
             session = self.at_work[task]
             passed_on = session is not None and session.passes_on
             seconds = clock.monotonic() - started
-            if egress.took(seconds):
-                self.journal.note("resumed", egress.key, what="connections", why="it may have all of them again")
+            self._took(egress, seconds)
             self.blame.answered(egress, work, answers, seconds, passed_on)
         finally:
             if work.ready is not None:

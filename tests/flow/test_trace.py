@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import unstyle
 from click.testing import CliRunner
 from fakes import Upstream
 from rig import ENV, Rig, running, until, write_config
@@ -17,6 +18,7 @@ from rig import ENV, Rig, running, until, write_config
 from relay import clock
 from relay.admin.events import parse
 from relay.admin.feedback import stats
+from relay.cli.events import line
 from relay.cli.feedback_stats import stats as command
 from relay.cli.trace import story
 from relay.envelope import parse_queue_id
@@ -100,6 +102,21 @@ def test_words_of_strangers_steer_no_terminal() -> None:
     event = {"at": 1.0, "event": "failed", "why": "\x1b[2J gone\nforever", "egress": "main", "remote": "mx\x07"}
     lines = [text for text, _ in story([event], several=False)]
     assert all(text.isprintable() for text in lines) and len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "accepted", "queue_id": "Q1", "sender": "a@x.example", "recipients": ["b@y.example", "c@y.example"]},
+         "accepted        Q1  <a@x.example> -> b@y.example and 1 more"),
+        ({"event": "deferred", "recipient": "b@y.example", "egress": "main", "last_reply": "451 no", "why": "main: 451 no",
+          "due_at": 5.0}, "deferred        b@y.example  via main  main: 451 no  due_at=5.0"),
+        ({"event": "config_changed", "sections": ["routes", "users"]}, "config_changed  sections=routes,users"),
+        ({"event": "bounced", "recipient": "\x1b[31mb@y.example", "reply": "550\nno"}, "bounced         ?[31mb@y.example  reply=550?no"),
+    ],
+)  # fmt: skip
+def test_a_line_for_a_terminal(event: dict[str, Any], said: str) -> None:
+    assert unstyle(line({"id": 1, "at": 1.0, **event})).split("  ", 1)[1] == said
 
 
 # -- what comes back counts
