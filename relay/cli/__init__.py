@@ -14,6 +14,7 @@ from relay.cli import (
     dkim,
     events,
     explain,
+    feedback,
     limits,
     mail,
     oauth,
@@ -63,6 +64,7 @@ for _command in (
     presets.presets,
     webhooks.webhooks,
     oauth.oauth,
+    feedback.feedback,
 ):
     cli.add_command(_command)
 

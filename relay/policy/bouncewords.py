@@ -284,7 +284,7 @@ _WORDS: list[tuple[Reason, str]] = [
         r"\baddress (?:was )?(?:rejected|not present|could not be found|couldn't be found|not found)(?! (?:by|due|because|for))(?!:)|"
         r"(?:the )?(?:e-?mail )?address .{0,60}(?:couldn't be found|could not be found|wasn't found|was not found|is not valid|does not "
         r"exist|doesn't exist|unable to receive)|couldn't be found or is invalid|\baddresses? (?:were|was) unknown|"
-        r"(?:recipient|destination) address(?:es)? (?:rejected|refused): (?:access denied$|access denied \[|user|unknown|undeliverable|"
+        r"(?:recipient|destination) address(?:es)? (?:rejected|refused): (?:user|unknown|undeliverable|"
         r"unverified|no such|not found|invalid|recipient|does not|this (?:address|user)|mailbox|non-?existent|address)|"
         r"recipient address rejected(?: \(|\.|$)|\brejected recipient|"
         r"recipients? (?:was |were |is |not )?(?:rejected(?! (?:by|due|because|for))$|ok)|recipient not ok|"

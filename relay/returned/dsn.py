@@ -185,7 +185,7 @@ def _mailbox(value: str) -> str:
     kind, semicolon, rest = value.partition(";")
     text = (rest if semicolon else kind).strip()
     if kind.strip().lower() == "utf-8":
-        text = _UNICODE.sub(lambda found: chr(min(int(found[1], 16), 0x10FFFF)), text)
+        text = _UNICODE.sub(lambda found: _letter(int(found[1], 16)), text)
     text = text.strip("<> \t")
     if text.startswith("@") and ":" in text:  # RFC 5321 appendix C
         text = text.partition(":")[2]
@@ -193,6 +193,11 @@ def _mailbox(value: str) -> str:
         return ""
     match = ADDRESS.search(text[:1000])
     return match[0] if match else ""
+
+
+def _letter(number: int) -> str:
+    """What no text may hold stands for nothing: halves of characters, and numbers beyond them all."""
+    return chr(number) if number < 0xD800 or 0xDFFF < number < 0x110000 else ""
 
 
 def _typed(value: str) -> str:

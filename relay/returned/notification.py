@@ -52,7 +52,7 @@ def _finding(kind: str, report: Mapping[str, Any], about: Mapping[str, Any], one
     )
     if kind == "complaint":
         return common
-    verdict = classify(status, 0, f"{said} {_subtype(report)}" if not said else said, action)
+    verdict = classify(status, 0, said or _subtype(report), action)
     fields = {name: getattr(common, name) for name in Finding.__slots__}
     judged = {
         "status": status,

@@ -63,10 +63,11 @@ _SIGNS = re.compile(
         after)|message\ (?:could\ not|couldn't|wasn't|can't|cannot)\ (?:be\ )?(?:sent|delivered)|message\ log\ follows|
         duplicated\ message-id|your\ (?:e-?mail|mail|message)\ (?:to|could|can|wasn't|sent\ on|was\ not)|
         technical\ (?:report|details)|reporting-mta:|the\ (?:user|recipient|mailbox|
-        address)\b.{0,60}(?:does\ not\ exist|is\ full|over\ quota)|address\ not\ found|группа|
+        address)\b.{0,60}(?:does\ not\ exist|is\ full|over\ quota)|address\ not\ found|
         не\ может\ быть\ доставлено|kann\ nicht\ zugestellt|konnte\ nicht\ (?:zugestellt|gesendet)|nicht\ zustellbar|
         n'a\ pas\ pu\ être|no\ se\ (?:ha\ podido|pudo)\ entregar|non\ è\ stato\ possibile|
-        não\ (?:pôde|pode|foi)\ |配信できません|送信できません|お届けできません|届けることができません|无法投递|退回|warning:\ (?:could|message)|>>>\ (?:rcpt|
+        não\ (?:pôde|pode|foi)\ |配信できません|送信できません|お届けできません|届けることができません|无法投递|退回|
+        warning:\ (?:could|message)|>>>\ (?:rcpt|
         mail|data|quit)|<<<\ [45]\d\d|\b5[05]\d[ -]5\.\d\.\d|the\ message\ you\ (?:sent|e-?mailed)|
         following\ message\ to|failed\ permanently|
         the\ recipient\ name\ is\ not\ recognized|msexch:|your\ server\ has\ rejected|google\ groups|

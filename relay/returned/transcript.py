@@ -70,7 +70,7 @@ def _outdented(lines: list[str]) -> str:
 # An address is a recipient where it heads a line, or where the words before it say so.
 _HEADS = re.compile(r"""^[\s*>•·|"'-]*(?:\d{1,3}[.)]\s+)?(?:[45]\d\d[ -])?\s*(?:\S{0,40} )?[<"'(\[]*$""")
 _LEADS = re.compile(
-    r"""(?:rcpt\ ?to|recipients?|recipient\ address|(?:final|original)-recipient|failed\ (?:recipient|address)|
+    r"""(?:rcpt\ ?to|message-id\ in|recipients?|recipient\ address|(?:final|original)-recipient|failed\ (?:recipient|address)|
     target\ mail\ address|email|e-?mail\ address|
         (?:e-?mail|mail|message|delivery|deliver(?:ed|able)?|sen[dt]|reach|forward(?:ed)?|undeliverable|failed|returned|
         rejected|relay(?:ed)?|bounced)\ (?:your\ )?(?:(?:e-?mail|mail|message|it)\ )?(?:was\ )?(?:to|for|
