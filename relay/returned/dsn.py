@@ -17,7 +17,7 @@ from relay.reply import clean
 from relay.returned import Finding, Kind
 from relay.returned.original import Original, mailboxes, queue_id, token
 from relay.returned.parts import Mail, header_fields
-from relay.returned.transcript import ADDRESS, MOST_RECIPIENTS, about, delayed, parted, stage
+from relay.returned.transcript import ADDRESS, MOST_RECIPIENTS, Said, delayed, parted, stage
 
 TYPES = ("message/delivery-status", "message/global-delivery-status")
 
@@ -101,8 +101,10 @@ def read_fields(mail: Mail, fields: str, text: str) -> list[Finding]:
     instead = [*mailboxes(mail.first("x-failed-recipients")), *about_it.recipients] if len(each) == 1 else []
     named = [recipient(one, instead) for one in each]
     found: dict[tuple[str, str], Finding] = {}
+    spoken = Said(said, named)
     for one, address in zip(each, named, strict=True):
-        finding = _finding(mail, message, one, address, said if len(each) == 1 else about(said, address, named))
+        narrow = spoken.about(address)
+        finding = _finding(mail, message, one, address, said if len(each) == 1 else narrow, narrow)
         key = (address.lower(), finding.original_recipient.lower())
         if address or finding.status:
             found.setdefault(key, finding)
@@ -119,7 +121,7 @@ def read_fields(mail: Mail, fields: str, text: str) -> list[Finding]:
     ]
 
 
-def _finding(mail: Mail, message: Group, one: Group, address: str, said: str) -> Finding:
+def _finding(mail: Mail, message: Group, one: Group, address: str, said: str, narrow: str) -> Finding:
     action = one["action"].split(" ", 1)[0].strip("();,").lower()
     kind, _, diagnostic = one["diagnostic-code"].partition(";")
     if not diagnostic:
@@ -134,7 +136,7 @@ def _finding(mail: Mail, message: Group, one: Group, address: str, said: str) ->
         class_=verdict.class_,
         reason=verdict.reason.value,
         action=action or ("delayed" if delayed(said) else "failed" if verdict.class_ else ""),
-        diagnostic=clean(diagnostic) or clean(" ".join(about(said, address).split())),
+        diagnostic=clean(diagnostic) or clean(narrow),
         remote=_typed(one["remote-mta"]),
         reporter=_typed(message["reporting-mta"]),
         at=when(one["last-attempt-date"], message["arrival-date"], mail.first("date")),

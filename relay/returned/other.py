@@ -18,7 +18,7 @@ from relay.returned import Finding, Kind
 from relay.returned.dsn import read_fields, returned_by, when
 from relay.returned.original import mailbox, mailboxes
 from relay.returned.parts import Mail, split
-from relay.returned.transcript import about, delayed, parted, recipients, stage
+from relay.returned.transcript import Said, delayed, parted, recipients, stage
 
 _BEGIN = 2500  # characters in which a report says what it is
 
@@ -90,10 +90,11 @@ def read_other(mail: Mail, raw: bytes) -> list[Finding]:
     about_it = returned_by(mail, returned)
     named = _recipients(mail, said, about_it.recipients, about_it.sender)
     late = delayed(f"{mail.first('subject')} {said}")
+    spoken = Said(said, named)
     found = []
     for address in named or [""]:
-        words = about(said, address, named) if len(named) > 1 else ""
-        status, verdict = judged(words or said, late, about(said, address, named) if address else "")
+        narrow = spoken.about(address)
+        status, verdict = judged((narrow if len(named) > 1 else "") or said, late, narrow)
         found.append(
             Finding(
                 Kind.BOUNCE,
@@ -102,7 +103,7 @@ def read_other(mail: Mail, raw: bytes) -> list[Finding]:
                 class_=verdict.class_,
                 reason=verdict.reason.value,
                 action="delayed" if late else "failed",
-                diagnostic=clean(_reply(about(said, address, named) or said)),
+                diagnostic=clean(_reply(narrow or said)),
                 reporter=mailbox(mail.first("from")).rpartition("@")[2],
                 queue_id=about_it.queue_id,
                 token=about_it.token,
@@ -137,7 +138,8 @@ def _is_report(mail: Mail, said: str) -> bool:
     signed = _SIGNS.search(begin) is not None
     if machine:
         return signed or _SUBJECT.search(subject) is not None
-    return signed and (_NOBODY.search(sender) is not None or sender.strip() in ("", "<>"))
+    nobody = _NOBODY.search(sender) is not None or sender.strip() in ("", "<>")
+    return signed and nobody and bool(recipients(said, mailboxes(mail.first("to"))))
 
 
 def _recipients(mail: Mail, said: str, to: Sequence[str], sender: str) -> list[str]:
@@ -159,7 +161,7 @@ def _by_flufl(mail: Mail, said: str) -> list[str]:
     for name in ("From", "Subject", "X-Mailer"):
         if value := mail.first(name):
             message[name] = " ".join(value[:300].split())
-    message.set_payload("\n".join(line[:300] for line in said.split("\n")[:200]))
+    message.set_payload("\n".join(line[:200] for line in said.split("\n")[:100]))
     try:
         temporary, permanent = all_failures(message)
     except (ValueError, TypeError, AttributeError, LookupError, AssertionError):

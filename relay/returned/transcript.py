@@ -9,7 +9,9 @@ from relay.reply import Stage
 
 MOST_LINES = 600  # of a report; what follows is not looked at
 MOST_LINE = 2000  # characters of one
+MOST_TEXT = 100_000  # characters that are looked at
 MOST_RECIPIENTS = 200
+_MOST_ADDRESSES = 2000  # that are asked whether they are a recipient's
 _MOST_WORDS = 4000
 
 ADDRESS = re.compile(
@@ -47,7 +49,7 @@ _RETURNED = re.compile(
 
 def parted(text: str) -> tuple[str, str]:
     """What the report says, and what it returns. Lines are cut, and so is their number."""
-    lines = [line[:MOST_LINE].rstrip() for line in text.split("\n", MOST_LINES)[:MOST_LINES]]
+    lines = [line[:MOST_LINE].rstrip() for line in text[:MOST_TEXT].split("\n", MOST_LINES)[:MOST_LINES]]
     for n, line in enumerate(lines):
         if n and len(line) < 300 and _RETURNED.match(line) and any(one.strip() for one in lines[:n]):
             rest = n if re.match(r"[\w-]+:\s", line) else n + 1
@@ -95,8 +97,10 @@ def recipients(said: str, without: Iterable[str] = ()) -> list[str]:
     """Whom a report names, in its order. `without`: those who have their place in it as somebody else."""
     others = {one.lower() for one in without}
     found: dict[str, str] = {}
+    left = _MOST_ADDRESSES
     for line in said.split("\n"):
-        for match in ADDRESS.finditer(line):
+        for match in ADDRESS.finditer(line) if "@" in line and left > 0 else ():
+            left -= 1
             address, before = _trimmed(match[0]), line[: match.start()]
             if "@" not in address or address.lower() in others or _NOT_HIS.search(before[-120:]):
                 continue
@@ -111,26 +115,35 @@ def _trimmed(address: str) -> str:
     return address.strip("'`.*").removesuffix("...").rstrip(".")
 
 
-def about(said: str, address: str, others: Iterable[str] = ()) -> str:
-    """What is said of one: the lines that name him, each with what follows it up to an empty line or somebody else."""
-    mine, theirs = address.lower(), [one.lower() for one in others if one.lower() != address.lower()]
-    kept: list[str] = []
-    follows = 0
-    for line in said.split("\n"):
-        plain = line.lower()
-        if mine in plain:
-            follows = 30
-        elif any(one in plain for one in theirs):
-            follows = 0
-        elif not line.strip():
-            # One empty line between a name and what is said of it, as many put it.
-            follows = 12 if follows == 30 else 0
-            continue
-        elif follows:
-            follows -= 1
-        if follows:
-            kept.append(line.strip())
-    return " ".join(kept)[:_MOST_WORDS]
+class Said:
+    """What a report says, and of whom each of its lines speaks."""
+
+    def __init__(self, text: str, named: Iterable[str]) -> None:
+        known = {one.lower() for one in named}
+        self._lines: list[tuple[str, set[str]]] = []
+        for line in text.split("\n"):
+            found = {_trimmed(match[0]).lower() for match in ADDRESS.finditer(line)} if "@" in line else set()
+            self._lines.append((line.strip(), found & known))
+
+    def about(self, address: str) -> str:
+        """What is said of one: the lines that name him, each with what follows it up to an empty line or somebody else."""
+        mine = address.lower()
+        kept: list[str] = []
+        follows = 0
+        for line, named in self._lines:
+            if mine in named:
+                follows = 30
+            elif named:
+                follows = 0
+            elif not line:
+                # One empty line between a name and what is said of it, as many put it.
+                follows = 12 if follows == 30 else 0
+                continue
+            elif follows:
+                follows -= 1
+            if follows:
+                kept.append(line)
+        return "\n".join(kept)[:_MOST_WORDS]
 
 
 _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (

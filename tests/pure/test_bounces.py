@@ -97,7 +97,12 @@ def test_all_else_is_not(status: str, code: int, text: str, reason: str) -> None
 @pytest.mark.parametrize("text", ["", "Rejected", "Transaction refused [XYZ-1]", "a@b.example no-such-user@c.example"])
 def test_a_refusal_that_nobody_understands_is_undetermined(text: str) -> None:
     found = classify("5.0.0", 550, text)
-    assert (found.class_, found.reason, found.suppresses, found.counts) == ("undetermined", Reason.UNKNOWN, False, False)
+    assert (found.class_, found.reason, found.suppresses, found.counts) == (
+        "undetermined",
+        Reason.UNKNOWN,
+        False,
+        False,
+    )
 
 
 def test_an_address_in_a_reply_says_nothing() -> None:
