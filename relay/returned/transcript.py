@@ -88,7 +88,7 @@ _LEADS = re.compile(
 )
 _NOT_HIS = re.compile(
     r"(?:\bfrom|mail from|sender|reply-to|return-path|contact|assistance|please (?:send|write|e-?mail)|postmaster "
-    r"at|message-id|reporting-mta|help|support|administrator)\b[^@]{0,60}$",
+    r"at|message-id(?! in)|reporting-mta|help|support|administrator)\b[^@]{0,60}$",
     re.IGNORECASE,
 )
 

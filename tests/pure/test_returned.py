@@ -43,7 +43,10 @@ def report(fields: str, *, text: str = "", to: str = "shop@example.com", head: b
 
 
 FAILED = "Final-Recipient: rfc822; gone@example.net\r\nAction: failed\r\nStatus: 5.1.1\r\n"
-WHOLE = f"Reporting-MTA: dns; mx.example\r\n\r\n{FAILED}Remote-MTA: dns; mx.example.net\r\nDiagnostic-Code: smtp; 550 5.1.1 no such user\r\n"
+WHOLE = (
+    f"Reporting-MTA: dns; mx.example\r\n\r\n{FAILED}"
+    + "Remote-MTA: dns; mx.example.net\r\nDiagnostic-Code: smtp; 550 5.1.1 no such user\r\n"
+)
 
 
 def test_a_report_and_what_of_ours_it_returns() -> None:
@@ -245,7 +248,8 @@ def test_transcripts_of_systems_without_fields(text: str) -> None:
         "hard",
         "user_unknown",
     )
-    assert found.action == "failed" and "user" in found.diagnostic.lower() or "recipient" in found.diagnostic.lower()
+    assert found.action == "failed"
+    assert "user" in found.diagnostic.lower() or "recipient" in found.diagnostic.lower()
 
 
 def test_a_transcript_returns_ours_too() -> None:
@@ -322,7 +326,7 @@ LINE = st.sampled_from(
     [
         *("Final-Recipient: rfc822; a@b.example", "Action: failed", "Status: 5.1.1", "Diagnostic-Code: smtp; 550 no", "", "--b", " folded"),
         *("Content-Type: message/delivery-status", "<a@b.example>: 550 5.1.1", ">>> DATA", "<<< 550 no", "------ Original message ------"),
-        *("Received: from x by y", "Delivery to the following recipient failed permanently:", "a@b.example", "(reason: 550)", "\x00", "\ud7ff"),
+        *("Received: from x by y", "Delivery to the following recipient failed permanently:", "a@b.example", "(reason: 550)", "\x00"),
     ]
 ) | st.text(max_size=60)  # fmt: skip
 
