@@ -359,7 +359,6 @@ class Line:
         if not given:
             return []
         EVENTS.inc(len(given), self.name, "dead")
-        self.dead += len(given)
         hint = f"relay webhooks dead {self.name}"
         self.log.warning("webhook_dead", endpoint=self.name, events=len(given), why=given[0][1], hint=hint)
         if were:
@@ -383,3 +382,4 @@ class Line:
         """Durable when it returns. Raises SpoolError."""
         await self.spool.progress(Progress(self.name, cursor, parcels, taken))
         self.cursor, self._unsaved = cursor, 0
+        self.dead += sum(one.dead for one in parcels)
