@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -31,6 +32,11 @@ class Why(IntEnum):
     @property
     def word(self) -> str:
         return self.name.lower()
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.word.replace("_", " ")
 
 
 Cause = Literal["hard_bounce", "soft_bounce", "complaint", "unsubscribe"]
@@ -163,14 +169,17 @@ def scopes(class_: str, tenant: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+# What a person said about our mail says nothing about reports on his own, which come from the null sender. That his mailbox is
+# gone, or that an operator forbids it, does.
+NOT_OF_REPORTS = frozenset({Why.COMPLAINT, Why.UNSUBSCRIBE})
+
+
 def refusal(address: str, why: Why) -> Reply:
     """What a client hears. The mailbox may be well, it is we who do not deliver to it: RFC 3463 §3.8, X.7.1."""
-    words = why.word.replace("_", " ")
-    return Reply(550, f"<{address}> is suppressed ({words}); relay suppress list {address} tells more", "5.7.1")
+    return Reply(550, f"<{address}> is suppressed ({why.words}); relay suppress list {address} tells more", "5.7.1")
 
 
-_SHIFT = 8
-MERGE = 4096  # entries that are new since the last merge
+_SHARDS = 256  # by the first byte of the hash: to add one moves a few KiB, of a million entries in all
 
 
 class Index:
@@ -180,49 +189,53 @@ class Index:
     """
 
     def __init__(self, entries: Iterable[tuple[str, str, Why]] = ()) -> None:
-        self._sorted = array("Q", sorted(_hash(scope, address) | why for scope, address, why in entries))
-        self._new: dict[int, int] = {}  # hash -> why; 0: it is gone
-        self._count = len(self._sorted)
+        """`entries`: (scope, address as `plain` has it, why), each key once."""
+        self._shards = [array("Q") for _ in range(_SHARDS)]
+        for scope, address, why in entries:
+            key = _hash(scope, address) | why
+            self._shards[key >> 56].append(key)
+        for n, shard in enumerate(self._shards):
+            self._shards[n] = array("Q", sorted(shard))
+        self.counts = Counter[Why]()
+        for shard in self._shards:
+            self.counts.update(Why(entry & 255) for entry in shard)
 
     def __len__(self) -> int:
-        return self._count
+        return self.counts.total()
 
-    def find(self, address: str, scopes: Sequence[str]) -> Why | None:
-        """`address` as anybody writes it."""
-        if not self._count:
-            return None
+    def __bool__(self) -> bool:
+        return any(self.counts.values())
+
+    def find(self, address: str, scopes: Sequence[str], but: Container[Why] = ()) -> Why | None:
+        """`address` as anybody writes it. `but`: what does not count."""
         key = plain(address)
         for scope in scopes:
-            if found := self._of(_hash(scope, key)):
-                return Why(found)
+            shard, at, found = self._look(_hash(scope, key))
+            if found and (why := Why(shard[at] & 255)) not in but:
+                return why
         return None
 
     def add(self, scope: str, address: str, why: Why) -> None:
         """`address` as `plain` has it."""
         key = _hash(scope, address)
-        self._count += not self._of(key)
-        self._put(key, int(why))
+        shard, at, found = self._look(key)
+        if found:
+            self.counts[Why(shard[at] & 255)] -= 1
+            shard[at] = key | why
+        else:
+            shard.insert(at, key | why)
+        self.counts[why] += 1
 
     def remove(self, scope: str, address: str) -> None:
-        key = _hash(scope, address)
-        if self._of(key):
-            self._count -= 1
-            self._put(key, 0)
+        shard, at, found = self._look(_hash(scope, address))
+        if found:
+            self.counts[Why(shard.pop(at) & 255)] -= 1
 
-    def _of(self, key: int) -> int:
-        if (new := self._new.get(key)) is not None:
-            return new
-        at = bisect_left(self._sorted, key)
-        if at < len(self._sorted) and self._sorted[at] >> _SHIFT == key >> _SHIFT:
-            return self._sorted[at] & 255
-        return 0
-
-    def _put(self, key: int, why: int) -> None:
-        self._new[key] = why
-        if len(self._new) > MERGE + len(self._sorted) // 16:
-            kept = (one for one in self._sorted if one & ~255 not in self._new)
-            self._sorted = array("Q", sorted([*kept, *(k | w for k, w in self._new.items() if w)]))
-            self._new = {}
+    def _look(self, key: int) -> tuple[array[int], int, bool]:
+        """(its shard, where in it, whether it is there)."""
+        shard = self._shards[key >> 56]
+        at = bisect_left(shard, key)
+        return shard, at, at < len(shard) and shard[at] & ~255 == key
 
 
 def _hash(scope: str, address: str) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from conftest import NOW
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from relay.policy import suppression
 from relay.policy.suppression import Cause, Index, SuppressionRule, Why, learnt, plain, refusal, scope_of, scopes
@@ -69,3 +73,51 @@ def test_an_address_has_no_case_and_a_domain_one_writing() -> None:
 def test_what_a_client_hears() -> None:
     said = str(refusal("ann@example.net", Why.HARD_BOUNCE))
     assert said.startswith("550 5.7.1 <ann@example.net> is suppressed (hard bounce)")
+
+
+SCOPES, ADDRESSES = ("", "tenant:shop", "class:bulk"), [f"a{n}@x.example" for n in range(12)]
+KEYS = st.tuples(st.sampled_from(SCOPES), st.sampled_from(ADDRESSES))
+WHYS = st.sampled_from(Why)
+
+
+class Model(RuleBasedStateMachine):
+    """The index beside a dict."""
+
+    @initialize(entries=st.dictionaries(KEYS, WHYS))
+    def load(self, entries: dict[tuple[str, str], Why]) -> None:
+        self.model = entries
+        self.index = Index((*key, why) for key, why in entries.items())
+
+    @rule(key=KEYS, why=WHYS)
+    def add(self, key: tuple[str, str], why: Why) -> None:
+        self.model[key] = why
+        self.index.add(*key, why)
+
+    @rule(key=KEYS)
+    def remove(self, key: tuple[str, str]) -> None:
+        self.model.pop(key, None)
+        self.index.remove(*key)
+
+    @rule(address=st.sampled_from(ADDRESSES), asked=st.permutations(SCOPES), but=st.sets(WHYS))
+    def find(self, address: str, asked: list[str], but: set[Why]) -> None:
+        known = (self.model.get((scope, address)) for scope in asked)
+        expected = next((why for why in known if why is not None and why not in but), None)
+        assert self.index.find(address.upper(), asked, but) is expected
+
+    @invariant()
+    def counts(self) -> None:
+        if hasattr(self, "model"):
+            assert len(self.index) == len(self.model) and bool(self.index) is bool(self.model)
+            assert +self.index.counts == Counter(self.model.values())
+
+
+TestIndex = Model.TestCase
+TestIndex.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_million_take_eight_bytes_each_and_none_holds_up_the_loop() -> None:
+    index = Index(("", f"r{n}@x.example", Why.HARD_BOUNCE) for n in range(100_000))
+    assert sum(shard.itemsize * len(shard) for shard in index._shards) == 800_000
+    assert max(len(shard) for shard in index._shards) < 100_000 / 256 * 1.5, "to add one moves a part of one of them"
+    assert index.find("r99999@x.example", ("class:x", "")) is Why.HARD_BOUNCE
+    assert not any(index.find(f"s{n}@x.example", ("", "class:x")) for n in range(10_000))
