@@ -16,6 +16,7 @@ from relay.admin.api import Admin
 from relay.admin.pauses import Pausing
 from relay.admin.service import Service
 from relay.admin.simulation import Simulated
+from relay.admin.suppress import Suppressing
 from relay.deliver.network import Network
 from relay.envelope import queue_id
 from relay.feedback.doors import Doors
@@ -42,6 +43,7 @@ from relay.signing.rules import Rule
 from relay.signing.watch import Watch
 from relay.spool import SpoolError, downtime
 from relay.spool.sqlite import SqliteSpool
+from relay.suppressions import Suppressions
 from relay.webhooks.dispatch import Webhooks
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
@@ -98,13 +100,17 @@ class App:
         self.preparer = Preparer(config, watch, self.log)
         network = Network(config, self.log)
         kept, documents = await self._remembered()
+        self.suppressions = await self._suppressions(documents)
+        memory = Memory(self.spool, documents, self.log)
         self.spool.taker = self.scheduler = Scheduler(
-            self.spool, config, self.preparer, network, self.log, kept, Memory(self.spool, documents, self.log)
+            self.spool, config, self.preparer, network, self.log, kept, memory, self.suppressions
         )
         quotas = Quotas(config, self.scheduler.ledger.kept, self.scheduler.full)
         self.scheduler.usage.doors = quotas.meters
-        self.intake = Intake(self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler)
-        self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log)
+        self.intake = Intake(
+            self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler, self.suppressions
+        )
+        self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log, self.suppressions)
         self.webhooks = Webhooks(self.spool, lambda: self.runtime.config, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)
@@ -176,6 +182,16 @@ class App:
         except SpoolError as error:
             raise StartError(str(error)) from None
 
+    async def _suppressions(self, documents: dict[str, str]) -> Suppressions:
+        """Who gets nothing, known before anybody may be sent to. Raises StartError."""
+        found = Suppressions(self.spool, lambda: self.runtime.config, self.log)
+        try:
+            await found.load()
+            await found.migrate(documents, clock.now())
+        except SpoolError as error:
+            raise StartError(str(error)) from None
+        return found
+
     def _limits(self, config: Config) -> None:
         spool = config.spool
         self.spool.max_queued, self.spool.reserve = spool.max_queued, spool.reserve
@@ -190,7 +206,8 @@ class App:
         service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
         simulated = Simulated(self.spool, self.scheduler, self.scheduler.outlook)
         pausing = Pausing(self.scheduler.pauses, self.scheduler.outlook, self)
-        self.admin = Admin(service, pausing, self.scheduler.usage, simulated, self.webhooks)
+        suppressing = Suppressing(self.spool, self.suppressions, self, self.log)
+        self.admin = Admin(service, pausing, self.scheduler.usage, simulated, self.webhooks, suppressing)
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:

@@ -20,13 +20,16 @@ from relay.outgoing.octets import long_line
 from relay.policy.classes import TrafficClass, choose_class
 from relay.policy.limits import Meter
 from relay.policy.routing import Action, Answers, Facts, Undecided, matches_any
+from relay.policy.suppression import Why
+from relay.policy.suppression import refusal as suppressed_reply
 from relay.quotas import Charge, Known, Quotas
 from relay.recipient import READY, State
 from relay.repair import Fault, Outcome
-from relay.routed import begin, refusal
+from relay.routed import begin, refusal, suppress
 from relay.settings import Config, Listen, User
 from relay.spool import NewMessage, NewRecipient, Notify, Spool
 from relay.submission import BadMessage, Head, Options, authors, faults, read_head, read_options
+from relay.suppressions import SUPPRESSED, Suppressions
 from relay.trace import prefix
 
 BREATH = 50  # recipients between two turns of the loop
@@ -71,9 +74,16 @@ class Intake:
     """The steps. `config` returns the generation in force."""
 
     def __init__(
-        self, spool: Spool, config: Callable[[], Config], log: MailLog, quotas: Quotas, known: Known | None = None
+        self,
+        spool: Spool,
+        config: Callable[[], Config],
+        log: MailLog,
+        quotas: Quotas,
+        known: Known | None = None,
+        suppressions: Suppressions | None = None,
     ) -> None:
         self.quotas, self.known = quotas, known
+        self.suppressions = Suppressions(spool, config, log) if suppressions is None else suppressions
         self.spool, self.config, self._log = spool, config, log
         self.budget = Budget()
 
@@ -98,8 +108,8 @@ class Intake:
         user = envelope.user
         if user is not None and not matches_any(user.recipients, recipient):
             return BadMessage(550, "5.7.1", f"user {user.name} may not send to <{recipient}>")
-        if self.known is not None and (why := self.known.suppressed(recipient)):
-            return BadMessage(550, "5.7.1", why)
+        if not self.suppressions.none and (no := self._suppressed(envelope, recipient)) is not None:
+            return no
         facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
         table = self.config().table
         route = table.pick_for(facts)
@@ -107,6 +117,17 @@ class Intake:
         if refused is None and not self.quotas.none:
             refused = self.quotas.check(facts, envelope.counted, clock.now())
         return refused
+
+    def _suppressed(self, envelope: Envelope, recipient: str) -> BadMessage | None:
+        """Nobody knows the class yet; what is suppressed for it alone is found when the message is there."""
+        if self.config().suppression.at_rcpt == "accept":
+            return None
+        user = envelope.user.name if envelope.user else ""
+        why = self.suppressions.find(recipient, "", user, envelope.sender)
+        if why is None:
+            return None
+        SUPPRESSED.inc(1, "rcpt")
+        return _refused(recipient, why)
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""
@@ -240,11 +261,15 @@ class Intake:
         number: int,
         priority: int | None = None,
     ) -> list[NewRecipient]:
-        """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass."""
+        """One for each recipient and each copy, routed. Raises BadMessage where no recipient may pass.
+
+        Who is suppressed fails at once; where `at_rcpt: accept` says so, that is no reason to refuse the message.
+        """
         named = config.table.by_name.get(asked_route)
         overrides: dict[str, str | bool] = {"route": asked_route} if named else {}
         made: dict[str, NewRecipient] = {}
         refusals: list[BadMessage] = []
+        accepted = False  # somebody who is suppressed
         todo = deque((address, True) for address in envelope.recipients)
         ask: Answers | None = None
         while todo:
@@ -258,20 +283,27 @@ class Intake:
             route = config.table.unless_captured(named, ask) if named else config.table.pick(ask)
             assert not isinstance(route, Undecided)  # every fact is known now
             refused = refusal(config.table, route, mine)
+            why = None if refused else self.suppressions.find(address, class_.name, facts.user, facts.sender)
+            passes = route and not refused and why is None and original
             if refused:
                 refusals.append(refused)
             if refused and not original:
                 continue  # a copy that no route takes is not the sender's fault
-            if route and not refused and original:
+            if route and passes:
                 todo.extend((copy, False) for copy in route.copy)
-            if route and not refused and original and not self.quotas.none:
+            if route and passes and not self.quotas.none:
                 envelope.wanted.append((mine, next(iter(config.table.egresses(route, ask)), "")))
             made[address] = found = begin(
                 config.table, route, refused, mine, ask, class_, start, overrides, number, priority
             )
             # Who sent the message knows nothing of a copy: no report may tell of it.
             found.notify, found.orcpt = envelope.asked.get(address, (0, "")) if original else (int(Notify.NEVER), "")
-        if all(r.state is State.FAILED for r in made.values()):
+            if why is not None:
+                suppress(found, why)
+                SUPPRESSED.inc(1, "accept")
+                refusals.append(_refused(address, why))
+                accepted |= config.suppression.at_rcpt == "accept"
+        if not accepted and all(r.state is State.FAILED for r in made.values()):
             raise refusals[0]
         return list(made.values())
 
@@ -309,7 +341,8 @@ class Intake:
 
     def _tell_ended(self, message: NewMessage, r: NewRecipient) -> None:
         """A rule ended or holds this recipient at once."""
-        kind = r.egress + "ed" if r.egress == Action.DISCARD else "captured" if r.egress else r.state.label
+        ended = r.egress + "ed" if r.egress == Action.DISCARD else "captured" if r.egress else r.state.label
+        kind = r.kind or ended
         ENDED.inc(1, kind)
         self._log.event(
             kind,
@@ -321,6 +354,11 @@ class Intake:
             tag=message.tag,
             class_=message.class_,
         )
+
+
+def _refused(recipient: str, why: Why) -> BadMessage:
+    no = suppressed_reply(recipient, why)
+    return BadMessage(no.code, no.enhanced, no.text)
 
 
 def _traced(config: Config, envelope: Envelope, number: int, head: Head, now: float) -> bytes:

@@ -21,13 +21,10 @@ Full = Callable[[str, int, float], Held]
 
 
 class Known(Protocol):
-    """What is known of senders and recipients: the scheduler."""
+    """What is known of senders: the scheduler."""
 
     def score(self, sender: str) -> float:
         """How the mail of a reverse-path's domain fares, 1 at best (policy.reputation)."""
-
-    def suppressed(self, address: str) -> str:
-        """Why nothing is sent to a recipient; empty: it is."""
 
 
 @dataclass(slots=True)

@@ -75,6 +75,7 @@ TRANSITIONS: dict[tuple[State, Verb], State] = {
     (State.QUEUED, Verb.RETRY): State.QUEUED,
     (State.DEFERRED, Verb.RETRY): State.DEFERRED,
     **{(s, v): State.FAILED for s in WAITING for v in _WAITING_TO_FAILED},
+    (State.ACTIVE, Verb.SUPPRESS): State.FAILED,  # found before anything was said upstream
     (State.QUEUED, Verb.SUPPRESS): State.FAILED,
     (State.DEFERRED, Verb.SUPPRESS): State.FAILED,
     (State.QUEUED, Verb.ABSORB): State.DELIVERED,  # a `discard` route or `capture`: done without a next hop

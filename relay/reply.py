@@ -123,6 +123,7 @@ class Trouble:
     means: str = ""
     remedy: Remedy = Remedy.REST
     fail_over: bool = True  # the route's next account may take over
+    suppress: float = 0.0  # seconds for which the recipient gets nothing more, by a rule of `shaping`
 
 
 _NEXT_HOP = (Stage.RESOLVE, Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from relay.policy.classes import TrafficClass
 from relay.policy.lanefacts import lane_facts
 from relay.policy.routing import Action, Facts, Question, Route, Table
-from relay.recipient import State
+from relay.policy.suppression import Why
+from relay.recipient import State, Verb, move
 from relay.spool import NewRecipient
 from relay.submission import BadMessage
 
@@ -49,6 +50,12 @@ def begin(
         egress=route.action.value if route and state is State.DELIVERED else "",
         why=why,
     )
+
+
+def suppress(found: NewRecipient, why: Why) -> None:
+    """It fails before anything was tried, whatever its route would do."""
+    found.state, found.egress, found.kind = move(State.QUEUED, Verb.SUPPRESS), "", "suppressed"
+    found.why = f"suppressed: {why.words}"
 
 
 def _first_state(route: Route | None, refused: BadMessage | None) -> tuple[State, str]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from relay.events import Kind, absorbed
 from relay.policy import poison
+from relay.policy.bounces import Reason, classify
 from relay.policy.classes import InDoubt, TrafficClass
+from relay.policy.suppression import Cause, Suppression, SuppressionRule, Why, learnt, plain, scope_of
 from relay.recipient import News, State, Verb, move
-from relay.reply import Reply, Result, Stage, remote_id
+from relay.reply import Reply, Result, Scope, Stage, clean, remote_id
 from relay.spool import Change, Claim, Claimed, Event, Notify, Place, Settlement, Tell
 
 NULL_SENDER_REFUSED = (
@@ -43,6 +45,8 @@ class Outcome:
     remote: str = ""  # by MX: the host, with its address and port
     security: str = ""  # and the TLS that the session had
     site: str = ""  # and which site that was
+    scope: Scope | None = None  # of a failure: whom the reply is about; None: nobody replied
+    suppress: float = 0.0  # seconds for which a rule of `shaping` wants the recipient to get nothing more
 
 
 def settle(
@@ -75,6 +79,50 @@ def settle(
                     Event(now, claim.message, recipient.n, "dsn_refused", outcome.egress, outcome.reply.code, refused)
                 )
     return Settlement(changes, events, tells, claim.place == Place.TABLE)
+
+
+def learn(
+    settlement: Settlement,
+    claim: Claim,
+    outcomes: Sequence[tuple[Claimed, Outcome]],
+    rule: SuppressionRule,
+    tenant: str,
+    now: float,
+) -> None:
+    """Adds to the settlement of these outcomes what they teach of their recipients, by `rule`. `tenant`: of the message's user."""
+    after_rcpt = sum(outcome.stage in (Stage.DATA, Stage.DOT) for _, outcome in outcomes)
+    for recipient, outcome in outcomes:
+        if outcome.suppress:
+            evidence = clean(f"{outcome.reply} ({outcome.rule.removeprefix('suppressed by ')})")
+            scope, until = scope_of(rule.scope, claim.class_, tenant), now + outcome.suppress
+            settlement.suppressions.append(
+                Suppression(
+                    plain(recipient.address), scope, Why.SHAPING, evidence, "shaping", now, until, claim.message
+                )
+            )
+        elif rule.learns and (cause := _cause(claim, outcome, after_rcpt == 1)) is not None:
+            hard, soft = learnt(
+                rule, cause, recipient.address, claim.class_, tenant, str(outcome.reply), "smtp", now, claim.message
+            )
+            settlement.suppressions += hard
+            settlement.softly += soft
+
+
+def _cause(claim: Claim, outcome: Outcome, alone: bool) -> Cause | None:
+    """What an answer says of its recipient's mailbox; None: nothing. `alone`: nobody else's content was answered with it.
+
+    A report's sender is the null one, which some refuse in words that are about it.
+    """
+    if not claim.sender or outcome.result not in (Result.HARD, Result.SOFT) or outcome.reply.code < 400:
+        return None
+    about_him = outcome.stage is Stage.RCPT and outcome.scope is Scope.RECIPIENT
+    if not about_him and not (alone and outcome.stage in (Stage.DATA, Stage.DOT) and outcome.scope is Scope.MESSAGE):
+        return None
+    reply = outcome.reply
+    verdict = classify(reply.enhanced, reply.code, reply.text, stage=outcome.stage)
+    if verdict.suppresses and outcome.result is Result.HARD:
+        return "hard_bounce"
+    return "soft_bounce" if verdict.counts and verdict.reason not in (Reason.NETWORK, Reason.EXPIRED) else None
 
 
 def _for_its_sender(outcome: Outcome) -> bool:
@@ -124,6 +172,10 @@ def _one(
     if outcome.result is Result.HELD:
         held = {"why": outcome.reply.text}
         return _change(claim, r, move(State.ACTIVE, Verb.PARK), now, r.attempts, r.in_doubt, "", held), "held", held
+    if outcome.rule == SUPPRESSED:
+        told = {"why": f"suppressed: {outcome.reply.text}"}
+        after, done = move(State.ACTIVE, Verb.SUPPRESS), told | {"settled_at": now}
+        return _change(claim, r, after, now, r.attempts, r.in_doubt, "", done, r.crashes), "suppressed", told
     attempts = r.attempts + 1
     if outcome.result is Result.DELIVERED:
         return _delivered(claim, r, outcome, now, attempts)
@@ -178,8 +230,7 @@ def _verdict(
     said += f" ({outcome.rule})" if outcome.rule else ""
     match outcome.result:
         case Result.HARD:
-            kind: Kind = "suppressed" if outcome.rule == SUPPRESSED else "failed"
-            return Verb.HARD, kind, f"rejected: {said}", r.in_doubt
+            return Verb.HARD, "failed", f"rejected: {said}", r.in_doubt
         case Result.DOUBT:
             why = f"in doubt: the final dot was sent to {outcome.egress} and no reply came ({outcome.reply.text})"
             if class_.in_doubt is InDoubt.HOLD:

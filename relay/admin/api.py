@@ -19,11 +19,12 @@ from typing import Any
 from aiohttp import web
 
 from relay import metrics
-from relay.admin import events, feedback, limits, webhooks
+from relay.admin import events, feedback, limits, suppress, webhooks
 from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest, Hooks, NotFound, Usage
 from relay.admin.service import Service
 from relay.admin.simulation import Simulated
+from relay.admin.suppress import Suppressing
 from relay.settings import Address
 from relay.spool import SpoolError
 from relay.submission import BadMessage
@@ -35,10 +36,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The servers. `open_socket`, `open_tcp`, then `close`."""
 
-    def __init__(self, service: Service, pausing: Pausing, usage: Usage, simulated: Simulated, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        service: Service,
+        pausing: Pausing,
+        usage: Usage,
+        simulated: Simulated,
+        hooks: Hooks,
+        suppressing: Suppressing,
+    ) -> None:
         self.service, self.pausing, self.usage, self.simulated = service, pausing, usage, simulated
         self.stream = events.Stream(service.spool, lambda: service.control.config.tenant_of)
-        self.hooks = hooks
+        self.hooks, self.suppressing = hooks, suppressing
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -116,6 +125,7 @@ class Admin:
         app.add_routes(events.routes(self.service, self.stream))
         app.add_routes(feedback.routes(self.service.spool, self.usage))
         app.add_routes(webhooks.routes(self.hooks, _object))
+        app.add_routes(suppress.routes(self.suppressing, _object))
         app.add_routes([web.get("/v1/simulation", _paged(self.simulated))])
         return app
 

@@ -62,6 +62,7 @@ def explain(
         "rules": rules,
         "before_capture": taking.name if taking and chosen is CAPTURED else None,
         "egresses": _egresses(config, taking, facts, case.content, view, seen, captured=chosen is CAPTURED),
+        "suppressed": [],  # what a running relay has listed, as `relay suppress list` shows it
         "destination": None,  # where it leaves by MX: `admin.reach`
         "retry": _retry(class_, options),
     }

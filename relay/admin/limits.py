@@ -21,7 +21,6 @@ def routes(usage: Usage) -> list[web.RouteDef]:
     return [
         answer("limits", lambda: usage.limits(clock.now())),
         answer("shaping", lambda: usage.shaping(clock.now())),
-        answer("suppressed", lambda: usage.suppressed(clock.now())),
         answer("alarms", usage.alarms),
         answer("reputation", lambda: usage.reputation(clock.now())),
     ]

@@ -15,6 +15,7 @@ from relay.admin.explain import explain, facts_from, held
 from relay.admin.figures import breathe, lane_name, leaving, stats
 from relay.admin.ports import BadRequest, Control, NotFound, Outlook
 from relay.admin.reach import by_mx, told_of
+from relay.admin.suppress import row as suppressed_row
 from relay.admin.words import joined, plural, rests
 from relay.deliver.pool import name_of
 from relay.envelope import parse_queue_id, queue_id
@@ -184,6 +185,8 @@ class Service:
                 facts.reputation = self.intake.known.score(facts.sender)
             found = await asyncio.to_thread(explain, config, facts, asked, self.outlook.view, self.control.published)
             found["held"] = held(config, facts, found, self.outlook)
+            bound = await self.intake.suppressions.told(facts.recipient, found["class"], facts.user, facts.sender)
+            found["suppressed"] = [suppressed_row(one) for one in bound]
         except (TypeError, ValueError) as error:
             raise BadRequest(f"explain: {error}") from None
         if names := by_mx(found):

@@ -18,7 +18,7 @@ from relay.deliver.smtp import Answer, Failure, Upstream
 from relay.envelope import domain_of, queue_id
 from relay.maillog import MailLog
 from relay.policy.replies import judge
-from relay.policy.shunned import Suppression
+from relay.policy.suppression import Why
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.journal import Journal
@@ -29,6 +29,8 @@ from relay.scheduler.shape import Shaping
 from relay.scheduler.work import Work
 from relay.settle import SUPPRESSED, Outcome
 from relay.spool import Claimed
+from relay.suppressions import SUPPRESSED as FOUND
+from relay.suppressions import Suppressions
 
 UNSAFE = 300.0  # of a destination whose TLS policy none of its hosts meets
 
@@ -56,10 +58,17 @@ class Blame:
     """What becomes of a transaction's recipients, of its account and of its destinations."""
 
     def __init__(
-        self, ways: Ways, recorder: Recorder, shaping: Shaping, alarms: Alarms, journal: Journal, log: MailLog
+        self,
+        ways: Ways,
+        recorder: Recorder,
+        shaping: Shaping,
+        alarms: Alarms,
+        journal: Journal,
+        log: MailLog,
+        suppressions: Suppressions,
     ) -> None:
         self.ways, self.recorder, self.shaping, self.alarms, self.log = ways, recorder, shaping, alarms, log
-        self.journal, self.resting = journal, Resting(journal, log)
+        self.journal, self.resting, self.suppressions = journal, Resting(journal, log), suppressions
 
     def judge(self, egress: Egress[Work], work: Work, stage: Stage, reply: Reply) -> Trouble:
         logged_in = egress.account.username is not None
@@ -353,12 +362,13 @@ class Blame:
 
     def wanted(self, work: Work) -> bool:
         """Whether any of its recipients may get it; those who are suppressed since it was accepted fail."""
-        now, suppressed = clock.now(), self.shaping.suppressed
-        found = [(r, one) for r in work.recipients if (one := suppressed.find(r.address, now)) is not None]
-        if found:
+        find, claim = self.suppressions.find, work.claim
+        asked = ((r, find(r.address, claim.class_, claim.user, claim.sender)) for r in work.recipients)
+        if found := [(r, why) for r, why in asked if why is not None]:
             gone = {recipient.n for recipient, _ in found}
             work.recipients = [r for r in work.recipients if r.n not in gone]
-            self.recorder.settle(work.claim, [(r, _suppressed(one)) for r, one in found])
+            FOUND.inc(len(found), "claim")
+            self.recorder.settle(claim, [(r, _suppressed(why)) for r, why in found])
         return bool(work.recipients)
 
     def awake(self, egress: Egress[Work], work: Work) -> bool:
@@ -382,5 +392,5 @@ class Blame:
         return self._fail_over(egress, work.share([r for r, _ in aside]), rest.why, about=about)
 
 
-def _suppressed(found: Suppression) -> Outcome:
-    return Outcome(Result.HARD, "", Stage.RESOLVE, found.refusal, rule=SUPPRESSED)
+def _suppressed(why: Why) -> Outcome:
+    return Outcome(Result.HARD, "", Stage.RESOLVE, Reply(0, why.words), rule=SUPPRESSED)

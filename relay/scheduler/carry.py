@@ -39,6 +39,7 @@ from relay.scheduler.work import Work
 from relay.settings import Config
 from relay.settle import Outcome
 from relay.spool import Claim, Claimed, Spool, SpoolError
+from relay.suppressions import Suppressions
 
 STOPPED = "the relay was stopped before it was sent"
 
@@ -62,6 +63,7 @@ class Carriers:
         ledger: Ledger,
         memory: Memory,
         journal: Journal,
+        suppressions: Suppressions,
     ) -> None:
         """`nudge`: there is room for more."""
         self.bounds, self.charges = bounds, Charges(bounds, ledger)
@@ -73,7 +75,7 @@ class Carriers:
         alarms = Alarms(log)
         self.journal = journal
         shaping = Shaping(sites, log, memory, alarms, journal)
-        self.blame = Blame(self, recorder, shaping, alarms, journal, log)
+        self.blame = Blame(self, recorder, shaping, alarms, journal, log, suppressions)
         self.egresses.made = self.blame.shaping.resume
         self.stopping = False
         self.egresses.measure()
@@ -117,7 +119,7 @@ class Carriers:
             return self.put_back(work, why)
         if self.blame.resting.rests and not self.blame.awake(egress, work):
             return
-        if self.blame.shaping.suppressed and not self.blame.wanted(work):
+        if not self.blame.suppressions.none and not self.blame.wanted(work):
             return
         if (work.charged or not self.bounds.none) and (held := self.charges.charge(egress, work)).seconds > 0:
             return self.put_back(work, held.why)

@@ -16,10 +16,12 @@ from relay.scheduler.loop import Scheduler
 from relay.spool import Head, Spool, SpoolError
 from relay.spool.downtime import PULSE
 from relay.submission import BadMessage, read_head
+from relay.suppressions import Suppressions
 
 TICK = 1.0
 REMEMBER_EVERY = 5.0
 EXPIRE_EVERY = 30.0
+OVER_EVERY = 60.0  # suppressions that have come to their end
 PURGE_EVERY = 300.0
 FORGET_EVERY = 3600.0  # lanes, for which all rows are looked at
 DRIFT_ALARM = 60.0  # seconds that the wall clock may leave our time before someone is told
@@ -36,8 +38,8 @@ DRIFT = metrics.Gauge("relay_clock_drift_seconds", "How far the wall clock has l
 class Housekeeper:
     """Three loops: `tick` and `forget` (each second), and `relane` (when a reload left lanes without answers)."""
 
-    def __init__(self, spool: Spool, scheduler: Scheduler, log: MailLog) -> None:
-        self.spool, self.scheduler, self.log = spool, scheduler, log
+    def __init__(self, spool: Spool, scheduler: Scheduler, log: MailLog, suppressions: Suppressions) -> None:
+        self.spool, self.scheduler, self.log, self.suppressions = spool, scheduler, log, suppressions
         self.oldest: float | None = None
         self._drifted = False
         self._refused = ""
@@ -87,7 +89,7 @@ class Housekeeper:
 
     async def forget(self) -> None:
         """The loop of what may take minutes where a million rows are concerned: expiry, delays, retention."""
-        expire_at = purge_at = delays_at = 0.0
+        expire_at = purge_at = delays_at = over_at = 0.0
         lanes_at = clock.now() + PURGE_EVERY
         while True:
             await asyncio.sleep(TICK)
@@ -98,6 +100,9 @@ class Housekeeper:
                     await self._expire(now)
                 if now >= delays_at:
                     delays_at = now + await self._tell_delays(now)
+                if now >= over_at:
+                    over_at = now + OVER_EVERY
+                    await self.suppressions.over(now)
                 if now >= purge_at:
                     purge_at = now + PURGE_EVERY
                     await self.spool.purge(now - self.spool.keep)

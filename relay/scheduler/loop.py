@@ -39,6 +39,7 @@ from relay.settings import Config
 from relay.settle import Outcome
 from relay.spool import Ask, Claim, Claimed, Event, Spool, SpoolError
 from relay.spool.feed import Learnt
+from relay.suppressions import Suppressions
 
 MAX_UNRECORDED = 2000  # settlements; beyond it nothing is claimed
 
@@ -57,8 +58,9 @@ class Scheduler:
         log: MailLog,
         kept: Mapping[str, Sequence[tuple[float, int]]] = MappingProxyType({}),
         memory: Memory | None = None,
+        suppressions: Suppressions | None = None,
     ) -> None:
-        """`kept`: what the run before had spent of limits; `memory`: what it had learnt."""
+        """`kept`: what the run before had spent of limits; `memory`: what it had learnt; `suppressions`: to whom nothing is sent."""
         self.memory = memory or Memory(spool, {})
         self.spool, self.config, self.network, self.log = spool, config, network, log
         self.journal = Journal(spool, log)
@@ -82,6 +84,7 @@ class Scheduler:
             self.ledger,
             self.memory,
             self.journal,
+            Suppressions(spool, lambda: self.config, log) if suppressions is None else suppressions,
         )
         self.outlook = Outlook(self.lanes, self.carriers, network)
         self.last_progress = clock.monotonic()  # the watchdog's pulse: dispatch came round
@@ -157,11 +160,6 @@ class Scheduler:
     def score(self, sender: str) -> float:
         """See quotas.Known."""
         return self.standing.score(sender)
-
-    def suppressed(self, address: str) -> str:
-        """See quotas.Known."""
-        found = self.carriers.blame.shaping.suppressed.find(address, clock.now())
-        return found.refusal.text if found is not None else ""
 
     def hosts(self) -> Mapping[str, tuple[str, ...]]:
         """The MX hosts of domains that mail waits for."""

@@ -32,5 +32,6 @@ def outcome_of(
     outcome = Outcome(
         trouble.result, egress.name, stage, reply, seconds, tuple(work.tried), rule=trouble.means, wait=wait
     )
+    outcome.scope, outcome.suppress = trouble.scope, trouble.suppress
     outcome.remote, outcome.site = work.remote, egress.site
     return outcome

@@ -19,7 +19,7 @@ from relay.policy.classes import DEFAULT_CLASS, TrafficClass
 from relay.recipient import State
 from relay.reply import Result
 from relay.settings import Config
-from relay.settle import Outcome, settle
+from relay.settle import SUPPRESSED, Outcome, learn, settle
 from relay.spool import Claim, Claimed, Settlement, Spool, SpoolError
 
 SLICE = 200  # settlements a transaction: 2,000 refused at once, each quoted in a report, took 180 MB and held up the loop 0.4 s
@@ -54,6 +54,7 @@ class Recorder:
             dsn = self.config.dsn
             delay_after = dsn.delay_after if dsn.to != "none" else None
             settlement = settle(claim, outcomes, self.class_of(claim.class_), now, random.random(), delay_after)
+            learn(settlement, claim, outcomes, self.config.suppression, self.config.tenant_of.get(claim.user, ""), now)
         except Exception as error:  # noqa: BLE001 - what is in flight must come to an end, else only a restart finds it
             self.log.error("settle_error", id=queue_id(claim.message), error=repr(error))
             settlement = settle(claim, outcomes, DEFAULT_CLASS, now, random.random())
@@ -78,6 +79,7 @@ class Recorder:
 
     def _tell(self, claim: Claim, r: Claimed, outcome: Outcome, state: State, wait: float, note: str) -> None:
         kind = "in_doubt" if outcome.result is Result.DOUBT else _LOGGED[state]
+        kind = "suppressed" if outcome.rule == SUPPRESSED else kind
         DELIVERIES.inc(1, outcome.egress, kind)
         self.log.event(
             kind,

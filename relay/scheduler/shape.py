@@ -15,7 +15,6 @@ from relay.deliver.pool import Egress, name_of
 from relay.envelope import ascii_domain, domain_of
 from relay.maillog import MailLog
 from relay.policy.shaping import InForce, Shaped, ShapingRule, fitting
-from relay.policy.shunned import Suppressed
 from relay.reply import Remedy, Reply, Result, Scope, Stage, Trouble
 from relay.scheduler.alarms import Alarms
 from relay.scheduler.journal import Journal
@@ -41,25 +40,20 @@ class Heard:
 
 
 class Shaping:
-    """All rules, what is in force by them, and who is suppressed."""
+    """All rules, and what is in force by them."""
 
     def __init__(self, sites: Sites, log: MailLog, memory: Memory, alarms: Alarms, journal: Journal) -> None:
         self.sites, self.log, self.alarms, self.journal = sites, log, alarms, journal
         self.rules: tuple[ShapingRule, ...] = ()  # the user's; those of presets are their accounts'
-        self.shaped, self.suppressed = Shaped(), Suppressed()
+        self.shaped = Shaped()
         memory.recall("shaping", lambda found: self.shaped.load(found["rows"]))
-        memory.recall("suppressed", lambda found: self.suppressed.load(found["rows"]))
-        self._documents: dict[str, Mapping[str, str]] = {}  # as they were last yielded
         memory.sources.append(self._learnt)
         self.measures = False  # some rule slows: how much leaves has to be known before one fires
         self._last: tuple[object, list[ShapingRule]] = (None, [])
 
     def _learnt(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        for name, held in (("shaping", self.shaped), ("suppressed", self.suppressed)):
-            if (rows := held.state()) != "[]":
-                if name not in self._documents or self._documents[name]["rows"] is not rows:
-                    self._documents[name] = {"rows": rows}
-                yield name, self._documents[name]
+        if (rows := self.shaped.state()) != "[]":
+            yield "shaping", {"rows": rows}
 
     def apply(self, config: Config) -> None:
         """A new configuration: what a rule put in force ends with it, and goes on where the rule is the same."""
@@ -93,8 +87,6 @@ class Shaping:
         if self.shaped:
             for gone in self.shaped.over(now):
                 self._ended(gone)
-        if self.suppressed:
-            self.suppressed.over(now)
 
     def _ended(self, gone: InForce) -> None:
         for what in ("shaped", "failed_over"):
@@ -152,9 +144,10 @@ class Shaping:
         work.ends |= any(rule.drop for rule in rules)
         heard.trouble = self._trouble(egress, rules, stage)
         if suppresses := [r for r in rules if r.suppress and stage in _OF_RECIPIENTS and len(about) == 1]:
-            rule, (recipient,) = suppresses[0], about
-            self._suppress(recipient.address, rule, reply, now)
-            heard.trouble = Trouble(Scope.RECIPIENT, Result.HARD, None, f"suppressed by {rule.shown}")
+            rule = suppresses[0]
+            FIRED.inc(1, "", rule.shown)
+            means = f"suppressed by {rule.shown}"
+            heard.trouble = Trouble(Scope.RECIPIENT, Result.HARD, None, means, suppress=rule.seconds)
             self.resume(egress)  # he fails, and the others wait
         return heard
 
@@ -179,14 +172,6 @@ class Shaping:
                 kind, egress.key, reply.code, what=made.what, destination=domain, until=made.until, last_reply=str(reply),
                 why=rule.shown,
             )  # fmt: skip
-
-    def _suppress(self, address: str, rule: ShapingRule, reply: Reply, now: float) -> None:
-        if self.suppressed.find(address, now) is None:
-            FIRED.inc(1, "", rule.shown)
-            self.log.warning(
-                "suppressed", recipient=address, seconds=round(rule.seconds, 1), reply=str(reply), rule=rule.shown
-            )
-        self.suppressed.add(address, f"{reply} ({rule.shown})", now, now + rule.seconds)
 
     def _impose(self, egress: Egress[Work], now: float) -> None:
         """The rate and the sessions that are in force; where a rule is gone, no more."""

@@ -43,9 +43,6 @@ class Usage:
     def shaping(self, now: float) -> list[dict[str, Any]]:
         return self.carriers.blame.shaping.shaped.rows(now)
 
-    def suppressed(self, now: float) -> list[dict[str, Any]]:
-        return self.carriers.blame.shaping.suppressed.rows(now)
-
     def alarms(self) -> list[dict[str, Any]]:
         return self.carriers.blame.alarms.rows()
 

@@ -15,6 +15,7 @@ from test_blame import SLOW, many, quiet
 
 from relay import clock
 from relay.policy.shaping import ShapingRule
+from relay.policy.suppression import Why
 from relay.reply import Stage
 
 RATE = "451 4.7.28 unusual rate of mail"
@@ -176,9 +177,13 @@ async def test_a_recipient_is_suppressed_and_fails_now(tmp_path: Path) -> None:
         assert rows == {"gone@example.net": ("failed", 1), "b@example.net": ("delivered", 1)}
         story = (await rig.message(number))["events"]
         assert any("suppressed by fast (relay.yaml:9)" in str(event) for event in story)
-        found = rig.app.scheduler.carriers.blame.shaping.suppressed.find("gone@example.net", clock.now())
-        assert found is not None and found.until > clock.now() + 86000 and "never again" in found.why
-        assert len(rig.said("suppressed")) == 1
+        (found,) = await rig.app.spool.suppressed("gone@example.net")
+        assert (found.why, found.source, found.scope) == (Why.SHAPING, "shaping", "")
+        assert found.until > clock.now() + 86000 and found.evidence == "450 4.2.1 never again (fast (relay.yaml:9))"
+        (told,) = rig.said("suppression_added")
+        assert (told["recipient"], told["why"], told["source"]) == ("gone@example.net", "shaping", "shaping")
+        with pytest.raises(AssertionError, match=r"gone@example[.]net> is suppressed"):
+            await rig.send("gone@example.net")
 
 
 async def test_a_word_about_a_message_to_two_suppresses_neither(tmp_path: Path) -> None:
@@ -186,10 +191,10 @@ async def test_a_word_about_a_message_to_two_suppresses_neither(tmp_path: Path) 
         shape(rig, rule("^550 .*spam", suppress=True))
         await rig.send("a@example.net", "b@example.net")
         await rig.settled()
-        assert len(rig.app.scheduler.carriers.blame.shaping.suppressed) == 0
+        assert not rig.app.suppressions
         await rig.send("a@example.net")
         await rig.settled()
-        assert len(rig.app.scheduler.carriers.blame.shaping.suppressed) == 1
+        assert len(rig.app.suppressions) == 1
 
 
 async def test_an_alarm_is_told_once_while_it_is_in_force(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rules of shaping: which fit, what is in force and until when, what is remembered; the throttle; who is suppressed."""
+"""Rules of shaping: which fit, what is in force and until when, what is remembered; the throttle."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.policy import shaping
-from relay.policy import shunned as suppression
 from relay.policy.held import FREE
 from relay.policy.pace import Pace
 from relay.policy.shaping import Shaped, ShapingRule, fitting, key_of
-from relay.policy.shunned import Suppressed
 from relay.policy.throttle import Throttle
 from relay.reply import Stage
 
@@ -208,30 +206,3 @@ def test_a_pace_that_is_slowed_binds_and_is_kept_over_a_reload() -> None:
     assert after.wait(NOW + 60) == FREE and after.unspent(NOW + 60)
     after.throttle.taken(NOW + 61)
     assert after.free
-
-
-# -- who is suppressed
-
-
-def test_a_recipient_is_suppressed_until_its_end_as_it_was_written() -> None:
-    suppressed = Suppressed()
-    suppressed.add("Ann@Example.NET", "550 gone (r)", NOW, NOW + 60)
-    found = suppressed.find("Ann@example.net", NOW)
-    assert found is not None and str(found.refusal) == "550 5.7.1 this recipient is suppressed: 550 gone (r)"
-    assert suppressed.find("ann@example.net", NOW) is None and suppressed.find("Ann@example.net", NOW + 60) is None
-    suppressed.add("Ann@example.net", "again", NOW, NOW + 10)
-    assert suppressed.find("Ann@example.net", NOW + 59) is not None, "a shorter one ends none"
-    after = Suppressed()
-    after.load(suppressed.state())
-    assert after.rows(NOW) == suppressed.rows(NOW) and after.remove("Ann@EXAMPLE.net") and not after.remove("x@y")
-    assert [gone.address for gone in suppressed.over(NOW + 60)] == ["Ann@example.net"] and not len(suppressed)
-    with pytest.raises(ValueError, match="suppressions"):
-        after.load("[3]")
-
-
-def test_so_many_are_suppressed_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suppression, "MOST", 3)
-    suppressed = Suppressed()
-    for i in range(5):
-        suppressed.add(f"a{i}@x", "", NOW, NOW + 60)
-    assert [row["address"] for row in suppressed.rows(NOW)] == ["a4@x", "a3@x", "a2@x"]
