@@ -25,6 +25,7 @@ from relay.cli import (
     setup,
     simulate,
     sink,
+    suppress,
     webhooks,
 )
 
@@ -60,6 +61,7 @@ for _command in (
     limits.reputation,
     limits.shaping,
     limits.alarms,
+    suppress.suppress,
     dkim.dkim,
     presets.presets,
     webhooks.webhooks,

@@ -106,6 +106,9 @@ def _tell_explained(found: dict[str, Any], asked: dict[str, Any]) -> None:
         click.echo(f"  {found['text']}; by route {found['before_capture']} it would leave so:")
     elif not found["egresses"]:
         click.echo(f"  {found['text']}")
+    for one in found["suppressed"]:
+        said = f": {one['evidence']}" if one["evidence"] else ""
+        click.secho(f"  it would not be sent: suppressed for {one['scope']}, {one['why']}{said}", fg="red")
     if waits := found.get("held"):
         until = f" until {show.clock_time(waits['until'], clock.now())}" if waits["until"] else ""
         click.secho(f"  it would wait{until}: {waits['why']}", fg="yellow")

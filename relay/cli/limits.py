@@ -52,7 +52,10 @@ def limits(json_: bool) -> None:
 @click.command()
 @_JSON
 def shaping(json_: bool) -> None:
-    """What is done for a time because of what upstreams said."""
+    """What is done for a time because of what upstreams said.
+
+    Recipients whom a rule suppressed: `relay suppress list --why shaping`.
+    """
     if (rows := _rows("shaping", json_)) is None:
         return
     now = clock.now()
