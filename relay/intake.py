@@ -108,26 +108,16 @@ class Intake:
         user = envelope.user
         if user is not None and not matches_any(user.recipients, recipient):
             return BadMessage(550, "5.7.1", f"user {user.name} may not send to <{recipient}>")
-        if not self.suppressions.none and (no := self._suppressed(envelope, recipient)) is not None:
-            return no
-        facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=user.name if user else "")
+        name = user.name if user else ""
+        if (why := self.suppressions.at_rcpt(recipient, name, envelope.sender)) is not None:
+            return _refused(recipient, why)
+        facts = Facts(envelope.sender, recipient, envelope.listen.name, envelope.client, user=name)
         table = self.config().table
         route = table.pick_for(facts)
         refused = None if isinstance(route, Undecided) else refusal(table, route, facts)
         if refused is None and not self.quotas.none:
             refused = self.quotas.check(facts, envelope.counted, clock.now())
         return refused
-
-    def _suppressed(self, envelope: Envelope, recipient: str) -> BadMessage | None:
-        """Nobody knows the class yet; what is suppressed for it alone is found when the message is there."""
-        if self.config().suppression.at_rcpt == "accept":
-            return None
-        user = envelope.user.name if envelope.user else ""
-        why = self.suppressions.find(recipient, "", user, envelope.sender)
-        if why is None:
-            return None
-        SUPPRESSED.inc(1, "rcpt")
-        return _refused(recipient, why)
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         """(id, is it new) once the message is durable. Raises BadMessage, SpoolError."""

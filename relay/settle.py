@@ -24,6 +24,8 @@ NULL_SENDER_REFUSED = (
 # Of the time that an upstream asks to wait: what was refused together does not come back together.
 HINT_SPREAD = 0.01
 TRUSTED = 5  # attempts
+# Said for now of the mailbox itself; what is said of its host or of the way says nothing about him.
+_MAILBOX = frozenset({Reason.MAILBOX_FULL, Reason.MAILBOX_DISABLED, Reason.USER_UNKNOWN, Reason.MOVED})
 SUPPRESSED = "suppressed"  # the `rule` of an outcome that no next hop made: its recipient gets nothing
 
 
@@ -122,7 +124,7 @@ def _cause(claim: Claim, outcome: Outcome, alone: bool) -> Cause | None:
     verdict = classify(reply.enhanced, reply.code, reply.text, stage=outcome.stage)
     if verdict.suppresses and outcome.result is Result.HARD:
         return "hard_bounce"
-    return "soft_bounce" if verdict.counts and verdict.reason not in (Reason.NETWORK, Reason.EXPIRED) else None
+    return "soft_bounce" if verdict.counts and verdict.reason in _MAILBOX else None
 
 
 def _for_its_sender(outcome: Outcome) -> bool:

@@ -77,6 +77,14 @@ class Suppressions:
         bind = scopes(class_, self.config().tenant_of.get(user, ""))
         return self._index.find(address, bind, () if sender else NOT_OF_REPORTS)
 
+    def at_rcpt(self, address: str, user: str, sender: str) -> Why | None:
+        """Why a recipient is refused before the message is there. What is suppressed for a class alone is found later."""
+        if not self._index or self.config().suppression.at_rcpt == "accept":
+            return None
+        if (why := self.find(address, "", user, sender)) is not None:
+            SUPPRESSED.inc(1, "rcpt")
+        return why
+
     async def told(self, address: str, class_: str, user: str, sender: str) -> list[Suppression]:
         """The entries that bind, for people."""
         if self.find(address, class_, user, sender) is None:

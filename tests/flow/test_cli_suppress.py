@@ -21,9 +21,10 @@ from relay.cli.suppresscsv import COLUMNS
 from relay.config.load import load
 
 TEXT = b"From: app@example.com\r\nSubject: t\r\n\r\nhello\r\n"
-EXTRA = """tenants: {shop: {}}
-users: {web: {password_hash: "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Qh2lr6WXtkL0NDQr0lHRaTGxqfD0bmYmkE9IA/4RPA4", tenant: shop}}
-suppression: {on: [hard_bounce]}"""
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Qh2lr6WXtkL0NDQr0lHRaTGxqfD0bmYmkE9IA/4RPA4"
+EXTRA = f"""tenants: {{shop: {{}}}}
+users: {{web: {{password_hash: "{HASH}", tenant: shop}}}}
+suppression: {{on: [hard_bounce]}}"""
 
 
 @dataclass
