@@ -313,7 +313,10 @@ def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
         "reporter": finding.reporter,
     }
     if known is None:
-        found |= {"recipient": about.address, "queue_id": queue_id(about.message) if about.message else ""}
+        found |= {
+            "recipient": about.address or finding.recipient,
+            "queue_id": queue_id(about.message) if about.message else "",
+        }
     elif finding.recipient and finding.recipient.lower() != known.address.lower():
         found["reported_recipient"] = finding.recipient  # where it was forwarded to
     kept: dict[str, Any] = {key: clean(str(value))[:MAX_TEXT] for key, value in found.items() if value}

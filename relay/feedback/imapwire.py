@@ -24,6 +24,7 @@ TIMEOUT = 30.0  # seconds for one command
 FETCH_TIMEOUT = 120.0  # for one message
 MOST_LINE = 4 << 20  # bytes: the answer to a search is one line, of a folder with half a million messages
 MOST_LINES = 2000  # of one command
+FETCH_LINES = 200  # of a fetch, of which the library looks at all lines with each that comes
 MOST_BYTES = 256 << 10  # of one command that brings nothing large
 MOST_UIDS = 500_000
 MAX_UID = 2**32 - 1
@@ -54,9 +55,9 @@ class Wire(IMAP4ClientProtocol):  # type: ignore[misc]
         self.sealed = False  # what comes now must come within TLS
         self.allow(MOST_BYTES)
 
-    def allow(self, size: int) -> None:
+    def allow(self, size: int, lines: int = MOST_LINES) -> None:
         """So much the server may say from now on."""
-        self._bytes, self._lines = size, MOST_LINES
+        self._bytes, self._lines = size, lines
 
     def data_received(self, data: bytes) -> None:
         if self.lost.done():
@@ -125,9 +126,14 @@ class Wire(IMAP4ClientProtocol):  # type: ignore[misc]
         self.over(str(error) if error else "it closed the connection")
 
     def over(self, why: str) -> None:
-        """The first reason stays."""
+        """The first reason stays. Who waits for an answer has it: the library would let him wait, and hold its lock."""
         if not self.lost.done():
             self.lost.set_result(why)
+        library: Any = self
+        waiting = [library.pending_sync_command, *library.pending_async_commands.values()]
+        library.pending_sync_command, library.pending_async_commands = None, {}
+        for command in filter(None, waiting):
+            command.close(why.encode(), "KO")
         if self.transport is not None:
             self.transport.abort()
 
@@ -212,7 +218,7 @@ class Session:
         """The first `most` bytes of a message; None: it is gone. It stays unread (PEEK). Raises Stumbled."""
         try:
             asked = self.wire.uid("FETCH", str(uid), f"(UID BODY.PEEK[]<0.{most}>)", timeout=FETCH_TIMEOUT)
-            response = await self._ask(asked, size=most + MOST_BYTES, timeout=FETCH_TIMEOUT)
+            response = await self._ask(asked, size=most + MOST_BYTES, lines=FETCH_LINES, timeout=FETCH_TIMEOUT)
         except ImapError as error:
             if self.wire.broke:
                 raise Stumbled(str(error)) from None
@@ -254,26 +260,33 @@ class Session:
         self.wire.over("closed")
 
     async def _ask(
-        self, work: Coroutine[Any, Any, T], what: str = "", *, size: int = MOST_BYTES, timeout: float = TIMEOUT
+        self,
+        work: Coroutine[Any, Any, T],
+        what: str = "",
+        *,
+        size: int = MOST_BYTES,
+        lines: int = MOST_LINES,
+        timeout: float | None = None,
     ) -> T:
         """Its answer, unless the session ends before. `what`: a command that must be answered OK."""
-        self.wire.allow(size)
+        self.wire.allow(size, lines)
         task = asyncio.ensure_future(work)
         lost: asyncio.Future[Any] = self.wire.lost
         try:
-            async with asyncio.timeout(timeout):
-                await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            timeout = TIMEOUT if timeout is None else timeout
+            await asyncio.wait((task, lost), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not lost.done() and not task.done():
+                self.wire.over(f"no answer within {timeout:.0f} s")
+            if lost.done():
                 raise ImapError(lost.result())
             found = task.result()
-        except TimeoutError:
-            raise ImapError(f"no answer within {timeout:.0f} s") from None
         except (AioImapException, ValueError, LookupError) as error:
             raise ImapError(clean(str(error)) or type(error).__name__) from None
         finally:
             if not task.done():
+                self.wire.over("nobody waits for its answer")
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            await asyncio.gather(task, return_exceptions=True)
         if what and isinstance(found, Response) and found.result != "OK":
             raise ImapError(f"{what}: {found.result} {clean(_text(found))[:300]}")
         return found

@@ -64,12 +64,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(sock.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def answers(port: int, greeting: bytes = b"220") -> bool:
     """Whether a server greets at the port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
             sock.settimeout(2)
-            return sock.recv(100).startswith(b"220")
+            return sock.recv(100).startswith(greeting)
     except OSError:
         return False
 
