@@ -71,7 +71,7 @@ class Dovecot:
             if client.select(f'"{folder}"', readonly=True)[0] != "OK":
                 return {}
             _, found = client.uid("FETCH", "1:*", "(UID FLAGS)")
-            lines = [line for line in found if isinstance(line, bytes)]
+            lines = [line for line in found if isinstance(line, bytes) and b"UID " in line]
             return {int(line.split(b"UID ")[1].split()[0].rstrip(b")")): line.decode() for line in lines}
         finally:
             client.logout()
