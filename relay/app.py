@@ -20,7 +20,7 @@ from relay.admin.suppress import Suppressing
 from relay.deliver.network import Network
 from relay.envelope import queue_id
 from relay.feedback.doors import Doors
-from relay.feedback.heard import Finding, Heard
+from relay.feedback.heard import Heard
 from relay.generations import Generations
 from relay.intake import Intake
 from relay.listener.activation import inherited
@@ -33,7 +33,7 @@ from relay.prepare.preparer import Preparer
 from relay.pulse import Pulse
 from relay.quotas import Quotas
 from relay.resolver import Resolver
-from relay.returned.understand import understand
+from relay.returned.bounded import Understanding
 from relay.runtime import Runtime, Supervisor, notify, raise_descriptor_limit, watchdog_interval
 from relay.scheduler.housekeeping import Housekeeper
 from relay.scheduler.loop import Scheduler
@@ -47,10 +47,6 @@ from relay.suppressions import Suppressions
 from relay.webhooks.dispatch import Webhooks
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
-
-
-async def _understand(raw: bytes) -> list[Finding]:
-    return await asyncio.to_thread(understand, raw)
 
 
 class StartError(Exception):
@@ -253,7 +249,9 @@ class App:
         self.supervisor.start("certificates", self._certificates)
 
     async def _open_feedback(self, config: Config) -> None:
-        heard = Heard(self.spool, lambda: self.runtime.config, _understand, self.log, self.scheduler.standing.came_back)
+        self.understanding = Understanding()
+        count = self.scheduler.standing.came_back
+        heard = Heard(self.spool, lambda: self.runtime.config, self.understanding.read, self.log, count)
         self.feedback = Doors(config, heard, self.log, self._sockets)
         watch(lambda: [*self.doors, *self.feedback.listeners])
         self.runtime.subscribers.append(self.feedback.apply)
@@ -335,6 +333,7 @@ class App:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
+        await self.understanding.close()
         await self.supervisor.stop()
         try:
             # Behind all that waits to commit: what is claimed by it goes back, and is recorded with the rest.
@@ -356,6 +355,8 @@ class App:
             door.stop()
         if hasattr(self, "feedback"):
             self.feedback.stop()
+            await self.feedback.drain(1.0)
+            await self.understanding.close()
         await self.supervisor.stop()
         if hasattr(self, "preparer"):
             self.preparer.close()

@@ -23,6 +23,7 @@ from relay.maillog import MailLog
 from relay.oauth.keeper import FOLDER
 from relay.reply import clean
 from relay.returned import Kind
+from relay.returned.bounded import Unavailable
 from relay.secrets import SecretError, hidden
 from relay.settings import Mailbox
 from relay.spool import SpoolError
@@ -94,7 +95,7 @@ class Poller:
 
         try:
             more = await self._look()
-        except (ImapError, SecretError, SpoolError, OSError, TimeoutError, UnicodeError) as error:
+        except (ImapError, SecretError, SpoolError, Unavailable, OSError, TimeoutError, UnicodeError) as error:
             return self._failed(str(error) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do, and mail goes on
             return self._failed(repr(error))
@@ -176,7 +177,7 @@ class Poller:
         """Counted where it is the message's: not a spool that is full, nor a connection that was lost over it."""
         from relay.feedback.imapwire import ImapError
 
-        if at_it or not isinstance(error, (SpoolError, ImapError, OSError, TimeoutError)):
+        if at_it or not isinstance(error, (SpoolError, Unavailable, ImapError, OSError, TimeoutError)):
             self._stumbles[uid] = self._stumbles.get(uid, 0) + 1
             self._log.warning("imap_stumbled", mailbox=self.mailbox.name, uid=uid, why=clean(str(error) or repr(error)))
 

@@ -24,6 +24,7 @@ from relay.listener.session import Session
 from relay.maillog import MailLog
 from relay.outgoing import verp
 from relay.returned import Kind
+from relay.returned.bounded import Unavailable
 from relay.settings import FeedbackDoor, Listen
 from relay.spool import Spool, SpoolError, Staging
 from relay.submission import BadMessage
@@ -118,6 +119,9 @@ class Decider:
         except SpoolError as error:
             self._log.error("spool_refused", client=envelope.client, error=str(error))
             raise BadMessage(451, "4.3.0", "this cannot be stored now, try again later") from None
+        except Unavailable as error:
+            self._log.error("report_unread", client=envelope.client, error=str(error))
+            raise BadMessage(451, "4.3.0", "this cannot be read now, try again later") from None
         return incoming.id, True
 
     async def _hear(self, envelope: Envelope, raw: bytes) -> None:
