@@ -111,7 +111,7 @@ _LISTS = re.compile(
     re.IGNORECASE,
 )
 # KDDI and NTT docomo know who is there, and say this for their filters: KDDI without the name, docomo always.
-_CARRIERS = re.compile(r"\b550 : user unknown|\bunknown user \S{1,64}@docomo\.ne\.jp", re.IGNORECASE)
+_CARRIERS = re.compile(r"\b550:?\s{1,5}: user unknown|\bunknown user \S{1,64}@docomo\.ne\.jp", re.IGNORECASE)
 _CLOUD = re.compile(r"recipient address rejected: access denied", re.IGNORECASE)
 
 
