@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from relay.secrets import Reference
 
@@ -73,3 +75,20 @@ def _path_of(file: Path | Reference) -> Path | None:
     if isinstance(file, Path):
         return file
     return Path(file.target) if file.kind == "file" else None
+
+
+def ec_public_key(text: str) -> Any:
+    """Of base64 (DER) or PEM, for the curve P-256. Raises ValueError in words."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+
+    try:
+        if "BEGIN" in text:
+            found: object = load_pem_public_key(text.encode())
+        else:
+            found = load_der_public_key(base64.b64decode("".join(text.split()), validate=True))
+    except (ValueError, TypeError):
+        raise ValueError("no public key, in base64 or PEM, was found") from None
+    if not isinstance(found, ec.EllipticCurvePublicKey) or not isinstance(found.curve, ec.SECP256R1):
+        raise ValueError("a key of another kind: an ECDSA key of the curve P-256 is wanted")
+    return found

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
+from relay.config.feedbackhttp import FeedbackHttpSection, ProviderEntry
 from relay.config.types import (
     Count,
     Domain,
@@ -70,8 +71,6 @@ class ImapSection(Section):
 
 
 class FeedbackSection(Section):
-    planned = frozenset({"http", "providers"})
-
     domain: Given[Domain] = Field(
         None, description="Where bounces come back to; `reverse_path: verp` and `smtp` need it."
     )
@@ -82,5 +81,14 @@ class FeedbackSection(Section):
     smtp: Given[FeedbackSmtpSection] = Field(
         None,
         description="A listener that takes mail to the bounce domain only: what the MX record of `domain` leads to.",
+    )
+    http: Given[FeedbackHttpSection] = Field(
+        None, description="The public side: webhooks of providers, and one-click unsubscription."
+    )
+    providers: dict[Name, ProviderEntry] = Field(
+        {}, description="Who reports by HTTP, at `/feedback/NAME`; a name is the kind, or has one."
+    )
+    one_click: bool = Field(
+        True, description="With `http`: `/unsubscribe/TOKEN` unsubscribes whom the token names (RFC 8058)."
     )
     imap: dict[Name, ImapSection] = Field({}, description="Mailboxes that are looked into for what came back, by name.")

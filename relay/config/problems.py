@@ -14,7 +14,9 @@ from pathlib import Path
 
 # A path into a configuration: names of keys and 0-based places in lists.
 Keys = tuple[str | int, ...]
-SECRET_KEYS = frozenset({"password", "key", "secret", "token", "client_secret", "token_key", "password_hash"})
+SECRET_KEYS = frozenset(
+    {"password", "key", "secret", "token", "client_secret", "token_key", "signing_key", "password_hash"}
+)
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

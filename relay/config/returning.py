@@ -13,6 +13,7 @@ from relay.config.egress import IN_CLEAR, EgressBuilder
 from relay.config.feedback import FeedbackSection, FeedbackSmtpSection, ImapSection
 from relay.config.oauth2 import OAuth2Builder
 from relay.config.problems import Keys
+from relay.config.providers import ProvidersBuilder
 from relay.config.site import Site
 from relay.settings import Address, Feedback, FeedbackDoor, Mailbox, is_loopback
 
@@ -30,7 +31,15 @@ class FeedbackBuilder:
 
     def build(self, section: FeedbackSection, base: Feedback) -> Feedback:
         """`base` with its doors."""
-        return replace(base, smtp=self.smtp(section, section.smtp), imap=self.mailboxes(section))
+        public = ProvidersBuilder(self.site, self.doors)
+        return replace(
+            base,
+            smtp=self.smtp(section, section.smtp),
+            http=public.http(section),
+            imap=self.mailboxes(section),
+            providers=public.providers(section),
+            one_click=section.one_click,
+        )
 
     def smtp(self, section: FeedbackSection, door: FeedbackSmtpSection | None) -> FeedbackDoor | None:
         if door is None:

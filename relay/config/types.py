@@ -62,6 +62,7 @@ from relay.config.values import (
     parse_path,
     parse_pattern,
     parse_pin,
+    parse_public_key,
     parse_recipient,
     parse_reply_text,
     parse_report_to,
@@ -172,6 +173,9 @@ Host = Annotated[
 ]
 Username = Annotated[
     Reference, PlainValidator(parse_username), WithJsonSchema(_REFERENCE_OR_TEXT), Written("text or reference")
+]
+PublicKey = Annotated[
+    Reference, PlainValidator(parse_public_key), WithJsonSchema(_REFERENCE_OR_TEXT), Written("text or reference")
 ]
 Pattern = Annotated[str, PlainValidator(parse_pattern), text_schema(), Written("glob")]
 AddressPattern = Annotated[str, PlainValidator(parse_address_pattern), text_schema(), Written("glob")]

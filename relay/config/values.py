@@ -213,6 +213,15 @@ def parse_username(value: object) -> Reference:
     return _plain_or_reference(value, check)
 
 
+def parse_public_key(value: object) -> Reference:
+    def check(text: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9+/=\s]+|-----BEGIN[\s\S]+", text):
+            raise ValueError("expected a public key in base64 or PEM, or a reference such as {file: keys/public}")
+        return text
+
+    return _plain_or_reference(value, check)
+
+
 def parse_token_url(value: object) -> str:
     """`https://…`; `http://` to this machine alone. What was found is not repeated where it holds a login."""
     wanted = "expected a URL such as https://login.example.com/token"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,12 @@ from relay.events import Wanted
 from relay.policy.rate import Rate
 from relay.secrets import Reference
 from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls
+
+# Of a topic of SNS: its partition, region, account and name.
+SNS_TOPIC = re.compile(
+    r"arn:(aws|aws-cn|aws-us-gov):sns:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):([A-Za-z0-9_-]{1,256}(?:\.fifo)?)",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +70,11 @@ class Provider:
     topics: tuple[str, ...] = ()  # ses: ARNs of SNS topics
     public_key: Reference | None = None  # sendgrid: of its signed event webhook, base64 or PEM
     signing_key: Reference | None = None  # mailgun
-    username: Reference | None = None  # postmark, mailjet, sparkpost: HTTP basic
+    username: Reference | None = None  # postmark, brevo, mailjet, sparkpost: HTTP basic
     password: Reference | None = None
     token: Reference | None = None  # brevo: bearer
     egress: str = ""  # whose reputation it tells; empty: that of the message's last egress
+    clients: tuple[str, ...] = ()  # networks that it calls from; empty: any
 
 
 @dataclass(frozen=True, slots=True)

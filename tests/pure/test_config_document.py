@@ -15,6 +15,7 @@ from relay.config.shape import File, MatchSection, Section
 from relay.config.yamltree import read
 from relay.signing.keys import generate
 from tests.certificates import Authority
+from tests.webhooks import verification_key
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "etc" / "relay.yaml"
@@ -83,11 +84,13 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
         *("secrets/main", "secrets/shop", "tls/lab-ca.pem", "tls/relay.pem", "tls/relay.key"),
         *("tls/fullchain.pem", "tls/privkey.pem", "secrets/return-path", "secrets/imap"),
         *("secrets/crm", "secrets/m365", "secrets/google.json", "secrets/idp-refresh", "tls/idp-ca.pem"),
+        *(f"secrets/{name}" for name in ("mailgun", "mailgun-eu", "postmark", "brevo", "mailjet", "sparkpost")),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x" * 16 + "\n")
         (tmp_path / name).chmod(0o640)
     (tmp_path / "secrets/google.json").write_text('{"client_email": "r@p.example", "private_key": "x"}')
+    (tmp_path / "secrets/sendgrid.pub").write_text(verification_key())
     own = Authority(tmp_path)
     own.certificate.rename(tmp_path / "tls" / "fullchain.pem")
     own.key.rename(tmp_path / "tls" / "privkey.pem")

@@ -99,7 +99,7 @@ def test_a_rule_as_it_is_meant(folder: Path) -> None:
         (entry() + "arc: {domain: example.com, selector: a, key: {file: ed.pem}, routes: all}\n", "a seal is made with an RSA key"),
         ("arc: {domain: example.com, selector: a, key: {file: rsa.pem}, routes: nowhere}\n", "no route 'nowhere'"),
         ("feedback: {domain: example.com, token_key: {file: short}}\n", "at least 16 characters"),
-        ("feedback: {http: {}}\n", "not built yet"),
+        ("feedback: {http: {}}\n", "feedback.http: 'address' is missing"),
         ("dns: {servers: [dns.example]}\n", "expected an IP address such as 127.0.0.1, with a port where it is not 53"),
         ("dns: {timeout: 0s}\n", "longer than nothing"),
     ],
