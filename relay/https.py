@@ -46,12 +46,13 @@ async def ask(
     most: int,
     form: Mapping[str, str] | None = None,
     resolver: AbstractResolver | None = None,
+    sockets: Callable[..., socket.socket] | None = None,
 ) -> Answer:
     """GET, or POST of a `form`. `seconds` for all of it; `most`: bytes of a body, a longer one is no answer; `resolver`: whom
-    to ask for addresses, if not the system. Raises Unanswered."""
+    to ask for addresses, if not the system; `sockets`: as of `post`. Raises Unanswered."""
     data = None if form is None else dict(form)
     headers = {"Accept": accept}
-    async with _exchange(url, context, data, headers, seconds, resolver=resolver) as response:
+    async with _exchange(url, context, data, headers, seconds, resolver=resolver, sockets=sockets) as response:
         return Answer(response.status, response.headers, await _read(response, most))
 
 
