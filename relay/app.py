@@ -258,7 +258,7 @@ class App:
         try:
             await self.feedback.open()
         except ListenError as error:
-            raise StartError(f"feedback.smtp: {error}") from None
+            raise StartError(str(error)) from None
 
     async def _sweep(self) -> None:
         while True:

@@ -10,6 +10,7 @@ import contextlib
 
 from relay import clock, metrics
 from relay.feedback.heard import Heard
+from relay.feedback.http import Public
 from relay.feedback.imap import Poller
 from relay.feedback.smtp import FeedbackListener
 from relay.listener.activation import ListenError, Sockets
@@ -30,8 +31,9 @@ class Doors:
         self.smtp: FeedbackListener | None = None
         self._left: list[FeedbackListener] = []  # closed by a reload; who is inside may finish
         self._pollers: dict[str, tuple[Poller, asyncio.Task[None]]] = {}
+        self.public = Public(lambda: self._config, heard, heard.spool, log)
         self._news = asyncio.Event()
-        self._told = ""
+        self._told: dict[str, str] = {}
         IMAP_UP.source = lambda: [((n,), float(p.up)) for n, (p, _) in self._pollers.items() if p.up is not None]
 
     @property
@@ -40,7 +42,11 @@ class Doors:
 
     async def open(self) -> None:
         """Raises ListenError."""
-        await self._open_smtp()
+        try:
+            await self._open_smtp()
+        except ListenError as error:
+            raise ListenError(f"feedback.smtp: {error}") from None
+        await self.public.open()
         self._follow_mailboxes()
 
     def apply(self, config: Config) -> None:
@@ -65,16 +71,21 @@ class Doors:
 
     async def _follow(self) -> None:
         """What the configuration in force wants is open, and nothing else."""
-        try:
-            await self._open_smtp()
-            if self.smtp is not None:
-                await self.smtp.refresh()
-            self._told = ""
-        except ListenError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                self._log.error("listener_failed", listener="feedback", why=self._told)
+        for name, follow in (("feedback", self._follow_smtp), ("feedback.http", self.public.follow)):
+            try:
+                await follow()
+                self._told.pop(name, None)
+            except ListenError as error:
+                if str(error) != self._told.get(name):
+                    self._told[name] = str(error)
+                    self._log.error("listener_failed", listener=name, why=str(error))
         self._follow_mailboxes()
+
+    async def _follow_smtp(self) -> None:
+        """Raises ListenError."""
+        await self._open_smtp()
+        if self.smtp is not None:
+            await self.smtp.refresh()
 
     async def _open_smtp(self) -> None:
         """Raises ListenError."""
@@ -105,12 +116,14 @@ class Doors:
         """No new clients, no look into a mailbox; who is inside DATA may finish."""
         for door in self.listeners:
             door.stop()
+        self.public.stop()
         for _, task in self._pollers.values():
             task.cancel()
 
     async def drain(self, timeout: float) -> None:
         await asyncio.gather(
             *(door.drain(timeout) for door in self.listeners),
+            self.public.close(timeout),
             *(task for _, task in self._pollers.values()),
             return_exceptions=True,
         )

@@ -91,16 +91,16 @@ class Public:
         if self.site is not None:
             self.site.stop()
 
-    async def close(self) -> None:
+    async def close(self, timeout: float = 1.0) -> None:
+        """`timeout`: seconds that who is being answered has."""
         if self.site is not None:
-            await self.site.close()
-            self.site = None
+            site, self.site = self.site, None
+            await site.close(timeout)
 
     # -- requests
 
-    async def handle(self, request: web.BaseRequest) -> Answer:
-        assert self.site is not None
-        client = self.site.client(request)
+    async def handle(self, request: web.BaseRequest, site: Site) -> Answer:
+        client = site.client(request)
         kind, name, rest = _route(request)
         if not self._asked.take(client_key(client), clock.monotonic()):
             answer = Answer(429, headers={"Retry-After": "10"}, result="throttled")

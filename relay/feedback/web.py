@@ -10,7 +10,7 @@ import contextlib
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
@@ -29,7 +29,7 @@ LIFE = 30.0  # seconds of a connection, whatever is done on it
 BODY = 10.0  # seconds of a body
 HOPS = 20  # of X-Forwarded-For that are looked at
 
-Handle = Callable[[web.BaseRequest], Awaitable["Answer"]]
+Handle = Callable[[web.BaseRequest, "Site"], Awaitable["Answer"]]
 
 
 class Answer(web.Response):
@@ -106,8 +106,8 @@ class _Protocol(RequestHandler):
         super().connection_lost(exc)
 
     def _over(self) -> None:
-        if isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
+        if self.transport is not None:
+            cast(asyncio.Transport, self.transport).abort()  # uvloop's is one by what it does, not by its class
 
     def handle_error(
         self,
@@ -155,7 +155,7 @@ class Site:
             context.sni_callback = self._renewed
         self._web = _Server(
             self,
-            self._handle,
+            self._answer,
             access_log=None,
             keepalive_timeout=LIFE,
             lingering_time=1.0,
@@ -174,6 +174,9 @@ class Site:
             reuse_address=True,
         )
         self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _answer(self, request: web.BaseRequest) -> Answer:
+        return await self._handle(request, self)
 
     def _renewed(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         if self.certificate is not None and self.certificate.context not in (None, connection.context):
