@@ -10,7 +10,7 @@ import contextlib
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
@@ -107,7 +107,7 @@ class _Protocol(RequestHandler):
 
     def _over(self) -> None:
         if self.transport is not None:
-            cast(asyncio.Transport, self.transport).abort()  # uvloop's is one by what it does, not by its class
+            self.transport.abort()  # uvloop's is one by what it does, not by its class
 
     def handle_error(
         self,
