@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import NOW
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from relay.envelope import queue_id
 from relay.feedback.providers import DIALECTS, Keys, Said, Unreadable, Unverified, ses
 from relay.feedback.providers.said import Ids
-from relay.outgoing import verp
+from relay.outgoing import templates, verp
+from relay.outgoing.templates import About
 from relay.policy.bounces import Verdict
 from relay.returned import Finding, Kind
 from tests import webhooks
@@ -361,6 +365,7 @@ def test_brevo_others() -> None:
     assert len(hear("brevo", [BREVO, BREVO | {"event": "delivered"}, BREVO | {"email": "b@domain.com"}])) == 2
     for custom in (f'{{"relay": "{ID}"}}', f"custom:1|relay:{ID}|x:2"):
         assert one(hear("brevo", BREVO | {"X-Mailin-custom": custom})).queue_id == ID
+    assert one(hear("brevo", BREVO | {"ts_epoch": 1604933654})).at == 1604933654.0
     again = hear("brevo", BREVO)[0].once
     assert again == hear("brevo", dict(reversed(BREVO.items())))[0].once
     assert again != hear("brevo", BREVO | {"ts_epoch": 1604933653001})[0].once
@@ -585,3 +590,20 @@ def test_ids() -> None:
     assert Ids.of([None, 5, {}, [], "x" * 300, ""]) == Ids()
     assert Ids.of([], ["abc@def"]) == Ids(message_id="<abc@def>")
     assert Ids.of(["ZZZZZZZZZZU"]).queue_id == ""
+
+
+def test_the_recipes_of_the_documentation_come_back() -> None:
+    """What a route adds by them is what its provider brings along."""
+    page = (Path(__file__).parents[2] / "docs" / "feedback-providers.md").read_text()
+    recipes = dict(re.findall(r"\| `(X-[A-Za-z-]+): (.+?)` \|", page))
+    about = About(ID, "app@shop.example", "you@example.net", "news@shop.example", token=TOKEN)
+    made = {name: templates.text(yaml.safe_load(value), about) for name, value in recipes.items()}
+    assert made == {
+        "X-SES-MESSAGE-TAGS": f"relay={ID}",
+        "X-SMTPAPI": json.dumps({"unique_args": {"relay": ID}}),
+        "X-Mailgun-Variables": json.dumps({"relay": ID}),
+        "X-PM-Metadata-relay": ID,
+        "X-Mailin-custom": ID,
+        "X-MJ-CustomID": ID,
+        "X-MSYS-API": json.dumps({"metadata": {"relay": ID}}),
+    }

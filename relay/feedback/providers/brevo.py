@@ -46,8 +46,7 @@ def _event(event: dict[str, Any]) -> Said | None:
     ids = Ids.of([custom, *_named(custom)], [event.get("message-id")])
     times = [said.text(event.get(key), 30) for key in ("ts_epoch", "ts_event", "ts")]
     key = said.once(kind, recipient, said.text(event.get("message-id"), 998), *times)
-    epoch = event.get("ts_epoch")  # of milliseconds, and the only time that is of UTC
-    at = said.seconds(epoch / 1000.0) if isinstance(epoch, int) and epoch < 1 << 53 else None
+    at = _when(event)
     words = said.text(event.get("reason"))
     match kind:
         case "spam" | "complaint":
@@ -62,6 +61,14 @@ def _event(event: dict[str, Any]) -> Said | None:
     sure, temporary = _BOUNCES[kind]
     verdict = said.judged("", words, sure=sure, temporary=temporary)
     return Said(said.bounce(recipient, ids, verdict, words=words, at=at), key)
+
+
+def _when(event: dict[str, Any]) -> float | None:
+    """`ts_epoch` is of milliseconds, though its samples have seconds; it alone is surely UTC."""
+    found = event.get("ts_epoch")
+    if not isinstance(found, int) or not 0 < found < 1 << 53:
+        return None
+    return said.seconds(found / 1000.0 if found > 1e11 else found)
 
 
 def _named(custom: Any) -> list[Any]:

@@ -20,7 +20,7 @@ _ERRORS: Mapping[str, Reason] = {
     "spam reporter": Reason.REFUSED,
     "preblocked": Reason.REFUSED,
     "invalid domain": Reason.HOST_UNKNOWN,
-    "no mail host": Reason.HOST_UNKNOWN,
+    "no mail host": Reason.NETWORK,
     "typofix": Reason.HOST_UNKNOWN,
     "relay/access denied": Reason.RELAYING_DENIED,
     "greylisted": Reason.RATE_LIMITED,
