@@ -22,7 +22,7 @@ from relay.returned import Finding, Kind
 from relay.returned.worker import HEADER, TOO_HARD
 
 SECONDS = 5  # of processor time for one mail
-PATIENCE = 3  # times as long it may take by the clock, on a machine that has others to serve
+PATIENCE = 15.0  # and by the clock, on a machine that has others to serve
 START = 60.0  # seconds for the worker to be ready
 IDLE = 60.0  # seconds without a mail after which it is ended
 MEMORY = 512  # MiB of address space
@@ -45,10 +45,16 @@ class Understanding:
     """`await read(raw)` from anywhere; callers get their turn in the order in which they came."""
 
     def __init__(
-        self, *, seconds: int = SECONDS, idle: float = IDLE, memory: int = MEMORY, module: str = "relay.returned.worker"
+        self,
+        *,
+        seconds: int = SECONDS,
+        patience: float = PATIENCE,
+        idle: float = IDLE,
+        memory: int = MEMORY,
+        module: str = "relay.returned.worker",
     ) -> None:
         self._command = (sys.executable, "-P", "-B", "-m", module, str(memory), str(seconds))
-        self._patience = float(seconds * PATIENCE)
+        self._patience = patience
         self._idle = idle
         self._turn = asyncio.Lock()
         self._worker: Process | None = None
@@ -111,7 +117,7 @@ class Understanding:
             return list(answer)
         except TimeoutError:
             await self._end(worker)
-            raise _Died(f"it took more than {self._patience:.0f} s") from None
+            raise _Died(f"it took more than {self._patience:g} s") from None
         except (OSError, EOFError, ValueError):
             code = await self._end(worker)
             if self._closed:

@@ -8,6 +8,7 @@ in all, and processor time for each frame, both from its arguments: MiB and seco
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def answer(understand: Callable[[bytes], list[Finding]], raw: bytes) -> list[dic
 
 
 def main(memory: int, seconds: int) -> None:
+    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # uvloop hands on what is inheritable
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory << 20, memory << 20))
