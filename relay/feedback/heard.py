@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from relay.policy.suppression import Cause, Softly, Suppression, learnt
 from relay.recipient import State
 from relay.reply import clean
 from relay.returned import Finding, Kind
-from relay.returned.parts import header_fields
+from relay.returned.parts import header_fields, split
 from relay.settings import Config
 from relay.spool import Event, Spool
 from relay.spool.feed import Known, Learnt
@@ -34,6 +35,10 @@ MAX_SUMMARY = 16_000  # characters of JSON that an event keeps of a report about
 PUBLIC_REPORTS = 300  # events an hour that nobody vouches for
 # A feedback type that is no complaint: the opposite (RFC 6430), or about the authentication of a message (RFC 6591).
 NO_COMPLAINT = frozenset({"not-spam", "auth-failure"})
+UNSUBSCRIBE = "unsubscribe"  # before the + of the address of List-Unsubscribe
+MAX_HEADER = 4000  # characters of a field that are looked at
+_SENT_TO = ("x-original-to", "delivered-to", "envelope-to", "to")
+_ADDRESS = re.compile(r"[^\s<>,;:()\"@]{1,64}@[^\s<>,;:()\"@]{1,255}")
 UNFAILED = frozenset({"delivered", "relayed", "expanded"})
 
 HEARD = metrics.Counter("relay_feedback_total", "What came back, by door and by what it came to", ["source", "result"])
@@ -86,6 +91,23 @@ class Heard:
         """The message and recipient of a token that our key made."""
         key = self.config().feedback.token_key
         return verp.read(key, token) if key else None
+
+    def own(self, address: str) -> tuple[str, str]:
+        """(which of our two kinds of addresses, its token, not verified); empty: neither."""
+        domain = self.config().feedback.domain
+        for prefix in (verp.PREFIX, UNSUBSCRIBE) if domain else ():
+            if token := verp.parse_address(address, domain, prefix):
+                return prefix, token
+        return "", ""
+
+    def sent_to(self, raw: bytes) -> tuple[str, str]:
+        """As `own`, of the first address that a mail of a mailbox was sent to by what its header says."""
+        fields = header_fields(split(raw)[0])
+        for name in _SENT_TO:
+            for address in (a for key, value in fields if key == name for a in _ADDRESS.findall(value[:MAX_HEADER])):
+                if (found := self.own(address))[0]:
+                    return found
+        return "", ""
 
     async def mail(self, raw: bytes, source: Source) -> list[Finding]:
         """What a mail says, learnt. Raises SpoolError; then it may come again, for what was learnt of it is known."""

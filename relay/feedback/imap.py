@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.deliver.tls import context_for
-from relay.feedback.heard import Heard, Source
+from relay.feedback.heard import UNSUBSCRIBE, Heard, Source
 from relay.maillog import MailLog
 from relay.oauth.keeper import FOLDER
 from relay.reply import clean
@@ -186,8 +186,11 @@ class Poller:
         raw = await session.fetch(uid, self.mailbox.max_message_size)
         if raw is None:  # somebody else removed it
             return False
-        findings = await self._heard.mail(raw, Source(self.mailbox.login))
+        prefix, token = self._heard.sent_to(raw)
+        findings = await self._heard.mail(raw, Source(self.mailbox.login, token=token))
         understood = any(finding.kind is not Kind.OTHER for finding in findings)
+        if prefix == UNSUBSCRIBE and not understood:  # a report that was sent there is no unsubscription
+            understood = await self._heard.unsubscribe(Source(UNSUBSCRIBE, token=token)) is not None
         if not understood:
             self._log.event("nothing_understood", source=self.mailbox.login, uid=uid)
         return understood

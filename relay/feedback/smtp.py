@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, cast
 
-from relay.feedback.heard import HEARD, REFUSED, Finding, Heard, Source
+from relay.feedback.heard import HEARD, REFUSED, UNSUBSCRIBE, Finding, Heard, Source
 from relay.incoming import Budget, Incoming
 from relay.intake import Envelope
 from relay.listener.front import Door
 from relay.listener.guard import Guard
 from relay.listener.session import Session
 from relay.maillog import MailLog
-from relay.outgoing import verp
 from relay.returned import Kind
 from relay.returned.bounded import Unavailable
 from relay.settings import FeedbackDoor, Listen
@@ -35,7 +34,6 @@ MAX_READ = 512 << 10  # of which so many are read: what happened stands in front
 MAX_RECIPIENTS = 100
 AT_ONCE = 4  # messages that are read at once: the rest wait, and mail is not held up
 EVERYBODY = ("0.0.0.0/0", "::/0")
-UNSUBSCRIBE = "unsubscribe"
 
 
 @dataclass(slots=True)
@@ -90,7 +88,7 @@ class Decider:
         return None
 
     def refuse_recipient(self, envelope: Envelope, recipient: str) -> BadMessage | None:
-        prefix, token = self._token(recipient)
+        prefix, token = self._heard.own(recipient)
         if not token:
             REFUSED.inc(1, "not_ours")
             return BadMessage(550, "5.1.1", "no such address: only what we sent may come back here")
@@ -101,14 +99,6 @@ class Decider:
             REFUSED.inc(1, "unsubscribed_by_none")
             return BadMessage(550, "5.7.1", "a report is no unsubscription")
         return None
-
-    def _token(self, recipient: str) -> tuple[str, str]:
-        """(which of our two kinds of addresses, its token); empty: neither."""
-        domain = self._heard.config().feedback.domain
-        for prefix in (verp.PREFIX, UNSUBSCRIBE) if domain else ():
-            if token := verp.parse_address(recipient, domain, prefix):
-                return prefix, token
-        return "", ""
 
     async def accept(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[int, bool]:
         """Durable when it returns. Raises BadMessage."""
@@ -126,7 +116,7 @@ class Decider:
 
     async def _hear(self, envelope: Envelope, raw: bytes) -> None:
         findings: list[Finding] | None = None
-        for prefix, token in dict.fromkeys(self._token(recipient) for recipient in envelope.recipients):
+        for prefix, token in dict.fromkeys(self._heard.own(recipient) for recipient in envelope.recipients):
             if prefix == UNSUBSCRIBE:
                 if await self._heard.unsubscribe(Source(UNSUBSCRIBE, token=token)) is None:
                     self._log.event("unsubscribe_unknown", client=envelope.client, sender=envelope.sender)

@@ -111,6 +111,20 @@ async def test_what_came_back_is_read_once(desk: Desk, dovecot: Dovecot) -> None
     assert [flags for flags in dovecot.messages().values() if "Seen" in flags or "Deleted" in flags] == []
 
 
+async def test_the_address_that_it_was_sent_to_is_enough(desk: Desk, dovecot: Dovecot) -> None:
+    """A report that quotes nothing of the message, and an unsubscription."""
+    tokens = [verp.make(KEY.encode(), desk.message, n) for n in range(3)]
+    bare = dsn("someone@else.example", headers="", to=f"bounce+{tokens[0]}@{DOMAIN}")
+    forged = dsn("someone@else.example", headers="", to=f"bounce+{tokens[1][::-1]}@{DOMAIN}")
+    wish = f"From: you2@example.net\r\nDelivered-To: unsubscribe+{tokens[2]}@{DOMAIN}\r\n\r\n\r\n".encode()
+    report = dsn("someone@else.example", headers="", to=f"unsubscribe+{tokens[1]}@{DOMAIN}")
+    dovecot.put(bare, forged, wish, report)
+    await desk.poller.once()
+    rows = [(row.kind, row.recipient) for row in await desk.spool.events(0, 1000)]
+    assert ("bounced", "you0@example.net") in rows and ("unsubscribed", "you2@example.net") in rows
+    assert ("unsubscribed", "you1@example.net") not in rows
+
+
 async def test_what_was_understood_is_removed_and_the_rest_stays(desk: Desk, dovecot: Dovecot) -> None:
     dovecot.put(desk.report(0), JUNK, desk.report(1))
     await desk.anew(then="delete").once()
