@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+import random
 import smtplib
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +32,77 @@ LATER = {
 MESSAGE = b"From: shop@shop.example\r\nSubject: the bill\r\nMessage-ID: <bill@shop.example>\r\n\r\nPay, please.\r\n"
 
 
+SECRET = "a secret of the receiver, long enough"
+
+
+class Application:
+    """Takes webhooks, and fails half the time: refuses, or takes it and does not come to say so. In threads of its own."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, dict[str, Any]] = {}  # what was taken, by its id
+        self.order: list[int] = []
+        self.failed = self.forged = 0
+        dice, lock, outer = random.Random(9), threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with lock:
+                    outer.forged += not outer.genuine(self.headers, body)
+                    fails, silent = dice.random() < 0.5, dice.random() < 0.5
+                    outer.failed += fails
+                    if not fails or silent:
+                        outer.take(json.loads(body))
+                if fails and silent:
+                    return self.connection.close()
+                self.send_response(503 if fails else 204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing on the terminal."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/mail"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @staticmethod
+    def genuine(headers: Any, body: bytes) -> bool:
+        made = hmac.new(SECRET.encode(), headers["X-Relay-Timestamp"].encode() + b"." + body, hashlib.sha256)
+        return hmac.compare_digest("v1=" + made.hexdigest(), headers["X-Relay-Signature"])
+
+    def take(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            assert self.events.setdefault(event["id"], event) == event, "what comes twice is the same"
+            self.order.append(event["id"])
+
+    def kinds(self, number: str) -> list[str]:
+        """Of a message, in the order of their first arrival."""
+        found = dict.fromkeys(one for one in self.order if self.events[one].get("queue_id") == number)
+        return [self.events[one]["event"] for one in found]
+
+    def __enter__(self) -> Application:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Circle:
     """A relay whose upstream is a Postfix that hands everything it bounces to the relay's door for that."""
 
-    def __init__(self, folder: Path, postfix: Postfix, door: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, postfix: Postfix, door: int, application: Application) -> None:
+        self.folder, self.application = folder, application
+        (folder / "crm").write_text(SECRET)
+        (folder / "crm").chmod(0o640)
         (folder / "token").write_text(KEY)
         (folder / "token").chmod(0o640)
         smtp = f'  smtp: {{address: "127.0.0.1:{door}"}}\n'
         extra = FEEDBACK + smtp + "suppression: {on: [hard_bounce], scope: all}\n"
+        extra += (
+            f"webhooks: {{crm: {{url: '{application.url}', secret: {{file: crm}}, allow_private: true, cap: 1s}}}}\n"
+        )
         file = folder / "relay.yaml"
         text = config_text(folder, postfix.port, extra=extra)
         file.write_text(text.replace("via: main}", "via: main, rewrite: {reverse_path: verp}}"))
@@ -66,14 +133,14 @@ class Circle:
 @pytest.fixture
 def circle(tmp_path: Path, open_folder: Path) -> Iterator[Circle]:
     door = free_port()
-    with Postfix(open_folder, door, **LATER) as postfix:
-        made = Circle(tmp_path, postfix, door)
+    with Postfix(open_folder, door, **LATER) as postfix, Application() as application:
+        made = Circle(tmp_path, postfix, door, application)
         with made.relay:
             yield made
 
 
 def test_what_bounces_later_is_known_suppressed_and_refused(circle: Circle) -> None:
-    """With a kill -9 while the bounce is on its way, and one after it was learnt."""
+    """With a kill -9 while the bounce is on its way, and one after it was learnt; the application hears of all of it."""
     number = circle.send("gone@example.net")
     until(lambda: "event=delivered" in circle.relay.log(), 20, "Postfix took it")
     circle.relay.kill()
@@ -90,6 +157,12 @@ def test_what_bounces_later_is_known_suppressed_and_refused(circle: Circle) -> N
     assert [e["kind"] for e in circle.events(number)].count("bounced") == 1
     row = json.loads(circle.relay.cli("queue", "list", "--state", "delivered", "--json"))
     assert [r["queue_id"] for r in row] == [number]  # what it was stays
+    application = circle.application
+    until(lambda: "suppression_added" in application.kinds(number), 40, "the application knows")
+    assert application.kinds(number) == ["accepted", "delivered", "bounced", "suppression_added"]
+    assert application.failed and not application.forged
+    told = {event["event"]: event for event in application.events.values() if event.get("queue_id") == number}
+    assert told["bounced"]["recipient"] == "gone@example.net" and told["bounced"]["bounce_class"] == "hard"
     assert circle.relay.stop() == 0
     circle.relay.clean()
 
