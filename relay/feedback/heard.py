@@ -36,7 +36,7 @@ PUBLIC_REPORTS = 300  # events an hour that nobody vouches for
 # A feedback type that is no complaint: the opposite (RFC 6430), or about the authentication of a message (RFC 6591).
 NO_COMPLAINT = frozenset({"not-spam", "auth-failure"})
 UNSUBSCRIBE = "unsubscribe"  # before the + of the address of List-Unsubscribe
-MAX_HEADER = 4000  # characters of a field that are looked at
+MAX_HEADER, MAX_SAME = 1000, 5  # characters of a field that are looked at, and fields of one name
 _SENT_TO = ("x-original-to", "delivered-to", "envelope-to", "to")
 _ADDRESS = re.compile(r"[^\s<>,;:()\"@]{1,64}@[^\s<>,;:()\"@]{1,255}")
 UNFAILED = frozenset({"delivered", "relayed", "expanded"})
@@ -104,7 +104,8 @@ class Heard:
         """As `own`, of the first address that a mail of a mailbox was sent to by what its header says."""
         fields = header_fields(split(raw)[0])
         for name in _SENT_TO:
-            for address in (a for key, value in fields if key == name for a in _ADDRESS.findall(value[:MAX_HEADER])):
+            values = [value[:MAX_HEADER] for key, value in fields if key == name][:MAX_SAME]
+            for address in (address for value in values for address in _ADDRESS.findall(value)):
                 if (found := self.own(address))[0]:
                     return found
         return "", ""

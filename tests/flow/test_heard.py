@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,10 @@ async def test_a_stranger_s_words_are_bounded(scene: Scene) -> None:
     await scene.heard.take(report, Source("imap:box"))
     (event,) = await scene.events("tls_report")
     assert len(str(event)) < 20_000
+
+
+async def test_a_hostile_header_is_looked_at_in_no_time(scene: Scene) -> None:
+    raw = b"".join(b"To: %s\r\n" % (b"x" * 8000) for _ in range(1000)) + b"\r\nx\r\n"
+    began = time.process_time()
+    assert scene.heard.sent_to(raw) == ("", "")
+    assert time.process_time() - began < 0.2
