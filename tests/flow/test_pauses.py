@@ -89,7 +89,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             made.changed,
         )
         mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
-        admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks)
+        admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks, there.suppressing)
         await admin.open_socket(made.socket)
         try:
             yield made
