@@ -19,7 +19,7 @@ __all__ = ["Class", "Reason", "Verdict", "classify", "codes"]
 
 Class = Literal["", "hard", "soft", "undetermined"]
 
-MOST_TEXT = 2000  # characters of a reply that are looked at
+MOST_TEXT = 1000  # characters of a reply that are looked at
 
 _GONE = frozenset({Reason.USER_UNKNOWN, Reason.HOST_UNKNOWN, Reason.NOT_ACCEPTED, Reason.MOVED})
 # What tells of the mailbox itself: so much of it, and nobody may be there any more.

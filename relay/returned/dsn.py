@@ -171,7 +171,7 @@ def _of_program(status: str, said: str, action: str) -> Verdict:
 
 def _shortened(said: str) -> str:
     """Without the sentences that any report begins with."""
-    return re.sub(r"(?i)if you do so, please include.{0,200}", " ", " ".join(said.split()))[:1900]
+    return re.sub(r"(?i)if you do so, please include.{0,200}", " ", " ".join(said.split()))[:900]
 
 
 def recipient(one: Group, instead: Iterable[str] = ()) -> str:

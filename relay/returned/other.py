@@ -18,8 +18,9 @@ from relay.returned import Finding, Kind
 from relay.returned.dsn import read_fields, returned_by, when
 from relay.returned.original import mailbox, mailboxes
 from relay.returned.parts import Mail, split
-from relay.returned.transcript import Said, delayed, parted, recipients, stage
+from relay.returned.transcript import MOST_TEXT, Said, delayed, parted, recipients, stage
 
+_FIELDS = re.compile(r"^[ \t>]{0,20}(?:final|original)-recipient[ \t]{0,10}:", re.IGNORECASE | re.MULTILINE)
 _BEGIN = 2500  # characters in which a report says what it is
 
 _MACHINE = re.compile(
@@ -83,7 +84,7 @@ def read_other(mail: Mail, raw: bytes) -> list[Finding]:
     said, returned = parted(text)
     if not _is_report(mail, said):
         return []
-    if re.search(r"(?im)^[\s>]*(?:final|original)-recipient[ \t]*:", text):
+    if _FIELDS.search(text[:MOST_TEXT]):
         fields = read_fields(mail, text, said)
         if any(one.recipient for one in fields):
             return fields
@@ -158,7 +159,8 @@ def _recipients(mail: Mail, said: str, to: Sequence[str], sender: str) -> list[s
 def _by_flufl(mail: Mail, said: str) -> list[str]:
     """Of Mailman's own detectors, on the words alone: their bounds are ours."""
     message = Message()
-    for name in ("From", "Subject", "X-Mailer"):
+    message["From"] = mailbox(mail.first("from")) or "<>"  # one of them wants an address, whatever it is
+    for name in ("Subject", "X-Mailer"):
         if value := mail.first(name):
             message[name] = " ".join(value[:300].split())
     message.set_payload("\n".join(line[:200] for line in said.split("\n")[:100]))

@@ -10,9 +10,9 @@ from relay.reply import Stage
 MOST_LINES = 600  # of a report; what follows is not looked at
 MOST_LINE = 2000  # characters of one
 MOST_TEXT = 100_000  # characters that are looked at
-MOST_RECIPIENTS = 200
+MOST_RECIPIENTS = 100
 _MOST_ADDRESSES = 2000  # that are asked whether they are a recipient's
-_MOST_WORDS = 4000
+_MOST_WORDS = 3000
 
 ADDRESS = re.compile(
     r"(?<![\w.+/=@-])(?:\"[^\"\s@]{1,64}\"|[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-]{1,100})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -341,3 +342,37 @@ def test_no_text_breaks_it(lines: list[str]) -> None:
         found = understand(raw)
         assert found
         json.dumps([one.row() for one in found], ensure_ascii=False).encode()
+
+
+HEADED = "From: MAILER-DAEMON@x.example\r\nSubject: Undelivered Mail\r\n\r\n"
+MANY = "".join(
+    f"Final-Recipient: rfc822; u{n}@b.example\r\nAction: failed\r\nStatus: 5.0.0\r\n\r\n" for n in range(20_000)
+)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (HEADED + "> " * 900_000).encode(),
+        (HEADED + ("> " * 900 + "\n") * 1000).encode(),
+        (HEADED + "\n \n" * 500_000).encode(),
+        (HEADED + "!" * 2_000_000).encode(),
+        (HEADED + ("a@b.example " * 100 + "\n") * 1000).encode(),
+        (HEADED + "".join(f"<u{n}@b.example>: 550 x\n" for n in range(20_000))).encode(),
+        (HEADED + ">>> DATA\n" + "<<< 550 x\n" * 50_000).encode(),
+        report(MANY),
+        report(
+            MANY, text="".join(f"<u{n}@b.example>: host said 550 5.0.0 is not what the sender\n" for n in range(20_000))
+        ),
+        report("Final-Recipient: rfc822; u@b.example\r\nDiagnostic-Code: smtp; 550 x\r\n" + " y z\r\n" * 200_000),
+        report("Final-Recipient: utf-8; " + "\\x{61}" * 100_000 + "@b.example\r\nStatus: 5.1.1\r\n"),
+        (HEADED + '{"notificationType": "Bounce", "a":' + "[" * 100_000).encode(),
+        ("From: MAILER-DAEMON@x\r\nContent-Type: text/html\r\n\r\n" + "<p>a@b " * 200_000).encode(),
+    ],
+    ids=range(13),
+)
+def test_none_takes_long(raw: bytes) -> None:
+    before = time.process_time()
+    found = understand(raw)
+    assert time.process_time() - before < 1.0
+    assert 0 < len(found) <= 100
