@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,3 +151,8 @@ def test_any_text_has_a_verdict(text: str, status: str, code: int) -> None:
         assert found.suppresses
     if 400 <= code < 500 or status.startswith("4"):
         assert found.class_ in ("soft", "")
+
+
+def test_every_reason_is_explained() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "bounces.md").read_text()
+    assert {reason.value for reason in Reason} <= set(re.findall(r"`(\w+)`", text))
