@@ -70,7 +70,7 @@ __all__ = ["Finding", "Heard", "Source", "Tell", "Understand", "once"]
 class _About:
     """Whom a Finding is about, and what makes us believe it."""
 
-    proof: str  # token, provider, or claimed
+    proof: str  # token, provider, quoted, or claimed: which teaches nothing
     message: int = 0
     n: int | None = None
     known: Known | None = None  # None: the spool has forgotten it, or never had it
@@ -156,7 +156,8 @@ class Heard:
         address = finding.recipient or finding.original_recipient
         known = await self._claimed(finding, source)
         if known is not None:
-            return _About("provider" if source.verified else "claimed", known.message, known.n, known, known.address)
+            proof = "provider" if source.verified else "quoted" if _quotes(finding.message_id, known) else "claimed"
+            return _About(proof, known.message, known.n, known, known.address)
         return _About("provider", address=clean(address)[:320]) if source.verified and address else None
 
     async def _claimed(self, finding: Finding, source: Source) -> Known | None:
@@ -207,7 +208,7 @@ class Heard:
         self, finding: Finding, source: Source, about: _About, now: float
     ) -> tuple[list[Suppression], list[Softly]]:
         cause = _cause(finding)
-        if cause is None or not about.address:
+        if cause is None or not about.address or about.proof == "claimed":
             return [], []
         config, known = self.config(), about.known
         class_, tenant = (known.class_, config.tenant_of.get(known.user, "")) if known else ("", "")
@@ -228,7 +229,7 @@ class Heard:
         )
         # What failed here was counted when it did; what is soft or not understood says nothing of us.
         late = finding.class_ == "hard" and (known is None or known.state != State.FAILED)
-        if kind == "complained" or (kind == "bounced" and late):
+        if about.proof != "claimed" and (kind == "complained" or (kind == "bounced" and late)):
             sender = domain_of(known.sender) if known else ""
             egress = (known.egress if known else "") or source.egress
             self._tell(egress, domain_of(about.address), sender, known.class_ if known else "", kind)
@@ -350,7 +351,20 @@ def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
 
 def _another(message_id: str, known: Known) -> bool:
     """Whether a report is about a message that is called otherwise."""
-    if not message_id:
-        return False
-    own = next((value for name, value in header_fields(known.head) if name == "message-id"), "")
-    return own.strip().strip("<>") != message_id.strip().strip("<>")
+    return bool(message_id) and _bare(message_id) != _own(known)
+
+
+def _quotes(message_id: str, known: Known) -> bool:
+    """Whether it names the message as its application did, which nobody guesses. Ours are made of queue ids, which follow
+    one another: who got one message could name the next."""
+    own = _own(known)
+    ours = own.partition("@")[0].upper() == queue_id(known.message)
+    return bool(own) and not ours and _bare(message_id) == own
+
+
+def _own(known: Known) -> str:
+    return _bare(next((value for name, value in header_fields(known.head) if name == "message-id"), ""))
+
+
+def _bare(message_id: str) -> str:
+    return message_id.strip().strip("<>")

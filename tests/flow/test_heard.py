@@ -128,8 +128,18 @@ async def test_what_nobody_vouches_for_teaches_nothing(scene: Scene, change: dic
     assert len(scene.rig.said("report_unbelieved")) == 1 and scene.told == []
     assert await scene.heard.take(good, Source("imap:box"))
     (event,) = await scene.events("bounced")
-    assert event["proof"] == "claimed"
+    assert event["proof"] == "quoted"
+    assert await scene.suppressed("you@example.net") == ["hard_bounce"]
     assert not await scene.heard.take(good, Source("imap:box"))
+
+
+async def test_who_guesses_a_queue_id_suppresses_nobody(scene: Scene) -> None:
+    """They follow one another: who got one message knows the next one's."""
+    guessed = Finding(Kind.BOUNCE, recipient="you@example.net", queue_id=scene.number, **GONE)
+    assert await scene.heard.take(guessed, Source("imap:box"))
+    (event,) = await scene.events("bounced")
+    assert event["proof"] == "claimed"
+    assert await scene.suppressed("you@example.net") == [] and scene.told == []
 
 
 async def test_a_token_of_another_key_is_none(scene: Scene) -> None:
