@@ -112,6 +112,7 @@ _LISTS = re.compile(
 )
 # KDDI and NTT docomo know who is there, and say this for their filters: KDDI without the name, docomo always.
 _CARRIERS = re.compile(r"\b550:?\s{1,5}: user unknown|\bunknown user \S{1,64}@docomo\.ne\.jp", re.IGNORECASE)
+_NO_ACCOUNT = re.compile(r"doesn't have an? \S{1,60} account", re.IGNORECASE)  # Yahoo, which looks after the final dot
 _CLOUD = re.compile(r"recipient address rejected: access denied", re.IGNORECASE)
 
 
@@ -142,6 +143,8 @@ def _heard(text: str, status: str, stage: Stage | None) -> Reason | None:
     reason = next((reason for reason, words in WORDS if words.search(plain)), None)
     if reason in _GONE and (stage is Stage.MAIL or status.endswith((".1.7", ".1.8"))):
         return Reason.SENDER_REJECTED
+    if reason is Reason.USER_UNKNOWN and _NO_ACCOUNT.search(text):
+        return reason
     if reason is Reason.USER_UNKNOWN and (
         stage in _AFTER_DATA or (status in ("5.2.0", "5.2.1") and stage is not Stage.RCPT)
     ):

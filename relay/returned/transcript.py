@@ -151,7 +151,8 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
         Stage.DOT,
         re.compile(
             r"in reply to (?:end of )?DATA|"
-            r"after (?:pipelined )?(?:end of data|DATA|sending data block|I sent the message)|(?:DATA|TEXT) command|"
+            r"after (?:pipelined )?(?:end of data|DATA|sending data block|"
+            r"I sent the message)|(?:DATA|TEXT) command|SMTP command\s{1,9}DATA|"
             r"\(DATA\)|"
             r"\[BODY\]|\[DATA\]|>>> \.\s{1,40}<<< [45]|"
             # sendmail pipelines: where its own sentence below names the recipient, it was RCPT that was refused.
@@ -166,7 +167,7 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
         Stage.MAIL,
         re.compile(
             r"in reply to MAIL FROM|SMTP:MAIL|does not like sender|rejected MAIL FROM address|\(state 13\)|"
-            r"after (?:pipelined )?MAIL FROM|MAIL FROM command|\[MAIL_FROM\]|"
+            r"after (?:pipelined )?MAIL FROM|MAIL FROM command|SMTP command\s{1,9}MAIL|\[MAIL_FROM\]|"
             r">>> MAIL From:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our MAIL FROM",
             re.IGNORECASE,
         ),
@@ -174,7 +175,7 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
     (
         Stage.RCPT,
         re.compile(
-            r"in reply to RCPT TO|\(state 14\)|after (?:pipelined )?RCPT TO|RCPT(?: TO)? command|\[RCPT_TO\]|"
+            r"in reply to RCPT TO|\(state 14\)|after (?:pipelined )?RCPT TO|RCPT(?: TO)? command|SMTP command\s{1,9}RCPT|\[RCPT_TO\]|"
             r">>> RCPT To:[^\n]{0,400}\n\s{0,40}<<< [45]|did not like our RCPT TO|SMTP:RCPT|does not like recipient",
             re.IGNORECASE,
         ),

@@ -117,6 +117,8 @@ def test_after_data_a_user_that_is_unknown_does_not_want_it() -> None:
     assert classify("", 550, "User unknown", stage=Stage.DOT).reason is Reason.REFUSED
     assert classify("", 550, "Domain not found", stage=Stage.MAIL).reason is Reason.SENDER_REJECTED
     assert classify("5.2.1", 550, "User unknown", stage=Stage.RCPT).class_ == "hard"
+    yahoo = "delivery error: dd This user doesn't have a yahoo.com account (a@yahoo.com) [0]"
+    assert classify("", 554, yahoo, stage=Stage.DOT).class_ == "hard"
 
 
 @pytest.mark.parametrize("action", ["delivered", "Relayed", "expanded"])
