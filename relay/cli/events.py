@@ -78,7 +78,7 @@ def _filters(command: Any) -> Any:
 def events(
     follow: bool, after: int | None, since: str | None, limit: int | None, json_: bool, **given: str | None
 ) -> None:
-    """What happened and happens: accepted, delivered, bounced, ...
+    """What happened and happens to mail, from any point on.
 
     A line of JSON for each event; the `id` of the last one goes on where it stopped: --after ID. Without a start it is all that is
     kept (spool.keep). docs/events.md has the kinds and their fields.

@@ -30,7 +30,9 @@ feedback.add_command(stats)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
 def parse(files: tuple[Path, ...], json_: bool) -> None:
-    """What mails and reports say, as the relay understands them; - is standard input, a folder all that is in it.
+    """What mails and reports say, as the relay understands them.
+
+    - is standard input, a folder all that is in it.
 
     A line for each recipient found, one of kind `other` where a file is nothing of the kind. Bounces, complaints, DMARC and
     TLS reports (XML, JSON, gzip, zip or in a mail) and automatic replies are read. Nothing is changed, and no relay need run.

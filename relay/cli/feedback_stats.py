@@ -16,7 +16,9 @@ _SHARES = ("bounced_hard", "bounced_soft", "complained", "unsubscribed", "auto_r
 @click.option("--since", default="7d", callback=duration, show_default=True, help="How far back, such as 7d.")
 @click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
 def stats(since: str, json_: bool) -> None:
-    """Bounces, complaints, unsubscriptions and automatic replies, by egress, class, sender and destination.
+    """What came back, and how often.
+
+    Bounces, complaints, unsubscriptions and automatic replies, by egress, class, sender and destination.
 
     A share is of what was sent, with the bounds between which it lies with 95 % confidence; beside it the score of the last 24 hours
     and the reasons that were given most.

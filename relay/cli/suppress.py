@@ -31,7 +31,10 @@ _SOURCE = click.option("--source", help="Who said so: hand, import, smtp, bounce
 
 @click.group()
 def suppress() -> None:
-    """Who gets nothing more: addresses that bounced, complained, unsubscribed, or were named by hand."""
+    """Who gets nothing more, and why: look, add, remove.
+
+    Addresses that bounced, complained, unsubscribed, or were named by hand.
+    """
 
 
 @suppress.command()
@@ -89,7 +92,9 @@ def remove(
     addresses: tuple[str, ...], scope: str | None, all_scopes: bool, why: str | None, source: str | None, yes: bool,
     json_: bool,
 ) -> None:  # fmt: skip
-    """Send to these addresses again; or to all that a filter or a pattern (`'*@example.com'`) names.
+    """Send to these addresses again.
+
+    Or to all that a filter or a pattern (`'*@example.com'`) names.
 
     Whoever complained or unsubscribed has asked not to get mail.
     """
@@ -149,7 +154,10 @@ def _pages(chosen: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
 @_SOURCE
 @_JSON
 def list_(address: str | None, scope: str | None, why: str | None, source: str | None, json_: bool) -> None:
-    """Who is suppressed, why, and for whose mail; ADDRESS may be a pattern such as '*@example.com'."""
+    """Who is suppressed, why, and for whose mail.
+
+    ADDRESS may be a pattern such as '*@example.com'.
+    """
     rows = _pages({"address": address, "scope": scope, "why": why, "source": source})
     if json_:
         return show.stream_json(rows)
@@ -183,7 +191,9 @@ def list_(address: str | None, scope: str | None, why: str | None, source: str |
 def import_(
     file: BinaryIO, scope: str | None, why: str, reason: str, for_: str | None, dry_run: bool, json_: bool
 ) -> None:
-    """Take a list of addresses: CSV with a header, or one address a line; - for standard input.
+    """Take a list of addresses from a file.
+
+    CSV with a header, or one address a line; - for standard input.
 
     The exports of SES, SendGrid, Mailgun, Postmark, Mailjet and Brevo are understood, and `relay suppress export`. Lines that
     can't be taken are told with their number, the others count; then the exit code is 65.
@@ -263,7 +273,10 @@ def _progress(file: BinaryIO) -> Iterator[Callable[[], None]]:
 @_WHY
 @_SOURCE
 def export(file: Path | None, scope: str | None, why: str | None, source: str | None) -> None:
-    """The list as CSV, to FILE or standard output: `relay suppress import` takes it again unchanged."""
+    """The list as CSV, to FILE or standard output.
+
+    `relay suppress import` takes it again unchanged.
+    """
     rows = _pages({"scope": scope, "why": why, "source": source})
     if file is None or str(file) == "-":
         with io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="", write_through=False) as out:

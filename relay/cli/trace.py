@@ -20,7 +20,10 @@ _CAUSES = {"hard_bounce": "a hard bounce", "complaint": "a complaint", "soft_bou
 @click.argument("queue_id")
 @click.option("--json", "json_", is_flag=True, help="One JSON object: message and events.")
 def trace(queue_id: str, json_: bool) -> None:
-    """One message's story: what happened to it, when and why, what came back, and what comes next."""
+    """One message's story, in sentences.
+
+    What happened to it, when and why, what came back, and what comes next.
+    """
     found = client.ask("GET", client.message(queue_id, "/trace"))
     if json_:
         show.as_json(found)

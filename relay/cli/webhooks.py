@@ -20,7 +20,10 @@ _YES = click.option("--yes", is_flag=True, help="Do it.")
 
 @click.group()
 def webhooks() -> None:
-    """Where events go: how far each endpoint has come, and what it did not take."""
+    """Where events go, and what was not taken there.
+
+    Each endpoint of `webhooks`: how far it has come, its dead letters, and how to send them again.
+    """
 
 
 @webhooks.command("list")
@@ -99,7 +102,9 @@ def _dead(name: str, limit: int | None) -> Iterator[dict[str, Any]]:
 @_YES
 @_ONE
 def replay(name: str, dead_: bool, since: str | None, after: int | None, yes: bool, json_: bool) -> None:
-    """Hand over events once more: dead letters, or the stream from a point on.
+    """Hand over events once more.
+
+    Dead letters (--dead), or the stream from a point on.
 
     Of the stream an endpoint gets again what its filter wants; whoever receives knows a repeated event by its `id`.
     """

@@ -199,7 +199,7 @@ _WORDS: list[tuple[Reason, str]] = [
         r"not accept(?:ing)? (?:any )?(?:e-?)?mail (?:for|to) (?:this|the|that) (?:domain|host)|"
         r"smtp protocol returned a permanent error: no mail|\bdomain .{0,60}has no mail exchangers|"
         r"this (?:host|server|machine) (?:does|will) not (?:accept|receive) (?:e-?)?mail|no smtp service|indicated no smtp|"
-        r"(?:not|n't) run(?:ning)? (?:an )?smtp|no mail service|system not accepting (?:network )?messages",
+        r"(?:not|n't) run(?:ning)? (?:an )?smtp|no mail service",
     ),
     (
         Reason.EXPIRED,
@@ -373,7 +373,7 @@ _WORDS: list[tuple[Reason, str]] = [
         r"backend|lookup|unknown mailer|service|remote protocol|delivery|mail server|mailer) ?(?:error|failure|problem|fault|"
         r"overload\w*|busy|unavailable|temporarily|down|shutting|not available)|"
         r"service (?:currently |temporarily )?(?:unavailable|not available|refus\w+)|try (?:again )?later|please retry|"
-        r"temporar(?:y|ily)|"
+        r"temporar(?:y|ily)|system not accepting (?:network )?messages|"  # RFC 3463 §3.4, X.3.2: for maintenance, as it says
         r"\b(?:system|server|service) (?:is )?(?:currently |temporarily )?(?:busy|overload\w*|unavailable|not available|down|shut)|"
         r"out of memory|insufficient (?:memory|resources)|cannot (?:open|create|write|read|allocate|find lock|append|exec|lock)|"
         r"can't (?:create|open|lock|write)|couldn't (?:create|open|lock|write)|command (?:died|failed|time limit|output)|"

@@ -329,7 +329,7 @@ def test_staging_is_seen_from_outside(tmp_path: Path) -> None:
 
 
 def test_no_line_of_the_list_of_verbs_is_cut() -> None:
-    for group in ([], ["queue"], ["spool"], ["password"], ["dkim"]):
+    for group in ([], ["queue"], ["spool"], ["password"], ["dkim"], ["feedback"], ["suppress"], ["webhooks"]):
         done = call(*group, "--help", COLUMNS="80")
         assert "..." not in done.stdout.partition("Commands:")[2], done.stdout
 

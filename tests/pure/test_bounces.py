@@ -79,6 +79,7 @@ SOFT = [
     ("5.4.7", 0, "message expired", "expired"),
     ("4.4.3", 0, "Host not found, try again", "network"),
     ("4.3.0", 451, "", "system"),
+    ("5.3.2", 550, "System not accepting network messages", "system"),  # for maintenance: RFC 3463 §3.4
     ("5.5.1", 503, "Bad sequence of commands", "syntax"),
     ("5.7.0", 530, "Must issue a STARTTLS command first", "security"),
 ]  # fmt: skip
