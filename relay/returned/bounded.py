@@ -25,6 +25,7 @@ SECONDS = 5  # of processor time for one mail
 PATIENCE = 15.0  # and by the clock, on a machine that has others to serve
 START = 60.0  # seconds for the worker to be ready
 IDLE = 60.0  # seconds without a mail after which it is ended
+GRACE = 2.0  # seconds that one may take to end itself
 MEMORY = 512  # MiB of address space
 MOST_READ = 12 << 20  # octets of a mail that are handed on; more than any reader takes
 MOST_ANSWER = 16 << 20
@@ -103,7 +104,7 @@ class Understanding:
                     raise
                 continue
             if any(row["reason"] == TOO_HARD for row in rows):
-                await self._end(worker)  # it ends itself
+                await self._end(worker, GRACE)
             return rows
 
     async def _asked(self, worker: Process, raw: bytes) -> list[dict[str, Any]]:
@@ -118,8 +119,11 @@ class Understanding:
         except TimeoutError:
             await self._end(worker)
             raise _Died(f"it took more than {self._patience:g} s") from None
-        except (OSError, EOFError, ValueError):
-            code = await self._end(worker)
+        except ValueError:
+            await self._end(worker)
+            raise _Died("the worker's answer is none") from None
+        except (OSError, EOFError):
+            code = await self._end(worker, GRACE)
             if self._closed:
                 raise Unavailable("it is closed") from None
             raise _Died(_how(code)) from None
@@ -163,7 +167,7 @@ class Understanding:
             async with asyncio.timeout(START):
                 await self._frame(worker)
         except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError
-            code = await self._end(worker)
+            code = await self._end(worker, GRACE)
             raise Unavailable(
                 f"the worker does not start: {_how(code) if isinstance(error, EOFError) else error}"
             ) from None
@@ -172,14 +176,20 @@ class Understanding:
             raise
         return worker
 
-    async def _end(self, worker: Process) -> int:
-        """Its exit code. A cancellation does not leave it behind: who was cancelled waits until it is gone."""
+    async def _end(self, worker: Process, grace: float = 0.0) -> int:
+        """Its exit code. `grace`: seconds in which it may end itself, for its input ends."""
         if self._worker is worker:
             self._worker = None
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
         if worker.stdin is not None:
             worker.stdin.close()
+        if grace:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    return await worker.wait()
+        if worker.returncode is None:
+            # Not `worker.kill()`: it asks whether the process has ended, and takes its exit code away from who waits for it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
         return await worker.wait()
 
     def _stay(self) -> None:
@@ -201,7 +211,7 @@ class Understanding:
         task.add_done_callback(self._ended.discard)
 
     async def _gone(self, worker: Process) -> None:
-        await self._end(worker)
+        await self._end(worker, GRACE)
 
 
 def _finding(row: dict[str, Any]) -> Finding:

@@ -154,7 +154,7 @@ async def test_it_is_ended_when_it_idles() -> None:
         (b"memory", "MemoryError: "),
         (b"exit", "the worker ended with code 3"),
         (b"kill", "the worker was ended by signal 9"),
-        (b"garbage", "the worker was ended by signal 9"),
+        (b"garbage", "the worker's answer is none"),
         (b"file", "OSError: [Errno 27] File too large"),
     ],
 )
