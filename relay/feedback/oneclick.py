@@ -70,9 +70,12 @@ def meant(content_type: str, body: bytes) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         head = b"Content-Type: " + content_type.encode("ascii", "replace").replace(b"\n", b" ") + b"\r\n\r\n"
-        whole = message_from_bytes(head + body)
-        parts = islice(whole.walk(), 1, 11) if body.count(b"\n--") < 20 else ()
-        return any(_pair(_name(part), part.get_payload(decode=True)) for part in parts)
+        try:
+            whole = message_from_bytes(head + body)
+            parts = islice(whole.walk(), 1, 11) if body.count(b"\n--") < 20 else ()
+            return any(_pair(_name(part), part.get_payload(decode=True)) for part in parts)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            return False  # parameters that RFC 2231 knows, and the parser does not
     try:
         pairs = parse_qsl(body.decode("ascii").strip(), max_num_fields=10)
     except ValueError:

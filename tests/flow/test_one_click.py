@@ -173,3 +173,8 @@ def test_forms() -> None:
     assert not meant("multipart/form-data; boundary=b", MULTIPART.replace(b"One-Click", b"No"))
     assert not meant("multipart/form-data; boundary=b", b"--b\r\n\r\n" * 1000)
     assert not meant(form, b"a=b&" * 20 + CLICK)
+
+
+@pytest.mark.parametrize("boundary", ["boundary*=x''y; boundary*0=a", "boundary*=a\0''%ff"])
+def test_a_boundary_that_the_parser_stumbles_over_is_none(boundary: str) -> None:
+    assert not meant(f"multipart/form-data; {boundary}", MULTIPART)
