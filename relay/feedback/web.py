@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
+from yarl import URL
 
 from relay.listener.tls import Certificate
 from relay.maillog import MailLog
@@ -123,9 +124,19 @@ class _Protocol(RequestHandler):
         return Answer(status)
 
 
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    """Of a target with the name of a host (RFC 9112 §3.2.2) that is none only `/` is left: aiohttp would ask for the name, stumble
+    where nobody answers, and leave the connection as it is."""
+    try:
+        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    except ValueError:
+        bare = message._replace(url=URL("/"))
+        return web.BaseRequest(bare, payload, protocol, writer, task, asyncio.get_running_loop())
+
+
 class _Server(web.Server):
     def __init__(self, site: Site, handler: Any, **options: Any) -> None:
-        super().__init__(handler, **options)
+        super().__init__(handler, request_factory=_request, **options)
         self._site = site
 
     def __call__(self) -> RequestHandler:

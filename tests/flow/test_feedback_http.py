@@ -52,6 +52,13 @@ async def test_what_there_is(tmp_path: Path) -> None:
         assert (answer.status, answer.body) == (200, b"")
 
 
+@pytest.mark.parametrize("host", ["xn--", "[::1", "a..b", "x:99999", "\udcff"])
+async def test_a_target_that_names_a_host_which_is_none(tmp_path: Path, host: str) -> None:
+    async with public(tmp_path) as bench:
+        target = f"GET http://{host}/healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode("utf-8", "surrogateescape")
+        assert (await raw(bench.port, target, 5.0)).split(b" ", 2)[1] in (b"404", b"400", b"200")
+
+
 async def test_nothing_is_told_of_who_answers(tmp_path: Path) -> None:
     async with public(tmp_path) as bench:
         for request in (
