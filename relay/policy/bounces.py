@@ -141,6 +141,8 @@ def _heard(text: str, status: str, stage: Stage | None) -> Reason | None:
         return Reason.REFUSED
     plain = _plain(text)
     reason = next((reason for reason, words in WORDS if words.search(plain)), None)
+    if reason in _GONE and status == "5.7.8":
+        return Reason.SECURITY  # RFC 4954 §6: it is the login that is unknown
     if reason in _GONE and (stage is Stage.MAIL or status.endswith((".1.7", ".1.8"))):
         return Reason.SENDER_REJECTED
     if reason is Reason.USER_UNKNOWN and _NO_ACCOUNT.search(text):

@@ -59,6 +59,15 @@ _SENDER = r"(?:sender|from|mail from|envelope[- ]from|return[- ]path|reverse[- ]
 
 _WORDS: list[tuple[Reason, str]] = [
     (
+        Reason.SECURITY,
+        r"\bauthentication (?:is )?(?:required|failed|unsuccessful)\b(?! (?:to|for) relay)|"
+        r"\b(?:user(?: ?name)?|login) or (?:\w+ )?password|\bwrong password|\bbad (?:username|password)",
+    ),
+    (
+        Reason.CONTENT,
+        r"\b(?:from|to|cc|bcc|reply-to|sender|recipients?|message|mail|subject|date)'?:? header\b|\bheader (?:address|field|line)\b",
+    ),
+    (
         Reason.SENDER_REJECTED,
         rf"\b(?:domain of )?{_SENDER}(?:'s)?(?: (?:e-?mail )?(?:address|domain))?(?: @)?:?,? (?:is |was |has been )?(?:not (?:ok|allowed|"
         r"accepted|permitted|valid)|rejected|refused|denied|unknown|invalid|unrout\w+|unresolvable|blocked|does(?: not|n't) (?:exist|"
@@ -74,6 +83,9 @@ _WORDS: list[tuple[Reason, str]] = [
         r"\bsender (?:email |mail |domain |address ){1,2}.{0,40}(?:not exist|not found|not allowed|no mx|no valid dns)|"
         r"\b(?:your|you are|you're) .{0,40}(?:not authori[sz]ed to send|not allowed to send)|"
         r"not authori[sz]ed to send (?:mail )?(?:from|as)\b|"
+        r"\b(?:no|null) mx(?: records?)? (?:\w+ ){0,3}(?:your|send(?:er|ing))\b|"
+        r"\b(?:sending|originating|from|your) (?:domain|host)\b.{0,40}(?:not exist|non-?existent|not found|not resolve|"
+        r"unknown|no mx)|"
         r"\bsend ?as denied|not allowed to send .{0,30}as\b|purported responsible address|backscatter protection|"
         r"\bmail from .{0,60}(?:does not exist|must (?:exist|resolve))|\badres?se? d?'?exp[eé]diteur|nullsender|"
         r"null sender (?:is )?not allowed|\babsender(?:adresse)? .{0,30}(?:nicht|abgelehnt|unbekannt)|domain in the .{0,20}sender",
@@ -81,7 +93,7 @@ _WORDS: list[tuple[Reason, str]] = [
     (
         Reason.AUTHENTICATION,
         r"\b(?:dmarc|dkim|spf|sender id|senderid|arc)\b.{0,80}(?:fail|reject|polic|invalid|not pass|violat|record|block|check|hard|"
-        r"error|unauth|none|not authori[sz]ed|denied|mismatch|permerror)|"
+        r"error|unauth|none|not authori[sz]ed|denied|mismatch|permerror|not exist|not found|missing)|"
         r"\b(?:fail(?:ed|s|ure)?|reject(?:ed)?|violat\w+|bad|invalid|invalid|unauth\w+|missing|block(?:ed)?)\b.{0,60}\b(?:dmarc|dkim|"
         r"spf)\b|\bunauthenticated (?:e-?mail|sender|message)|not authenticated.{0,40}(?:domain|sender)|sender policy framework|"
         r"\bis not (?:allowed|permitted|authori[sz]ed|designated) (?:to send|as permitted|sender).{0,80}|"
@@ -104,11 +116,15 @@ _WORDS: list[tuple[Reason, str]] = [
         r"\bbanned sending ip|access denied.{0,20}banned|blocked using|blocked by|is blocked\b|has been blocked|were blocked|"
         r"was blocked by|\bconnections? (?:from|to) .{0,80}(?:blocked|refused by policy|not accepted|rejected)|"
         r"connections? not accepted|refuse to talk to you|\bno reverse dns|reverse dns|ptr record|\bptr\b|rdns|"
+        r"\breverse (?:dns )?lookup|\bip(?: address)? @?.{0,40}not exist|"
+        r"\b(?:your|client|sending|connecting) (?:mail )?(?:host ?name|server(?: name)?|ip(?: address)?)\b.{0,40}"
+        r"(?:not (?:exist|found|resolve)|unknown|invalid)|"
         r"without a (?:valid )?(?:ptr|sender domain|reverse)|cannot find your (?:reverse )?hostname|"
         r"\bcannot (?:resolve|find) your (?:address|hostname|ip)|unresolvable (?:relay )?(?:host|client)|"
         r"(?:your|client|sending|helo|connecting) host ?name .{0,30}does not (?:match|resolve)|\bmismatch\w* (?:client|ip)|"
         r"client host rejected|your host(?:name)? .{0,40}(?:rejected|denied)|"
-        r"(?:helo|ehlo)\b.{0,40}(?:reject|invalid|access denied|not (?:valid|accept|resolve))|dynamic (?:ip|host|address|pool)|dial-?up|"
+        r"(?:helo|ehlo)\b.{0,40}(?:reject|invalid|access denied|unknown|"
+        r"not (?:valid|accept|resolve|found|exist))|dynamic (?:ip|host|address|pool)|dial-?up|"
         r"residential ip|bad helo|looks like a (?:dynamic|spam)|\bservice (?:unavailable|refused)[;,] (?:client|sending)|"
         r"not accepting (?:e?mail|connections?|messages?) from (?:your|this|that|the)|"
         r"\byou (?:are|have been) (?:blocked|blacklisted|banned|not allowed to connect)|"
@@ -192,7 +208,7 @@ _WORDS: list[tuple[Reason, str]] = [
     ),
     (
         Reason.NOT_ACCEPTED,
-        r"\bnull ?mx\b|does(?: not|n't) (?:accept|receive|handle|take) (?:any )?(?:e-?mail|mail|smtp)|"
+        r"\bnull ?mx\b|does(?: not|n't) (?:accept|receive|handle|take) (?:any )?(?:e-?mail|mail|smtp)\b(?! from)|"
         r"(?:host|domain)(?:/domain)? (?:@ )?(?:does(?: not|n't)|never) (?:accepts?|receives?) (?:e-?)?mail|"
         r"mail receiving (?:is )?disabled|\bno mail (?:is )?accepted here|"
         r"do(?: not|n't) accept (?:any )?(?:e-?)?mail (?:here|at (?:this|all))|server does not accept mail|"
@@ -250,6 +266,8 @@ _WORDS: list[tuple[Reason, str]] = [
         r"\b(?!inactive e-?mail address)(?:disabled|deactivated|inactive|suspended|locked|dormant|frozen|expired|terminated) (?:e-?mail "
         r"|mail )?(?:account|mailbox|user|recipient|address)|"
         r"(?:account|mailbox) (?:that .{0,40})?(?:is |has been )?(?:disabled|inactive|suspended)|\bnot accepting (?:messages|mail)|"
+        r"mailbox (?:is )?(?:unavail?able|not available)[^a-z]{0,3}(?:at (?:this time|the moment)|for now|right now|temporarily|"
+        r"(?:please )?try (?:again )?later)|"
         r"boite du destinataire archivee|user(?:'s)? (?:mail )?(?:is )?disabled|vacation\b.{0,20}suspend|"
         r"mailbox temporarily (?:disabled|unavailable|locked)|mailbox currently (?:suspended|unavailable)|"
         r"\bemail account .{0,50}(?:inactive|disabled)|domain (?:has been|is) (?:disabled|suspended)|recipient suspend|"
@@ -291,7 +309,8 @@ _WORDS: list[tuple[Reason, str]] = [
         r"does(?: not|n't) (?:exist|have an? (?:\S+ )?account|like recipient$)|doesn't have a|"
         r"not (?:listed|found) in .{0,40}(?:directory|address book|table|name ?and ?address)|user isn't|"
         r"\bis not a (?:known|valid|local|registered) |not (?:known|valid) at this|validrcptto|badrcptto|recipient (?:has been )?denied|"
-        r"mailbox (?:is )?(?:unavail?able|not available|invalid)|(?:account|address) (?:is )?(?:unavailable|not available)|"
+        r"mailbox (?:is )?(?:unavail?able|not available|invalid)(?! (?:due to|because of) (?:\w+ ){0,3}polic)|"
+        r"(?:account|address) (?:is )?(?:unavailable|not available)|"
         r"inactive e-?mail address|"
         r"\b(?:account|mailbox|user|address) (?:has been |was |is )?(?:deleted|removed|cancell?ed|deprovisioned)|account is no longer|"
         r"address (?:is )?no longer|no longer (?:accepts|receives?) (?:e-?)?mail|user missing home|"

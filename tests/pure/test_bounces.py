@@ -81,6 +81,25 @@ SOFT = [
     ("4.3.0", 451, "", "system"),
     ("5.3.2", 550, "System not accepting network messages", "system"),  # for maintenance: RFC 3463 §3.4
     ("5.5.1", 503, "Bad sequence of commands", "syntax"),
+    # Somebody or something is unknown, but not the recipient.
+    ("", 550, "Invalid HELO: host not found", "reputation"),
+    ("5.7.1", 550, "your hostname does not exist", "reputation"),
+    ("", 550, "reverse lookup: host not found for 192.0.2.1", "reputation"),
+    ("5.1.1", 550, "Sorry, your sending IP is invalid", "reputation"),
+    ("", 550, "The IP address 192.0.2.1 does not exist in DNS", "reputation"),
+    ("", 550, "No MX record for sender domain", "sender_rejected"),
+    ("", 550, "Your domain has no MX record", "sender_rejected"),
+    ("", 550, "From domain non-existent", "sender_rejected"),
+    ("5.7.1", 550, "DKIM key does not exist", "authentication"),
+    ("", 550, "Authentication required; unknown user", "security"),
+    ("5.7.8", 535, "unknown user or wrong password", "security"),
+    ("5.7.8", 535, "no such user", "security"),
+    ("5.7.1", 550, "unknown user in From header", "content"),
+    ("5.6.0", 550, "To: header address invalid", "content"),
+    ("", 550, "Invalid recipient header", "content"),
+    ("", 550, "This user does not accept mail from your domain", "refused"),
+    ("", 550, "mailbox not available at this time, try again later", "mailbox_disabled"),
+    ("", 550, "mailbox unavailable due to local policy", "policy"),
     ("5.7.0", 530, "Must issue a STARTTLS command first", "security"),
 ]  # fmt: skip
 
