@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from relay import clock, metrics
@@ -113,9 +113,13 @@ class Heard:
     async def mail(self, raw: bytes, source: Source) -> list[Finding]:
         """What a mail says, learnt. Raises SpoolError; then it may come again, for what was learnt of it is known."""
         findings = await self.understand(raw)
-        for finding in findings:
-            await self.take(finding, source)
+        await self.report(findings, source)
         return findings
+
+    async def report(self, findings: Sequence[Finding], source: Source) -> None:
+        """All that one report says, learnt. Raises SpoolError."""
+        for finding in await self._of_his(findings, source):
+            await self.take(finding, source)
 
     async def take(self, finding: Finding, source: Source, once: str = "") -> bool:
         """Durable when it returns. `once`: a name that its sender gave it; without, it is known by what it says.
@@ -146,6 +150,19 @@ class Heard:
         return await self.take(Finding(Kind.UNSUBSCRIBE), source)
 
     # -- whom it is about
+
+    async def _of_his(self, findings: Sequence[Finding], source: Source) -> Sequence[Finding]:
+        """Of a report on several to whom the one behind a token was forwarded: what is said of himself, if anything is; and if
+        it arrived at any of them, no failure at another says that he is gone."""
+        found = next(filter(None, map(self.genuine, (source.token, *(one.token for one in findings)))), None)
+        bounces = [one for one in findings if one.kind is Kind.BOUNCE]
+        if len(bounces) < 2 or found is None or (known := await self.spool.known(*found)) is None:
+            return findings
+        if his := [one for one in bounces if known.address.lower() in _named(one)]:
+            return [one for one in findings if one not in bounces or one in his]
+        if all(one.class_ and one.action != "delayed" for one in bounces):
+            return findings
+        return [replace(one, class_=one.class_ and "undetermined") if one in bounces else one for one in findings]
 
     async def _about(self, finding: Finding, source: Source) -> _About | None:
         """None: nobody vouches for it."""
@@ -347,6 +364,10 @@ def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
     if known is not None and finding.kind is Kind.BOUNCE:
         kept["late"] = known.state == State.DELIVERED  # it was delivered before, as far as we were told
     return kept
+
+
+def _named(finding: Finding) -> tuple[str, str]:
+    return finding.recipient.lower(), finding.original_recipient.lower()
 
 
 def _another(message_id: str, known: Known) -> bool:

@@ -124,8 +124,7 @@ class Decider:
             if findings is None:
                 async with self._reading:
                     findings = await self._heard.understand(raw)
-            for finding in findings:
-                await self._heard.take(finding, Source("bounce", token=token))
+            await self._heard.report(findings, Source("bounce", token=token))
             if all(finding.kind is Kind.OTHER for finding in findings):
                 self._log.event("nothing_understood", source="bounce", client=envelope.client, sender=envelope.sender)
                 HEARD.inc(float(not findings), "bounce", "other")

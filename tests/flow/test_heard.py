@@ -80,6 +80,29 @@ async def test_a_token_finds_its_recipient_whatever_the_report_says(scene: Scene
     assert scene.told == [("main", "example.net", "shop.example", "default", "bounced")]
 
 
+@pytest.mark.parametrize(
+    ("said", "hard"),
+    [
+        ([("b", "failed", "5.1.1"), ("c", "failed", "5.1.1")], True),  # it arrived nowhere
+        ([("b", "failed", "5.1.1"), ("c", "delivered", "2.0.0")], False),
+        ([("b", "failed", "5.1.1"), ("c", "delayed", "4.4.1")], False),
+        ([("b", "failed", "5.1.1"), ("YOU", "delivered", "2.0.0")], False),
+        ([("b", "failed", "5.1.1"), ("you", "failed", "4.2.2")], False),
+        ([("b", "delivered", "2.0.0"), ("you", "failed", "5.1.1")], True),
+    ],
+)
+async def test_where_one_was_forwarded_to_several(scene: Scene, said: list[tuple[str, str, str]], hard: bool) -> None:
+    fields = "\r\n".join(
+        f"Final-Recipient: rfc822; {name}@example.net\r\nAction: {action}\r\nStatus: {status}\r\n"
+        for name, action, status in said
+    )
+    whole = dsn("X").decode()
+    begin, end = whole.index("Final-Recipient"), whole.index("--b1\r\nContent-Type: text/rfc822-headers")
+    raw = (whole[:begin] + fields + "\r\n" + whole[end:]).encode()
+    await scene.heard.mail(raw, Source("bounce", token=scene.token()))
+    assert await scene.suppressed("you@example.net") == (["hard_bounce"] if hard else [])
+
+
 async def test_the_same_report_by_two_doors_is_one(scene: Scene) -> None:
     raw = dsn("you@example.net", headers=f"Return-Path: <bounce+{scene.token()}@bounces.example.com>\r\n")
     await scene.heard.mail(raw, Source("bounce", token=scene.token()))
