@@ -121,7 +121,7 @@ class Poller:
         session = await self._session()
         try:
             uidvalidity = await session.select(self.mailbox.folder)
-            place = await self._place_of(uidvalidity)
+            before, place = self._place, await self._place_of(uidvalidity)
             await self._clear(session, place)
             found = await session.after(place.uid)
             todo = found[:ROUND]
@@ -131,7 +131,8 @@ class Poller:
                 await self._clear(session, place)
             with contextlib.suppress(Exception):
                 await session.logout()
-            return len(found) > ROUND
+            # One that begins anew each time has always more: nobody hurries for it.
+            return len(found) > ROUND and before in (None, place)
         finally:
             session.close()
 

@@ -268,3 +268,24 @@ async def test_a_token_that_is_refused(looker: Callable[..., Looker]) -> None:
     await one.poller.once()
     made.close()
     assert one.why == ["AUTHENTICATE: NO *** is bad"]
+
+
+async def test_a_folder_that_is_another_one_each_time_is_not_read_without_a_pause(
+    looker: Callable[..., Looker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.feedback.imap.ROUND", 3)
+    uidvalidity = 0
+
+    async def play(verb: str, tag: bytes, writer: asyncio.StreamWriter) -> bool:
+        nonlocal uidvalidity
+        if verb == "SELECT":
+            uidvalidity += 1
+            writer.write(b"* OK [UIDVALIDITY %d] ok\r\n%s OK done\r\n" % (uidvalidity, tag))
+        elif verb == "UID SEARCH":
+            writer.write(b"* SEARCH 1 2 3 4 5 6 7 8\r\n%s OK done\r\n" % tag)
+        return verb in ("SELECT", "UID SEARCH")
+
+    async with server(play) as port:
+        made = looker(port, then="keep")
+        pauses = [await made.poller.once() for _ in range(4)]
+    assert pauses == [0.0, 5.0, 5.0, 5.0] and len(made.seen) == 12
