@@ -101,7 +101,7 @@ def retry_after(text: str, now: float) -> float:
         return float(int(text))
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # such as a zone that is years away
         return 0.0
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, at.timestamp() - now)
