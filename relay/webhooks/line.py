@@ -74,10 +74,10 @@ class Line:
         self._wake.set()
 
     async def rewind(self, cursor: int) -> None:
-        """The stream once more, from there."""
+        """The stream once more, from there; where it is behind that, from where it is: nothing is passed over."""
         async with self._turn:
             self._replayed_at, self._replayed_to = clock.now(), max(self.cursor, self._replayed_to)
-            await self._save(cursor)
+            await self._save(min(cursor, self.cursor))
             self.gone = False
         self.wake()
 

@@ -41,3 +41,14 @@ async def test_a_time_that_there_cannot_be_is_no_time(spool: SqliteSpool, receiv
         receiver.behave = lambda events: None
         await until(lambda: receiver.ids == ids)
         assert not hooks.said("webhook_died")
+
+
+async def test_a_replay_passes_nothing_over_that_was_not_taken_yet(spool: SqliteSpool, receiver: Receiver) -> None:
+    """Of an endpoint that is behind, "since an hour ago" is not the place where it goes on."""
+    async with hooked(spool, crm(receiver)) as hooks:
+        receiver.behave = lambda events: 503
+        ids = await note(spool, *range(1, 20))
+        await until(lambda: hooks.row()["failures"])
+        assert await hooks.webhooks.replay("crm", after=ids[9], dry_run=False) == 9
+        receiver.behave = lambda events: None
+        await until(lambda: receiver.ids == ids)
