@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from relay import __version__, clock, guard, https
 from relay.reply import clean
@@ -17,7 +17,8 @@ from relay.settings import Endpoint
 from relay.webhooks.words import Batch, Said, Verdict, keys, meant, signature
 
 RUNS_KEPT = 60.0  # seconds for which what a secret's command said is good
-MOST_SAID = 4096  # bytes of a command's standard error that are read
+MOST_SAID = 4096  # bytes of a command's standard error that are kept
+LAST_WORDS = 0.2  # seconds after its end in which they still come
 TEMPORARY, DATA = 75, 65  # sysexits(3): try again; this data is no good
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME")
 
@@ -148,54 +149,69 @@ class CommandSink:
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         env |= {"RELAY_ENDPOINT_NAME": self.name, "RELAY_DELIVERY": batch.id}
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env=env,
-                start_new_session=True,
+            transport, run = await asyncio.get_running_loop().subprocess_exec(
+                Run, *self.command, stdout=asyncio.subprocess.DEVNULL, env=env, start_new_session=True
             )
         except OSError as error:
             return Said(Verdict.REST, f"{self.command[0]}: {error.strerror or error}")
+        late = False
         try:
+            run.hand_over(batch.lines)
             async with asyncio.timeout(self.timeout):
-                said = await self._talk(process, batch.lines)
-                code = await process.wait()
+                await run.ended.wait()
         except TimeoutError:
-            return Said(Verdict.TROUBLE, f"it did not end within {self.timeout:g} s")
+            late = True
         finally:
-            # Those whom it started, too, whether it has ended itself or not.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await run.over()
+        if late:
+            return Said(Verdict.TROUBLE, f"it did not end within {self.timeout:g} s")
+        code = transport.get_returncode()
         if code == 0:
             return Said(Verdict.TAKEN)
-        verdict = {DATA: Verdict.REFUSED, TEMPORARY: Verdict.REST}.get(code, Verdict.TROUBLE)
+        said = clean(run.said.decode(errors="replace").strip().partition("\n")[0])[:200]
+        verdict = {DATA: Verdict.REFUSED, TEMPORARY: Verdict.REST}.get(code or 0, Verdict.TROUBLE)
         return Said(verdict, f"it ended with exit code {code}{f': {said}' if said else ''}")
-
-    @staticmethod
-    async def _talk(process: asyncio.subprocess.Process, lines: bytes) -> str:
-        """Hands the lines over; returns the first line of what it complains of."""
-        assert process.stdin is not None and process.stderr is not None
-        out, err = process.stdin, process.stderr
-
-        async def write() -> None:
-            # One that needs no input may have closed it: its exit code says what that means.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                out.write(lines)
-                await out.drain()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                out.close()
-                await out.wait_closed()
-
-        async def read() -> str:
-            kept = b""
-            while part := await err.read(MOST_SAID):
-                kept = (kept + part)[:MOST_SAID]
-            return clean(kept.decode(errors="replace").strip().partition("\n")[0])[:200]
-
-        return (await asyncio.gather(write(), read()))[1]
 
     def close(self) -> None:
         """Each batch has its own process."""
+
+
+class Run(asyncio.SubprocessProtocol):
+    """One process. Its end counts, and not that of its pipes: those whom it started may hold them open for as long as they like."""
+
+    def __init__(self) -> None:
+        self.ended, self._fed, self._told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.said = bytearray()  # the first of what it complained of; the rest is read, and dropped
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.said += data[: MOST_SAID - len(self.said)]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Where it needs no input it may close that: its exit code says what that means."""
+        (self._told if fd == 2 else self._fed).set()
+
+    def process_exited(self) -> None:
+        self.ended.set()
+
+    def hand_over(self, lines: bytes) -> None:
+        pipe = self.transport.get_pipe_transport(0)
+        pipe.write(lines)
+        pipe.close()
+
+    async def over(self) -> None:
+        """It has ended, by itself or by us, and those whom it started, too."""
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.transport.get_pid(), signal.SIGKILL)
+            await self.ended.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._told.wait()
+        finally:
+            # One that left its group may have the pipes still; we have not.
+            if not self._fed.is_set():
+                self.transport.get_pipe_transport(0).abort()
+            self.transport.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +16,8 @@ from receiver import Receiver
 from relay import clock
 from relay.spool.sqlite import SqliteSpool
 from relay.webhooks import line, words
+from relay.webhooks.sinks import CommandSink
+from relay.webhooks.words import Batch, Item, Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +57,38 @@ async def test_a_replay_passes_nothing_over_that_was_not_taken_yet(spool: Sqlite
         assert await hooks.webhooks.replay("crm", after=ids[9], dry_run=False) == 9
         receiver.behave = lambda events: None
         await until(lambda: receiver.ids == ids)
+
+
+# -- commands
+
+BATCH = Batch("page", [Item(1, 1, 1.0, '{"id": 1}')])
+
+
+@pytest.mark.parametrize("start", ["sleep 60 &", "setsid sleep 60 &"])
+async def test_the_exit_code_counts_whoever_holds_the_pipes(start: str) -> None:
+    """What it left running has its standard error, and would keep that open for a minute."""
+    began, files = time.monotonic(), len(os.listdir("/proc/self/fd"))
+    sink = CommandSink("page", ("sh", "-c", f"cat > /dev/null; {start} exit 0"), 10.0)
+    for _ in range(5):
+        assert (await sink.send(BATCH)).verdict is Verdict.TAKEN
+    assert time.monotonic() - began < 8
+    await asyncio.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= files + 3
+
+
+async def test_who_complains_without_an_end_is_ended() -> None:
+    sink = CommandSink("page", ("sh", "-c", "yes no, not this one >&2"), 0.5)
+    async with asyncio.timeout(5):
+        said = await sink.send(BATCH)
+    assert said.verdict is Verdict.TROUBLE and said.why == "it did not end within 0.5 s"
+
+
+async def test_what_is_not_read_keeps_nobody() -> None:
+    """More than a pipe holds, and a process that left its group has the other end."""
+    large = Batch("page", [Item(n, n, 1.0, "x" * 1000) for n in range(1, 1000)])
+    files = len(os.listdir("/proc/self/fd"))
+    sink = CommandSink("page", ("sh", "-c", "setsid sleep 60 & exit 75"), 5.0)
+    async with asyncio.timeout(5):
+        assert (await sink.send(large)).verdict is Verdict.REST
+    await asyncio.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= files + 3
