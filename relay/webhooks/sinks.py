@@ -49,6 +49,9 @@ class UrlSink:
             own = {name: await self._value(value) for name, value in endpoint.headers.items()}
         except SecretError as error:
             return Said(Verdict.REST, clean(str(error)))
+        if endpoint.secret is not None and not secrets:
+            # Somebody writes it anew, say. What is not signed is not sent: it might be believed.
+            return Said(Verdict.REST, clean(f"its secret, {endpoint.secret.kind} {endpoint.secret.target}, is empty"))
         timestamp = int(clock.now())
         headers = {
             **own,

@@ -6,14 +6,16 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from conftest import Spools, until
-from hooked import crm, hooked, note
+from hooked import SECRET, crm, hooked, note
 from receiver import Receiver
 
 from relay import clock
+from relay.secrets import Reference
 from relay.spool.sqlite import SqliteSpool
 from relay.webhooks import line, words
 from relay.webhooks.sinks import CommandSink
@@ -57,6 +59,21 @@ async def test_a_replay_passes_nothing_over_that_was_not_taken_yet(spool: Sqlite
         assert await hooks.webhooks.replay("crm", after=ids[9], dry_run=False) == 9
         receiver.behave = lambda events: None
         await until(lambda: receiver.ids == ids)
+
+
+async def test_without_its_secret_nothing_is_sent(spool: SqliteSpool, receiver: Receiver, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("\n")  # somebody writes it anew
+    async with hooked(spool, crm(receiver, secret=Reference("file", str(file)))) as hooks:
+        ids = await note(spool, 1)
+        await until(lambda: hooks.row()["failures"])
+        assert hooks.row()["error"] == f"its secret, file {file}, is empty"
+        file.unlink()
+        await until(lambda: "No such file" in hooks.row()["error"], 5)
+        assert not receiver.calls
+        file.write_text(SECRET)
+        await until(lambda: receiver.ids == ids, 5)
+    assert all("X-Relay-Signature" in call.headers for call in receiver.calls)
 
 
 # -- commands
