@@ -21,7 +21,7 @@ from relay.events import Kind as EventKind
 from relay.maillog import MailLog
 from relay.outgoing import verp
 from relay.policy.bounces import Reason, Verdict
-from relay.policy.suppression import Cause, Softly, Suppression, learnt
+from relay.policy.suppression import Cause, Softly, Suppression, learnt, plain
 from relay.recipient import State
 from relay.reply import clean
 from relay.returned import Finding, Kind
@@ -158,7 +158,9 @@ class Heard:
         bounces = [one for one in findings if one.kind is Kind.BOUNCE]
         if len(bounces) < 2 or found is None or (known := await self.spool.known(*found)) is None:
             return findings
-        if his := [one for one in bounces if known.address.lower() in _named(one)]:
+        if his := [
+            one for one in bounces if plain(known.address) in (plain(one.recipient), plain(one.original_recipient))
+        ]:
             return [one for one in findings if one not in bounces or one in his]
         if all(one.class_ and one.action != "delayed" for one in bounces):
             return findings
@@ -364,10 +366,6 @@ def _data(finding: Finding, source: Source, about: _About) -> Mapping[str, Any]:
     if known is not None and finding.kind is Kind.BOUNCE:
         kept["late"] = known.state == State.DELIVERED  # it was delivered before, as far as we were told
     return kept
-
-
-def _named(finding: Finding) -> tuple[str, str]:
-    return finding.recipient.lower(), finding.original_recipient.lower()
 
 
 def _another(message_id: str, known: Known) -> bool:

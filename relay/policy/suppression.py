@@ -7,6 +7,7 @@ that differ in case alone. RFC 5321 §2.4 would let it.
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -110,9 +111,16 @@ class Softly:
     within: float
 
 
+_NEEDLESS = re.compile(r'"((?:[^"\\]|\\.)*)"')  # a local part in quotes, RFC 5321 §4.1.2
+_BARE = re.compile(r"[^\s\"(),.:;<>@\[\\\]]+(?:\.[^\s\"(),.:;<>@\[\\\]]+)*")
+
+
 def plain(address: str) -> str:
-    """As it is compared: lower case, the domain in A-labels."""
+    """As it is compared: lower case, the domain in A-labels, no quotes where none are needed (RFC 5321 §4.1.2)."""
     local, at, domain = address.rpartition("@")
+    if quoted := _NEEDLESS.fullmatch(local):
+        bare = re.sub(r"\\(.)", r"\1", quoted[1])
+        local = bare if _BARE.fullmatch(bare) else '"' + re.sub(r'(["\\])', r"\\\1", bare) + '"'
     return f"{local.lower()}{at}{ascii_domain(domain)}"
 
 

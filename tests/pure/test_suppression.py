@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import NOW
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -68,6 +68,28 @@ def test_an_address_has_no_case_and_a_domain_one_writing() -> None:
     assert plain("Ann@BÜCHER.example") == plain("ann@xn--bcher-kva.EXAMPLE") == "ann@xn--bcher-kva.example"
     index = Index([("", "ann@xn--bcher-kva.example", Why.MANUAL)])
     assert index.find("ANN@bücher.example", ("",)) is Why.MANUAL
+
+
+@pytest.mark.parametrize(
+    ("written", "compared"),
+    [
+        ('"Ann"@x.example', "ann@x.example"),
+        ('"a\\nn.b"@x.example', "ann.b@x.example"),
+        ('"a b"@x.example', '"a b"@x.example'),
+        ('"a\\ \\"b"@x.example', '"a \\"b"@x.example'),
+        ('"a."@x.example', '"a."@x.example'),
+        ('""@x.example', '""@x.example'),
+        ('"a@b"@x.example', '"a@b"@x.example'),
+    ],
+)
+def test_quotes_that_are_not_needed_are_no_other_mailbox(written: str, compared: str) -> None:
+    assert plain(written) == compared == plain(compared)
+    assert Index([("", compared, Why.MANUAL)]).find(written, ("",)) is Why.MANUAL
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_plain_at_once(text: str) -> None:
+    assert plain(plain(text)) == plain(text)
 
 
 def test_what_a_client_hears() -> None:
