@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO
 
+from relay.reply import clean
+
 COLUMNS = ("address", "scope", "why", "evidence", "source", "at", "until", "queue_id")
 MAX_LINE = 16384  # characters
 _FORMULA = "=+-@\t\r"
@@ -99,9 +101,8 @@ def header(cells: Sequence[str]) -> list[str]:
         column = _COLUMN.get(re.sub(r"[^a-z0-9]", "", cell.lower()), "")
         named.append(column if column not in named else "")
     if "address" not in named:
-        raise NoList(
-            f"no column of addresses: {', '.join(cell.strip()[:40] for cell in cells[:12])}; call it `address`"
-        )
+        found = ", ".join(clean(cell.strip()[:40]) for cell in cells[:12])
+        raise NoList(f"no column of addresses: {found}; call it `address`")
     return named
 
 

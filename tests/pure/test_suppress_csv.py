@@ -128,3 +128,9 @@ def test_ours_there_and_back() -> None:
     first, second = good(out.getvalue())
     assert first == {key: value for key, value in ROW.items() if value is not None}
     assert second["until"] == pytest.approx(AT + 1e9, abs=0.001)
+
+
+def test_a_header_does_not_steer_a_terminal() -> None:
+    with pytest.raises(NoList) as told:
+        read("add\x1b]0;evil\x07ress,b\n")
+    assert str(told.value).isprintable()
