@@ -185,6 +185,9 @@ _STATUS: dict[str, Reason] = {
 
 def _judged(text: str, status: str, code: int, stage: Stage | None) -> Reason:
     heard = _heard(text, status, stage)
+    said = codes(text)[1]
+    if heard is None and said and _known(said) and _coded(said, code) not in _GONE:
+        status = said  # what the other server said itself, where a report puts X.1.1 before it
     if code in (521, 556) and heard in (None, Reason.SYSTEM, Reason.NETWORK):  # RFC 7504
         return Reason.NOT_ACCEPTED
     return heard or _coded(status, code)

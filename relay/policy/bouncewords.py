@@ -60,12 +60,11 @@ _SENDER = r"(?:sender|from|mail from|envelope[- ]from|return[- ]path|reverse[- ]
 _WORDS: list[tuple[Reason, str]] = [
     (
         Reason.SECURITY,
-        r"\bauthentication (?:is )?(?:required|failed|unsuccessful)\b(?! (?:to|for) relay)|"
-        r"\b(?:user(?: ?name)?|login) or (?:\w+ )?password|\bwrong password|\bbad (?:username|password)",
+        r"\bauthentication (?:is )?(?:required|failed)\b(?! (?:to|for) relay)|\buser(?: ?name)? or (?:\w+ )?password",
     ),
     (
         Reason.CONTENT,
-        r"\b(?:from|to|cc|bcc|reply-to|sender|recipients?|message|mail|subject|date)'?:? header\b|\bheader (?:address|field|line)\b",
+        r"\b(?:from|to|cc|sender|recipients?|message|subject)'?:? header\b|\bheader (?:address|field|line)\b",
     ),
     (
         Reason.SENDER_REJECTED,

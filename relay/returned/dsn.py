@@ -153,7 +153,7 @@ def judged(status: str, comment: str, kind: str, diagnostic: str, action: str, s
     at = stage(f"{comment} {said}")
     verdict = classify(status, code, diagnostic, action, at)
     if verdict.reason.value == "unknown" or (not diagnostic.strip() and status.endswith((".0", ""))):
-        words = f"{comment} {_shortened(said)}"
+        words = f"{comment} {firmly(said)}"
         second = classify(status, code, words, action, at)
         if second.reason.value != "unknown":
             verdict = second
@@ -169,9 +169,22 @@ def _of_program(status: str, said: str, action: str) -> Verdict:
     return verdict
 
 
-def _shortened(said: str) -> str:
-    """Without the sentences that any report begins with."""
-    return re.sub(r"(?i)if you do so, please include.{0,200}", " ", " ".join(said.split()))[:900]
+# What any report may say of any failure: advice, and what it could have been.
+_PERHAPS = re.compile(
+    r"\b(?:if|unless|whether|may|might|could be|possibl[ey]|perhaps|probably|either|usually|often|for example|"
+    r"check (?:that|the|whether)|make sure|verify)\b",
+    re.IGNORECASE,
+)
+
+
+_SENTENCES = re.compile(r"(?<=[.!?;])\s|\n\s{0,20}\n")
+_MOST_SAID = 20_000  # characters
+
+
+def firmly(said: str, most: int = 900) -> str:
+    """On one line, without the sentences that do not say that it is so. `said`: with its lines."""
+    kept = [one for one in _SENTENCES.split(said[:_MOST_SAID]) if not _PERHAPS.search(one)]
+    return " ".join(" ".join(kept).split())[:most]
 
 
 def recipient(one: Group, instead: Iterable[str] = ()) -> str:

@@ -15,7 +15,7 @@ from flufl.bounce import all_failures
 from relay.policy.bounces import Reason, Verdict, classify, codes
 from relay.reply import clean
 from relay.returned import Finding, Kind
-from relay.returned.dsn import read_fields, returned_by, when
+from relay.returned.dsn import firmly, read_fields, returned_by, when
 from relay.returned.original import mailbox, mailboxes
 from relay.returned.parts import Mail, split
 from relay.returned.transcript import MOST_TEXT, Said, delayed, parted, recipients, stage
@@ -175,7 +175,7 @@ def judged(words: str, late: bool, narrow: str) -> tuple[str, Verdict]:
     """`narrow`: the words that stand with the address."""
     action = "delayed" if late else "failed"
     for text in (narrow, words):
-        reply = _reply(text)
+        reply = _reply(firmly(text, MOST_TEXT))
         if not reply.strip():
             continue
         code, status = codes(reply)
@@ -183,7 +183,7 @@ def judged(words: str, late: bool, narrow: str) -> tuple[str, Verdict]:
         if verdict.reason is not Reason.UNKNOWN:
             return status, verdict
     code, status = codes(_reply(narrow) or words)
-    return status, classify(status, code, words, action, stage(words))
+    return status, classify(status, code, firmly(words, MOST_TEXT), action, stage(words))
 
 
 _QUOTES = re.compile(

@@ -16,6 +16,7 @@ from relay.recipient import News
 from relay.reply import Reply
 from relay.returned import Finding, Kind
 from relay.returned.understand import understand
+from tests import returned as tools
 
 NUMBER = parse_queue_id("1PGWBZ00001")
 TOKEN = verp.make(b"k" * 32, NUMBER, 0)
@@ -376,3 +377,32 @@ def test_none_takes_long(raw: bytes) -> None:
     found = understand(raw)
     assert time.process_time() - before < 1.0
     assert 0 < len(found) <= 100
+
+
+ADVICE = (
+    "If the recipient address does not exist, please remove it from your list.",
+    "Possible reasons: the user may be unknown, or the mailbox is invalid.",
+    "Please check that the address is valid and the user not unknown.",
+)
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+@pytest.mark.parametrize("diagnostic", ["smtp; 550 Rejected", ""])
+def test_advice_says_nothing_of_a_recipient(advice: str, diagnostic: str) -> None:
+    raw = tools.dsn("you@example.net", status="5.0.0", diagnostic=diagnostic)
+    raw = raw.replace(b"could not be delivered.", b"could not be delivered. " + advice.encode())
+    (found,) = understand(raw)
+    assert (found.kind, found.class_) == (Kind.BOUNCE, "undetermined")
+    (found,) = understand(
+        b"From: MAILER-DAEMON@mx.example\nSubject: Undelivered mail\nReturn-Path: <>\n\n"
+        b"Your message could not be delivered to the following recipient:\n\n  you@example.net\n\n550 Rejected\n\n"
+        + advice.encode()
+    )
+    assert (found.kind, found.class_, found.recipient) == (Kind.BOUNCE, "undetermined", "you@example.net")
+
+
+def test_the_other_server_s_own_status_outweighs_that_of_the_report() -> None:
+    (found,) = understand(tools.dsn("you@example.net", status="5.1.1", diagnostic="smtp; 554 5.7.26 not taken"))
+    assert (found.class_, found.reason) == ("soft", "authentication")
+    (found,) = understand(tools.dsn("you@example.net", status="5.1.1", diagnostic="smtp; 550 5.1.1 not taken"))
+    assert found.class_ == "hard"
