@@ -58,14 +58,8 @@ _GONE = (
 _SENDER = r"(?:sender|from|mail from|envelope[- ]from|return[- ]path|reverse[- ]path|originator)"
 
 _WORDS: list[tuple[Reason, str]] = [
-    (
-        Reason.SECURITY,
-        r"\bauthentication (?:is )?(?:required|failed)\b(?! (?:to|for) relay)|\buser(?: ?name)? or (?:\w+ )?password",
-    ),
-    (
-        Reason.CONTENT,
-        r"\b(?:from|to|cc|sender|recipients?|message|subject)'?:? header\b|\bheader (?:address|field|line)\b",
-    ),
+    (Reason.SECURITY, r"\bauthentication (?:is )?(?:required|failed)\b(?! (?:to|for) relay)|user or (?:\w+ )?password"),
+    (Reason.CONTENT, r"\b(?:from|to|cc|sender|recipient|message)'?:? header\b|\bheader (?:address|field|line)\b"),
     (
         Reason.SENDER_REJECTED,
         rf"\b(?:domain of )?{_SENDER}(?:'s)?(?: (?:e-?mail )?(?:address|domain))?(?: @)?:?,? (?:is |was |has been )?(?:not (?:ok|allowed|"
