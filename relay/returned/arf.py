@@ -86,7 +86,7 @@ def _findings(mail: Mail, fields: Fields, header: list[tuple[str, str]]) -> Iter
     for name, value in fields:
         values.setdefault(name, []).append(value[:MOST_VALUE])
     # RFC 5965 §3.1: once; a report that has lost it still complains.
-    type_ = (values.get("feedback-type") or ["abuse"])[0].strip().lower()
+    type_ = (values.get("feedback-type") or ["abuse"])[0].strip().lower().replace("_", "-")
     reason = re.sub(r"[^a-z0-9-]", "", "auth-failure" if type_ == "authentication-failure" else type_)[:40] or "other"
     original = Original.read(header)
     sender = mailbox((values.get("original-mail-from") or [""])[0])
