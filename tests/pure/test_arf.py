@@ -100,7 +100,8 @@ def test_an_address_that_is_not_the_real_one_is_told_apart(local: str) -> None:
 @pytest.mark.parametrize(
     ("written", "reason"),
     [
-        ("abuse", "abuse"), ("Fraud", "fraud"), ("VIRUS", "virus"), ("opt-out", "opt-out"), ("not-spam", "not-spam"), ("Not_Spam", "not-spam"),
+        ("abuse", "abuse"), ("Fraud", "fraud"), ("VIRUS", "virus"), ("opt-out", "opt-out"), ("not-spam", "not-spam"),
+        ("Not_Spam", "not-spam"),
         ("auth-failure", "auth-failure"), ("authentication-failure", "auth-failure"), ("other", "other"), ("", "other"),
         ("x" * 1000, "x" * 40), ("a b\tc<script>", "abcscript"),
     ],
