@@ -45,6 +45,8 @@ def suppress() -> None:
 @_JSON
 def add(addresses: tuple[str, ...], scope: str, for_: str | None, reason: str, json_: bool) -> None:
     """Send nothing more to these addresses."""
+    if patterns := [address for address in addresses if address.startswith("*")]:
+        raise click.UsageError(f"{patterns[0]}: addresses are suppressed, one by one; a pattern would be nobody's")
     until = {} if for_ is None else {"until": clock.now() + float(for_)}
     said = f"{reason} (by {_operator()})" if reason else f"by {_operator()}"
     made = [{"address": a, "scope": scope, "evidence": said, "source": "hand"} | until for a in addresses]

@@ -92,6 +92,7 @@ async def test_scopes(bench: Bench) -> None:
         (("add", "a@x.example", "--scope", "tenant:shopp"), 64, "no tenant 'shopp'; there are: shop"),
         (("add", "a@x.example", "--scope", "everybody"), 65, "scope wants all, tenant:NAME or class:NAME"),
         (("add", "a@x.example", "--for", "soon"), 64, "soon"),
+        (("add", "*@x.example"), 64, "a pattern would be nobody's"),
         (("add",), 64, "Missing argument"),
         (("remove",), 64, "remove whom?"),
         (("remove", "a@x", "*@y"), 64, "a pattern stands alone"),
