@@ -71,9 +71,11 @@ def upstream(dice: random.Random) -> Upstream:
 
 
 async def post(relay: Process, path: str, body: dict[str, Any]) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(relay.socket))) as session:
-        async with session.post(f"http://localhost{path}", json=body) as response:
-            assert response.status in (200, 404), await response.text()
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(relay.socket))) as session,
+        session.post(f"http://localhost{path}", json=body) as response,
+    ):
+        assert response.status in (200, 404), await response.text()
 
 
 async def operate(relay: Process, dice: random.Random) -> None:
