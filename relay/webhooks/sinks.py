@@ -9,6 +9,7 @@ import signal
 import stat
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 from relay import __version__, clock, guard, https
 from relay.reply import clean
@@ -19,6 +20,7 @@ from relay.webhooks.words import Batch, Said, Verdict, keys, meant, signature
 RUNS_KEPT = 60.0  # seconds for which what a secret's command said is good
 MOST_SAID = 4096  # bytes of a command's standard error that are kept
 LAST_WORDS = 0.2  # seconds after its end in which they still come
+SHORTEST_TOKEN = 6  # characters of a value in a URL that is hidden by itself
 TEMPORARY, DATA = 75, 65  # sysexits(3): try again; this data is no good
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME")
 
@@ -76,7 +78,7 @@ class UrlSink:
         except https.Unanswered as error:
             return Said(Verdict.TROUBLE, str(error))
         said = meant(answer.status, answer.headers, clock.now())
-        first = clean(hidden(answer.body[:400].decode(errors="replace"), url, *secrets, *own.values()))[:200]
+        first = clean(hidden(answer.body[:400].decode(errors="replace"), *_told(url), *secrets, *own.values()))[:200]
         if said.verdict is Verdict.TAKEN or not first:
             return said
         return Said(said.verdict, f"{said.why}: {first}", said.wait)
@@ -94,6 +96,12 @@ class UrlSink:
 
     def close(self) -> None:
         """Each request has its own connection."""
+
+
+def _told(url: str) -> list[str]:
+    """What a URL says that may be a secret, longest first: who answers quotes a part of it, as it was or decoded."""
+    query = urlsplit(url).query
+    return [url, query, *(value for _, value in parse_qsl(query) if len(value) >= SHORTEST_TOKEN)]
 
 
 class FileSink:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from certificates import Certs
 from conftest import Spools, until
 from hooked import SECRET, crm, hooked, note
 from receiver import Receiver
 
 from relay import clock
 from relay.secrets import Reference
+from relay.settings import Endpoint
 from relay.spool.sqlite import SqliteSpool
 from relay.webhooks import line, words
-from relay.webhooks.sinks import CommandSink
+from relay.webhooks.sinks import CommandSink, UrlSink
 from relay.webhooks.words import Batch, Item, Verdict
 
 
@@ -76,6 +82,16 @@ async def test_without_its_secret_nothing_is_sent(spool: SqliteSpool, receiver: 
     assert all("X-Relay-Signature" in call.headers for call in receiver.calls)
 
 
+async def test_a_token_in_the_url_is_not_told(spool: SqliteSpool, receiver: Receiver) -> None:
+    """Whoever answers likes to say what was asked for."""
+    receiver.behave = lambda events: web.Response(status=404, text="no /hook?k=zq9&t=a%2Bbcdefgh, nor a+bcdefgh")
+    url = Reference("plain", f"{receiver.url}?k=zq9&t=a%2Bbcdefgh")
+    async with hooked(spool, crm(receiver, url=url)) as hooks:
+        await note(spool, 1)
+        await until(lambda: hooks.row()["failures"])
+        assert hooks.row()["error"] == "it answered 404: no /hook?***, nor ***"
+
+
 # -- commands
 
 BATCH = Batch("page", [Item(1, 1, 1.0, '{"id": 1}')])
@@ -109,3 +125,48 @@ async def test_what_is_not_read_keeps_nobody() -> None:
         assert (await sink.send(large)).verdict is Verdict.REST
     await asyncio.sleep(0.05)
     assert len(os.listdir("/proc/self/fd")) <= files + 3
+
+
+# -- TLS
+
+TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@asynccontextmanager
+async def over_tls(context: ssl.SSLContext) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Its URL, and what was said to it once TLS stood."""
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            heard.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(TAKEN)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", heard
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("right", ""),
+        ("chained", ""),
+        ("untrusted", "its certificate is not accepted: unable to get local issuer certificate"),
+        ("expired", "its certificate is not accepted: certificate has expired"),
+        ("other", "its certificate is not accepted: IP address mismatch"),
+    ],
+)
+async def test_a_real_one_with_a_ca(tmp_path: Path, kind: str, why: str) -> None:
+    certs = Certs(tmp_path / "certs")
+    made = certs.right("192.0.2.1") if kind == "other" else getattr(certs, kind)("127.0.0.1")
+    async with over_tls(made.context) as (url, heard):
+        endpoint = Endpoint("crm", url=Reference("plain", url), allow_private=True, ca=certs.bundle, timeout=3.0)
+        said = await UrlSink(endpoint).send(BATCH)
+        assert (said.verdict is Verdict.TAKEN) == (not why) and said.why.startswith(why), said
+        assert bool(heard) == (not why)
+        if not why:
+            nobody = await UrlSink(replace(endpoint, ca=None)).send(BATCH)
+            assert nobody.verdict is Verdict.REST and len(heard) == 1
