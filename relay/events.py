@@ -38,7 +38,7 @@ KINDS: Mapping[Kind, str] = {
     "cancelled": "an operator cancelled it",
     "rerouted": "an operator gave it another route",
     "failed_over": "an egress did not take it, and the next one was tried in the same attempt",
-    "bounced": "a report came back, or the next hop's own, that it was not delivered after all; `class` says hard or soft",
+    "bounced": "a report came back, or the next hop's own, that it was not delivered after all; `bounce_class` says hard or soft",
     "complained": "its recipient called it spam (a feedback loop, or a provider)",
     "unsubscribed": "its recipient unsubscribed",
     "auto_replied": "a machine answered for its recipient: out of office and their like",
@@ -107,7 +107,7 @@ def told(row: Row, tenants: Mapping[str, str]) -> dict[str, Any]:
     extra = dict(row.data or {})
     if "class" in extra:
         extra["bounce_class"] = extra.pop("class")
-    return found | {key: value for key, value in extra.items() if key not in found}
+    return found | {key: value for key, value in extra.items() if key not in found and value not in ("", None, [], {})}
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _of_keys(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[Suppre
 def _event(one: Suppression, kind: Kind, at: float) -> Event:
     data = {
         "address": one.address,
-        "scope": one.scope,
+        "scope": one.scope or "all",
         "why": one.why.word,
         "evidence": one.evidence,
         "source": one.source,

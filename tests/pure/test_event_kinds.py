@@ -51,6 +51,9 @@ def test_the_document_has_the_table() -> None:
 
 def test_nothing_but_the_first_three_is_told_of_nothing() -> None:
     assert told(Row(7, NOW + 0.12345, "paused"), TENANTS) == {"id": 7, "at": NOW + 0.123, "event": "paused"}
+    data = {"why": "manual", "evidence": "", "recipients": [], "due_at": None, "until": 0.0, "late": False}
+    known = {key: value for key, value in told(Row(7, NOW, "x", data=data), {}).items() if key in data}
+    assert known == {"why": "manual", "until": 0.0, "late": False}
 
 
 def test_one_is_told_flat() -> None:
