@@ -156,7 +156,11 @@ def line(event: Mapping[str, Any]) -> str:
     who = event.get("recipient") or event.get("address") or _several(event.get("recipients", ()))
     # Why an attempt failed holds the reply that it got.
     said = event.get("why") or event.get("last_reply") or ""
-    rest = " ".join(f"{key}={_short(value)}" for key, value in event.items() if key not in _SAID)
+    rest = " ".join(
+        f"{key}={_short(key, value)}"
+        for key, value in event.items()
+        if key not in _SAID and value not in ("", 0, None) and not (key == "address" and value == who)
+    )
     parts = [
         f"{kind:<14}",
         event.get("queue_id", ""),
@@ -178,5 +182,7 @@ def _several(recipients: Any) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
 
 
-def _short(value: Any) -> str:
+def _short(key: str, value: Any) -> str:
+    if key in ("due_at", "until") and isinstance(value, (int, float)):
+        return show.stamp(value).partition(".")[0].replace(" ", "T")
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

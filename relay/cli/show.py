@@ -86,15 +86,18 @@ def pairs(columns: Sequence[str], rows: Iterable[tuple[Sequence[Any], str]], col
             cells[colour] = click.style(cells[colour], fg=fg)
         click.echo("  ".join(cells).rstrip())
         if second:
-            click.secho(f"    {second}", dim=True)
+            paragraph(second, 4, dim=True)
     return len(made)
 
 
-def paragraph(text: str, indent: int) -> None:
+def paragraph(text: str, indent: int, *, dim: bool = False) -> None:
     """Text on a terminal, broken between words."""
     margin = " " * indent
     width = max(40, shutil.get_terminal_size().columns)
-    click.echo(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
+    made = textwrap.fill(
+        text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False, break_long_words=False
+    )
+    click.secho(made, dim=dim or None)
 
 
 def clean(value: Any) -> str:

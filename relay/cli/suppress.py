@@ -164,18 +164,23 @@ def list_(address: str | None, scope: str | None, why: str | None, source: str |
     if json_:
         return show.stream_json(rows)
     now = clock.now()
-    count = show.table(
-        ["ADDRESS", "SCOPE", "WHY", "SOURCE", "SINCE", "UNTIL", "EVIDENCE"],
+    columns = ["ADDRESS", "SCOPE", "WHY", "SOURCE", "SINCE"]
+    lines = (
         (
-            (
-                *(row["address"], row["scope"], row["why"], row["source"], show.age(now - row["at"])),
-                show.clock_time(row["until"], now) if row["until"] else "",
-                f"{row['queue_id']} {row['evidence']}".strip(),
-            )
-            for row in rows
-        ),
+            (row["address"], row["scope"], row["why"], row["source"], show.age(now - row["at"])),
+            show.clock_time(row["until"], now) if row["until"] else "",
+            f"{row['queue_id']} {row['evidence']}".strip(),
+        )
+        for row in rows
     )
-    if not count and sys.stdout.isatty():
+    if not sys.stdout.isatty():
+        show.table([], ((*first, until, evidence) for first, until, evidence in lines))
+        return
+    # An address is never broken, for it is copied from here; what may be long stands below its line.
+    below = (
+        (first, "; ".join(filter(None, (f"until {until}" if until else "", said)))) for first, until, said in lines
+    )
+    if not show.pairs(columns, below, 2):
         click.echo(f"{address or 'nobody'} is {'not ' if address else ''}suppressed")
 
 

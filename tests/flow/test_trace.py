@@ -18,7 +18,9 @@ from rig import ENV, Rig, running, until, write_config
 from relay import clock
 from relay.admin.events import parse
 from relay.admin.feedback import stats
+from relay.cli import show
 from relay.cli.events import line
+from relay.cli.feedback_stats import SHARES, narrow
 from relay.cli.feedback_stats import stats as command
 from relay.cli.trace import story
 from relay.envelope import parse_queue_id
@@ -110,7 +112,9 @@ def test_words_of_strangers_steer_no_terminal() -> None:
         ({"event": "accepted", "queue_id": "Q1", "sender": "a@x.example", "recipients": ["b@y.example", "c@y.example"]},
          "accepted        Q1  <a@x.example> -> b@y.example and 1 more"),
         ({"event": "deferred", "recipient": "b@y.example", "egress": "main", "last_reply": "451 no", "why": "main: 451 no",
-          "due_at": 5.0}, "deferred        b@y.example  via main  main: 451 no  due_at=5.0"),
+          "due_at": 5.0}, "deferred        b@y.example  via main  main: 451 no  due_at=" + show.stamp(5.0)[:19].replace(" ", "T")),
+        ({"event": "suppression_added", "queue_id": "Q1", "recipient": "b@y.example", "address": "b@y.example", "scope": "all",
+          "why": "manual", "until": 0.0}, "suppression_added  Q1  b@y.example  manual  scope=all"),
         ({"event": "config_changed", "sections": ["routes", "users"]}, "config_changed  sections=routes,users"),
         ({"event": "bounced", "recipient": "\x1b[31mb@y.example", "reply": "550\nno"}, "bounced         ?[31mb@y.example  reply=550?no"),
     ],
@@ -193,3 +197,16 @@ async def test_figures_of_what_came_back(tmp_path: Path, monkeypatch: pytest.Mon
         lines = (await asyncio.to_thread(CliRunner().invoke, command, [])).output.splitlines()
         assert "egress\tmain\t20\t1 5.00% (0.89% to 23.61%)\t2 10.00%" in "\n".join(lines)
         assert (await asyncio.to_thread(CliRunner().invoke, command, ["--since", "x"])).exit_code != 0
+
+
+def test_figures_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    none = dict.fromkeys((f"{name}{end}" for name in SHARES for end in ("", "_rate", "_low", "_high")), 0)
+    row = {"what": "destination", "name": "shop.example.com", "sent": 12345, "score": 0.5, **none}
+    row |= {"bounced_hard": 1234, "bounced_hard_rate": 0.1, "bounced_hard_low": 0.09, "bounced_hard_high": 0.11}
+    row |= {"complained": 2, "complained_rate": 0.0002, "complained_low": 0.0001, "complained_high": 0.0003}
+    narrow([row | {"reasons": [{"reason": "user_unknown", "count": 1234}]}])
+    head, line, *below = capsys.readouterr().out.splitlines()
+    assert head.split() == ["WHAT", "NAME", "SENT", "HARD", "COMPLAINED", "SCORE"]
+    assert "1234 10.00%  2 0.02%" in line
+    assert "hard 9.00% to 11.00%, complained 0.01% to 0.03%; user_unknown 1234" in " ".join(" ".join(below).split())
+    assert all(len(one) <= 80 for one in (head, line, *below))
