@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,16 @@ def check(url: str, *, allow_private: bool) -> str:
         raise ValueError(
             "events are not told in clear: use https; `http` is for a private network, with `allow_private: true`"
         )
+    clear = parts.scheme == "http"
+    if parse(host) and not may_dial(host, allow_private=allow_private, clear=clear):
+        raise ValueError(_astray([host], allow_private=allow_private, clear=clear))
     return made
+
+
+def _astray(where: Iterable[str], *, allow_private: bool, clear: bool) -> str:
+    hint = "" if allow_private else "; `allow_private: true` lets it lead to private ones"
+    why = "no address of a private network, which http is for" if clear else "no address of the public network"
+    return f"it leads to {', '.join(sorted(where))}, {why}{hint}"
 
 
 async def post(
@@ -114,9 +123,7 @@ async def post(
     except https.Unreachable:
         if not refused:
             raise
-        hint = "" if allow_private else "; `allow_private: true` lets it lead to private ones"
-        why = "no address of a private network, which http is for" if clear else "no address of the public network"
-        raise NotAllowed(f"it leads to {', '.join(sorted(set(refused)))}, {why}{hint}") from None
+        raise NotAllowed(_astray(set(refused), allow_private=allow_private, clear=clear)) from None
 
 
 def _names() -> AbstractResolver:

@@ -201,6 +201,22 @@ def test_in_clear_goes_nothing_beyond_private_networks() -> None:
     assert is_local("::ffff:10.0.0.1") and not is_local("169.254.169.254") and not is_local("8.8.8.8")
 
 
+@pytest.mark.parametrize(
+    ("url", "private", "told"),
+    [
+        ("https://127.0.0.1/", False, "leads to 127.0.0.1, no address of the public network; `allow_private: true`"),
+        ("https://[::ffff:10.0.0.1]/", False, "`allow_private: true` lets it"),
+        ("https://169.254.169.254/", True, "no address of the public network$"),
+        ("http://169.254.169.254/", True, "no address of a private network"),
+        ("http://8.8.8.8/", True, "no address of a private network"),
+    ],
+)
+def test_an_address_that_is_written_is_told_with_the_configuration(url: str, private: bool, told: str) -> None:
+    """`relay check` says it, and not only the first event."""
+    with pytest.raises(ValueError, match=told):
+        guard.check(url, allow_private=private)
+
+
 def test_names_are_written_in_ascii() -> None:
     assert (
         guard.check("https://Bücher.example:8443/a?b=%20", allow_private=False)
