@@ -107,7 +107,7 @@ class Builder:
             breaker=self.breaker(file.breaker),
             shaping=self.shaping(file.shaping, kept.get("shaping", [])),
             dsn=dsn,
-            rewrites=signing.rewrites(file.routes, kept.get("routes", []), feedback),
+            rewrites=signing.rewrites(file.routes, kept.get("routes", [])),
             signing=signing.rules(file.signing, kept.get("signing", []), named),
             arc=signing.arc(file.arc, named),
             feedback=feedback,

@@ -64,7 +64,9 @@ def _shaped(root: Node, report: Report) -> tuple[File, Mapping[str, list[int]]]:
 
 def _prune(data: dict[str, Any], kept: dict[str, list[int]], broken: set[Keys]) -> None:
     for path in broken:
-        if len(path) == 1 or path[0] not in _COLLECTIONS:
+        if path[0] == "feedback" and len(path) > 1:
+            _without(data["feedback"], path[1:3] if path[1] in ("imap", "providers") else path[1:2])
+        elif len(path) == 1 or path[0] not in _COLLECTIONS:
             data.pop(str(path[0]), None)
             kept.pop(str(path[0]), None)
     for section in _COLLECTIONS:
@@ -75,6 +77,15 @@ def _prune(data: dict[str, Any], kept: dict[str, list[int]], broken: set[Keys]) 
         elif isinstance(entries, list):
             kept[section] = [n for n in range(len(entries)) if n not in bad]
             data[section] = [entries[n] for n in kept[section]]
+
+
+def _without(data: dict[str, Any], path: Keys) -> None:
+    """One door less; what routes ask of the section is still there. It may be gone with another mistake in it."""
+    *above, last = map(str, path)
+    for key in above:
+        data = data.get(key) or {}
+    if isinstance(data, dict):
+        data.pop(last, None)
 
 
 def default_config(env: Mapping[str, str] | None = None, upstream: Address | None = None) -> Config:

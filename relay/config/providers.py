@@ -42,7 +42,7 @@ class ProvidersBuilder:
     def http(self, section: FeedbackSection) -> FeedbackHttp | None:
         http, path = section.http, ("feedback", "http")
         if http is None:
-            if section.providers:
+            if section.providers and self.site.absent("feedback", ("http",)):
                 text = "they call by HTTP; say `feedback.http: {address: …}` too"
                 self.site.wrong(("feedback", "providers"), text, on_key=True)
             return None
@@ -75,7 +75,9 @@ class ProvidersBuilder:
         path: Keys = ("feedback", "providers", name)
         kind = entry.kind or next((one for one in KINDS if one == name), None)
         if kind is None:
-            self.site.wrong(path, f"{no_such('provider', name, KINDS)}; another name needs `kind`", on_key=True)
+            self.site.wrong(
+                path, f"{no_such('provider', name, KINDS)} (an entry of another name says its `kind`)", on_key=True
+            )
             return None
         self.verified(kind, entry, path)
         known = self.site.names("accounts", "direct", also=(BUILT_IN,))

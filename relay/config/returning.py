@@ -45,8 +45,7 @@ class FeedbackBuilder:
         if door is None:
             return None
         path: Keys = ("feedback", "smtp")
-        missing = [key for key in ("domain", "token_key") if getattr(section, key) is None]
-        if missing:
+        if missing := self.site.absent("feedback", ("domain", "token_key")):
             wanted = " and ".join(f"`feedback.{key}`" for key in missing)
             self.site.wrong(path, f"it takes mail for return paths of ours only, and wants {wanted} to know them")
         if isinstance(door.address, Address):

@@ -31,7 +31,6 @@ class SigningBuilder:
     def __init__(self, site: Site) -> None:
         self.site = site
         self._read: dict[Reference, SigningKey | None] = {}  # one key may stand in many entries
-        self._told = False  # that the key of tokens is no good
 
     # Keys
 
@@ -156,7 +155,7 @@ class SigningBuilder:
 
     # Rewriting
 
-    def rewrites(self, entries: Sequence[RouteEntry], numbers: Sequence[int], feedback: Feedback) -> dict[str, Rewrite]:
+    def rewrites(self, entries: Sequence[RouteEntry], numbers: Sequence[int]) -> dict[str, Rewrite]:
         """By the name of the route."""
         made = {}
         for number, entry in zip(numbers, entries, strict=True):
@@ -164,10 +163,10 @@ class SigningBuilder:
                 path: Keys = ("routes", number, "rewrite")
                 if entry.via is None:
                     self.site.wrong(path, "only what leaves is rewritten; this route names no `via`")
-                made[entry.name or f"route-{number + 1}"] = self.rewrite(entry.rewrite, path, feedback)
+                made[entry.name or f"route-{number + 1}"] = self.rewrite(entry.rewrite, path)
         return made
 
-    def rewrite(self, section: RewriteSection, path: Keys, feedback: Feedback) -> Rewrite:
+    def rewrite(self, section: RewriteSection, path: Keys) -> Rewrite:
         unsubscribe = section.list_unsubscribe
         rewrite = Rewrite(
             reverse_path=section.reverse_path or "",
@@ -182,9 +181,8 @@ class SigningBuilder:
         )
         for key, text in problems(rewrite):
             self.site.wrong((*path, *key), text)
-        given = {"feedback.domain": bool(feedback.domain), "feedback.token_key": bool(feedback.token_key) or self._told}
-        if rewrite.needs_token and not all(given.values()):
-            wanted = " and ".join(f"`{name}`" for name, there in given.items() if not there)
+        if rewrite.needs_token and (missing := self.site.absent("feedback", ("domain", "token_key"))):
+            wanted = " and ".join(f"`feedback.{key}`" for key in missing)
             self.site.wrong(path, f"tokens, by which what comes back is known, want {wanted} too")
         return rewrite
 
@@ -192,7 +190,6 @@ class SigningBuilder:
         path: Keys = ("feedback", "token_key")
         key = b""
         if section.token_key is not None:
-            before = len(self.site.report.problems)
             reference = self.site.reference(section.token_key, path)
             try:
                 if reference is not None and not reference.problem():
@@ -203,5 +200,4 @@ class SigningBuilder:
                         self.site.wrong(path, text)
             except SecretError as error:  # of a command, which nobody has run yet
                 self.site.wrong(path, str(error))
-            self._told = len(self.site.report.problems) > before
         return Feedback(section.domain or "", key)

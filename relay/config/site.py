@@ -50,6 +50,10 @@ class Site:
             found |= set(node.keys) if node else set()
         return found
 
+    def absent(self, section: str, keys: Iterable[str]) -> list[str]:
+        """Which keys nobody has written. What stands there and is wrong is told at its own place."""
+        return [key for key in keys if self.root.find((section, key)) is None]
+
     def known(self, path: Keys, what: str, pattern: str, known: set[str] | None) -> None:
         """That a name, if it is no pattern, names something; `known` None: nobody can say."""
         if known is None or "*" in pattern or "?" in pattern:

@@ -19,17 +19,17 @@ KEY = "domain: b.example, token_key: {file: key}"
 BOX = "host: imap.example.com, username: b@example.com, password: {env: HOME}"
 
 
-def made(folder: Path, text: str) -> Config:
+def made(folder: Path, text: str, base: str = BASE) -> Config:
     (folder / "key").write_text("a secret that is long enough")
     (folder / "key").chmod(0o640)
     file = folder / "relay.yaml"
-    file.write_text(BASE + text + "\n")
+    file.write_text(base + text + "\n")
     return load(file)
 
 
-def problems(folder: Path, text: str) -> list[str]:
+def problems(folder: Path, text: str, base: str = BASE) -> list[str]:
     with pytest.raises(ConfigError) as error:
-        made(folder, text)
+        made(folder, text, base)
     return [f"{p.path}: {p.text}" for p in error.value.problems]
 
 
@@ -113,3 +113,22 @@ def test_without_the_library_it_is_told_what_to_do(tmp_path: Path, monkeypatch: 
 )
 def test_a_folder_s_name_on_the_wire(name: str, wire: str) -> None:
     assert _name(name) == wire
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{KEY}, http: {{address: '127.0.0.1:1'}}, providers: {{sess: {{topic: x}}}}", {"feedback.providers.sess.topic"}),
+        (f"{KEY}, imap: {{box: {{}}}}", {"feedback.imap.box"}),
+        (f"{KEY}, http: {{}}, providers: {{ses: {{topics: ['arn:aws:sns:eu-central-1:123456789012:x']}}}}", {"feedback.http"}),
+        (f"{KEY.replace('b.example', '5')}, smtp: {{address: '127.0.0.1:2526'}}", {"feedback.domain"}),
+        ("domain: b.example, token_key: hunter2hunter2hunter2", {"feedback.token_key"}),
+        ("domain: b.example, token_key: {file: none}", {"feedback.token_key.file", "feedback.token_key"}),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_at_its_own_place_alone(tmp_path: Path, text: str, told: set[str]) -> None:
+    """Routes that want tokens, and providers that want `http`, do not say that it lacks where it is written and wrong."""
+    found = problems(
+        tmp_path, f"feedback: {{{text}}}", BASE.replace("{via: main}", "{via: main, rewrite: {reverse_path: verp}}")
+    )
+    assert {line.partition(": ")[0] for line in found} <= told, found
