@@ -73,10 +73,10 @@ def restarted(folder: Path, count: int, where: str) -> Held:
     limit, begin = f"{count}/d", time.monotonic()
     with Counting(delay=0.05) as sink, Relay(write_config(folder, sink.port, limit, where)) as relay:
         hand_in(relay.port, list(numbered(count + count // 5)))
-        sink.wait(max(len(sink.taken), count // 3), 120)
+        sink.wait(max(len(sink.taken), count // 4), 120)
         assert relay.stop() == 0
         relay.start()
-        sink.wait(max(len(sink.taken), 2 * count // 3), 120)
+        sink.wait(max(len(sink.taken), count // 2), 120)
         relay.kill()
         time.sleep(0.5)  # what it had said is answered
         at_kill = len(sink.taken)

@@ -18,7 +18,7 @@ from rig import Rig, running
 
 from relay.deliver import connect, direct, smtp, trunk
 from relay.reply import Stage
-from relay.scheduler import blame, resting
+from relay.scheduler import blame, outcomes, resting
 from relay.scheduler import sites as siting
 
 HOSTS = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 7)}
@@ -139,8 +139,8 @@ async def test_each_message_ends_once(tmp_path: Path, monkeypatch: pytest.Monkey
     short = dict.fromkeys(Stage, 0.5)
     for module in (connect, smtp):
         monkeypatch.setattr(module, "TIMEOUTS", module.TIMEOUTS | short | {Stage.DOT: 30.0})
-    for name in ("REST", "UNSAFE", "AGAIN"):
-        monkeypatch.setattr(blame, name, 0.3)
+    for module, name in ((blame, "REST"), (blame, "UNSAFE"), (outcomes, "REST"), (outcomes, "AGAIN")):
+        monkeypatch.setattr(module, name, 0.3)
     monkeypatch.setattr(resting, "DESTINATION_REST", 0.3)
     monkeypatch.setattr(siting, "AGAIN", 0.2)
     monkeypatch.setattr(trunk, "TURN", 0.2)

@@ -389,6 +389,7 @@ def follow(relay: Process, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "relay", "events", "--follow", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=relay.env | {"RELAY_ENDPOINT": str(relay.socket)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs us in the background may ignore it
     )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ class Relay:
             self.process.kill()
             self.process.wait()
 
-    def start(self, timeout: float = 30.0) -> None:
+    def start(self, timeout: float = 90.0) -> None:  # under a profiler, beside other tests
         """Returns when it is ready to take mail."""
         self._from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
