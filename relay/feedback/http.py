@@ -40,6 +40,11 @@ _TYPES = ("application/json", "text/plain", "")  # SNS calls its JSON text
 HTTP = metrics.Counter(
     "relay_feedback_http_total", "Requests to the public side, by what they were for and came to", ["kind", "result"]
 )
+_CUT = {
+    408: "its body comes too slowly",
+    413: "its body is too long",
+    415: "its body is packed, or no JSON by its Content-Type",
+}
 BASIC = frozenset({"postmark", "brevo", "mailjet", "sparkpost"})
 
 
@@ -135,7 +140,7 @@ class Public:
         except Unreadable as error:
             answer, why = Answer(400, result="unreadable"), str(error)
         except Cut as error:
-            answer, why = Answer(error.status, result=error.result), "its body is too long, too slow, packed, or none"
+            answer, why = Answer(error.status, result=error.result), _CUT.get(error.status, "its body ends too soon")
         except (Later, SecretError, SpoolError) as error:
             self._tell("feedback_unavailable", provider, client, str(error))
             return Answer(503, headers={"Retry-After": "60"}, result="unavailable")

@@ -77,6 +77,21 @@ async def test_nothing_is_told_of_who_answers(tmp_path: Path) -> None:
                 assert b"connection: close" in said or said.startswith(b"http/1.0"), said
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "why"),
+    [
+        (b"a=b", {"Content_Type": "multipart/form-data"}, "its body is packed, or no JSON by its Content-Type"),
+        (b" " * 600_000, {}, "its body is too long"),
+    ],
+)
+async def test_the_log_says_what_is_wrong_with_a_body(
+    tmp_path: Path, body: bytes, headers: dict[str, str], why: str
+) -> None:
+    async with public(tmp_path) as bench:
+        await bench.post("postmark", body, Authorization=LOGIN, **headers)
+        assert [said["why"] for said in bench.rig.said("feedback_refused")] == [why]
+
+
 async def test_bodies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with public(tmp_path) as bench:
         assert (await bench.post("postmark", EVENT, Authorization=LOGIN)).status == 200
