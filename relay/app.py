@@ -369,6 +369,9 @@ class App:
         """The addresses that are really listened on."""
         return [door.where for door in self.doors]
 
+    def coming_back(self) -> list[dict[str, Any]]:
+        return self.feedback.standing() if hasattr(self, "feedback") else []
+
     def published(self, rule: Rule, domain: str) -> bool | None:
         """Whether the DNS has been seen to hold the key of an entry of `signing`; None: nobody knows yet."""
         return self.preparer.watch.seen(rule, domain)

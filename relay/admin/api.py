@@ -154,7 +154,7 @@ class Admin:
     # -- look
 
     async def _status(self, request: web.Request) -> web.Response:
-        return web.json_response(self.service.status())
+        return web.json_response(self.service.status() | {"webhooks": self.hooks.rows()})
 
     async def _list(self, request: web.Request) -> web.Response:
         asked = dict(request.query)

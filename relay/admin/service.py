@@ -349,6 +349,7 @@ class Service:
             "hostname": config.hostname,
             "capture": list(config.routes.capture.patterns) if config.routes.capture else None,
             "listen": self.control.listening(),
+            "feedback": self.control.coming_back(),
             **self.control.health(),
             "waiting": sum(self.spool.counts[s] for s in State if s not in (*FINAL, State.HELD)),
             "held": self.spool.counts[State.HELD],

@@ -138,11 +138,13 @@ def status(json_: bool) -> None:
         ("config", found["config"] or "none: the built-in demonstration"),
         ("spool", found["spool"]),
         ("listen", ", ".join(found["listen"]) or "nowhere"),
+        *(("feedback", _door(door)) for door in found.get("feedback", ())),
         ("stopping", "yes" if found["stopping"] else ""),
         ("alive", "yes" if found["alive"] else f"no ({found['why']})"),
         ("accepting", "yes" if found["accepting"] else f"no ({_why_not(found)})"),
         ("leaving", _leaving(found)),
         *(("token", f"{t['egress']}: {told(t)}") for t in found.get("tokens", ())),
+        *(("webhook", _hook(row)) for row in found.get("webhooks", ())),
         ("capture", _capture(found.get("capture"))),
         ("waiting", found["waiting"]),
         ("held", found["held"]),
@@ -154,6 +156,23 @@ def status(json_: bool) -> None:
     if found["config_error"]:
         click.secho("the last reload was refused:", fg="red")
         click.echo(found["config_error"])
+
+
+def _door(row: dict[str, Any]) -> str:
+    """One way by which what comes back comes in."""
+    state = {True: "", False: f" fails: {row['why']}", None: " (not looked into yet)"}[row["up"]]
+    return show.clean(f"{row['door']} {row['address']}{state}")
+
+
+def _hook(row: dict[str, Any]) -> str:
+    """One endpoint: that it is well, or how far it is behind."""
+    behind = [
+        f"{row[key]} {word}" for key, word in (("lag", "behind"), ("waiting", "waiting"), ("dead", "dead")) if row[key]
+    ]
+    if row["state"] == "well" and not row["dead"]:
+        return f"{row['endpoint']}: well"
+    said = f"{row['endpoint']}: {', '.join([row['state'], *behind])} (relay webhooks list)"
+    return show.clean(f"{said}: {row['error']}" if row["state"] != "well" else said)
 
 
 def _why_not(found: dict[str, Any]) -> str:

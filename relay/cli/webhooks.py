@@ -71,7 +71,12 @@ def dead(name: str, limit: int | None, json_: bool) -> None:
         (
             (
                 *(row["event"]["id"], row["event"]["event"], row["event"].get("queue_id", "-")),
-                *(row["event"].get("recipient", "-"), show.age(now - row["event"]["at"]), row["attempts"], row["why"]),
+                *(
+                    row["event"].get("recipient", "-"),
+                    show.age(now - row["event"]["at"]),
+                    row["attempts"] or "-",
+                    row["why"],
+                ),
             )
             for row in rows
         ),

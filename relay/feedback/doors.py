@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from relay import clock, metrics
 from relay.feedback.heard import Heard
@@ -15,7 +16,7 @@ from relay.feedback.imap import Poller
 from relay.feedback.smtp import FeedbackListener
 from relay.listener.activation import ListenError, Sockets
 from relay.maillog import MailLog
-from relay.settings import Config, Mailbox
+from relay.settings import Address, Config, Mailbox
 
 TICK = 1.0  # seconds between two looks at who is silent
 RENEW = 60.0  # seconds between two looks at a certificate, and tries to open what could not be
@@ -39,6 +40,24 @@ class Doors:
     @property
     def listeners(self) -> list[FeedbackListener]:
         return [*self._left, *([self.smtp] if self.smtp else [])]
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Each way in: {door, address, up, why}. `up` None: a mailbox that was not looked into yet; `why` it fails."""
+        smtp, http = self.smtp, self.public.site
+        open_ = {
+            "smtp": smtp.where if smtp else "",
+            "http": str(Address(http.settings.address.host, http.port)) if http else "",
+        }
+        wanted = {"smtp": self._config.feedback.smtp, "http": self._config.feedback.http}
+        rows = [
+            {"door": door, "address": where, "up": bool(where), "why": self._told.get(name, "")}
+            for (door, where), name in zip(open_.items(), ("feedback", "feedback.http"), strict=True)
+            if wanted[door]
+        ]
+        return rows + [
+            {"door": f"imap:{name}", "address": str(poller.mailbox.host), "up": poller.up, "why": poller.why}
+            for name, (poller, _) in sorted(self._pollers.items())
+        ]
 
     async def open(self) -> None:
         """Raises ListenError."""

@@ -69,7 +69,8 @@ class Poller:
         self.mailbox, self._heard, self._log = mailbox, heard, log
         self.up: bool | None = None  # None: not tried yet
         self._failures = 0
-        self._told = ""
+        self.why = ""  # the last look failed
+        self._told = False  # that it fails
         self._told_unexpunged = False
         self._stumbles: dict[int, int] = {}
         self._place: Place | None = None
@@ -101,15 +102,15 @@ class Poller:
             return self._failed(repr(error))
         if self._told:
             self._log.event("imap_well", mailbox=self.mailbox.name)
-        self.up, self._failures, self._told = True, 0, ""
+        self.up, self._failures, self._told, self.why = True, 0, False, ""
         return 0.0 if more else self.mailbox.every
 
     def _failed(self, why: str) -> float:
         """Told when it begins; how long to wait."""
-        self.up = False
+        self.up, self.why = False, clean(why)
         if not self._told:
-            self._log.warning("imap_failing", mailbox=self.mailbox.name, host=str(self.mailbox.host), why=clean(why))
-            self._told = why
+            self._log.warning("imap_failing", mailbox=self.mailbox.name, host=str(self.mailbox.host), why=self.why)
+            self._told = True
         self._failures += 1
         every = self.mailbox.every
         return max(every, min(every * 2.0 ** min(self._failures - 1, 10), LONGEST))

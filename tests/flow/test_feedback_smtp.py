@@ -66,6 +66,8 @@ async def test_what_was_sent_may_come_back(bench: Bench) -> None:
     assert replies[-1] == "250 2.0.0 Ok: noted"
     assert await bench.events("bounced") == ["you@example.net"]
     assert [one.why.word for one in await bench.rig.app.spool.suppressed("you@example.net")] == ["hard_bounce"]
+    (door,) = bench.rig.app.admin.service.status()["feedback"]
+    assert (door["door"], door["address"], door["up"], door["why"]) == ("smtp", f"127.0.0.1:{bench.port}", True, "")
     again = await bring(bench.port, [path.upper()], dsn("you@example.net"))  # letters of either case, as some send it
     assert again[-1].startswith("250")
     assert await bench.events("bounced") == ["you@example.net"]

@@ -102,6 +102,9 @@ async def test_the_verbs(tmp_path: Path) -> None:
             letters = json.loads(await cli("dead", "crm", "--json"))
             assert [one["event"]["event"] for one in letters] == ["accepted", "delivered"]
             assert {one["event"]["queue_id"] for one in letters} == {number}
+            status = await asyncio.to_thread(relay.cli, "status")
+            assert "webhook      crm: failing, 2 dead (relay webhooks list): it answered 503\n" in status
+            assert (await asyncio.to_thread(relay.json, "status"))["webhooks"][0]["state"] == "failing"
             assert len((await cli("dead", "crm", "--limit", "1")).splitlines()) == 1
             receiver.behave = lambda events: None
             asked = await asyncio.to_thread(relay.call, "webhooks", "replay", "crm", "--dead")

@@ -228,6 +228,9 @@ async def test_a_login_that_is_refused_tells_no_password(desk: Desk) -> None:
     await desk.anew(password=Reference("plain", "secret-that-is-wrong")).once()
     (told,) = desk.said("imap_failing")
     assert "AUTHENTICATIONFAILED" in told["why"] and "secret-that" not in str(desk.events)
+    assert desk.poller.why == told["why"]
+    await desk.anew(password=Reference("plain", PASSWORD)).once()
+    assert desk.poller.why == ""
 
 
 async def test_many_messages(desk: Desk, dovecot: Dovecot) -> None:
