@@ -8,7 +8,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from relay import __version__, clock
@@ -41,7 +41,7 @@ from relay.scheduler.memory import Memory
 from relay.settings import Activated, Config
 from relay.signing.rules import Rule
 from relay.signing.watch import Watch
-from relay.spool import SpoolError, downtime
+from relay.spool import SpoolError, opening
 from relay.spool.sqlite import SqliteSpool
 from relay.suppressions import Suppressions
 from relay.webhooks.dispatch import Webhooks
@@ -123,44 +123,34 @@ class App:
         await self._open_doors(config)
         await self._open_feedback(config)
         # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
-        self.supervisor.start("dispatch", self.scheduler.dispatch)
-        self.supervisor.start("record", self.scheduler.recorder.run)
-        self.supervisor.start("journal", self.scheduler.journal.run)
-        self.supervisor.start("relane", self.housekeeper.relane)
-        self.supervisor.start("housekeeping", self.housekeeper.tick)
-        self.supervisor.start("pulse", Pulse().run)
-        self.supervisor.start("feedback", self.feedback.run)
-        self.supervisor.start("retention", self.housekeeper.forget)
-        self.supervisor.start("published", watch.run)
-        self.supervisor.start("tokens", self.scheduler.carriers.keeper.run)
-        self.supervisor.start("sts", network.sts.run)
-        self.supervisor.start("webhooks", self.webhooks.run)
+        for name, loop in self._loops(watch, network).items():
+            self.supervisor.start(name, loop)
         self.housekeeper.reloaded()
         self.log.event("ready", listeners=len(self.doors))
         notify("READY=1\nSTATUS=accepting and delivering mail")
         if (interval := watchdog_interval()) is not None:
             self.supervisor.start("watchdog", self._watchdog(interval))
 
+    def _loops(self, watch: Watch, network: Network) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Whatever runs from the start to the stop, by the name that health tells it by."""
+        return {
+            "dispatch": self.scheduler.dispatch,
+            "record": self.scheduler.recorder.run,
+            "journal": self.scheduler.journal.run,
+            "relane": self.housekeeper.relane,
+            "housekeeping": self.housekeeper.tick,
+            "pulse": Pulse().run,
+            "feedback": self.feedback.run,
+            "retention": self.housekeeper.forget,
+            "published": watch.run,
+            "tokens": self.scheduler.carriers.keeper.run,
+            "sts": network.sts.run,
+            "webhooks": self.webhooks.run,
+        }
+
     async def _recover(self) -> None:
-        config, opened = self.config, self.spool.opened
-        if opened.restored:
-            self.log.error(
-                "restored_backup",
-                held=opened.restored,
-                hint="compare with what was sent since, then relay queue release --error 'restored from a backup'",
-            )
-        for problem in opened.strays:
-            self.log.error(
-                "spool_stray",
-                problem=problem,
-                hint="some of the spool was lost; see docs/operations.md, The spool is damaged",
-            )
-        if opened.gap:
-            self.log.warning(
-                "clock_gap", seconds=opened.gap, recipients=opened.moved, meaning=downtime.told(opened.gap)
-            )
-        if opened.migrated_from:
-            self.log.event("spool_migrated", from_schema=opened.migrated_from)
+        config = self.config
+        opening.tell(self.spool.opened, self.log)
         rules = {n: c.in_doubt for n, c in config.classes.items()}
         doubtful, held = await self.spool.recover(rules, clock.now(), random.random())
         if doubtful:

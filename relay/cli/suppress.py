@@ -207,55 +207,58 @@ def import_(
     """
     from relay.cli import suppresscsv
 
-    now = clock.now()
-    more = {"scope": scope, "evidence": reason, "until": None if for_ is None else now + float(for_)}
-    total = {"lines": 0, "listed": 0, "kept": 0, "refused": 0}
-    bad: list[dict[str, Any]] = []
-
-    def wrong(line: int, text: str) -> None:
-        total["refused"] += 1
-        if len(bad) < TOLD:
-            bad.append({"line": line, "why": text})
-            click.echo(f"line {line}: {text}", err=True)
-
-    part: list[tuple[int, dict[str, Any]]] = []
-
-    def hand_over() -> None:
-        found = client.ask(
-            "POST",
-            "/v1/suppressions",
-            {"entries": [entry for _, entry in part], "dry_run": dry_run, "any_scope": scope is None},
-        )
-        for one in found["refused"]:
-            wrong(part[one["number"]][0], one["why"])
-        total["listed"] += len(found["listed"])
-        total["kept"] += len(found["kept"])
-        part.clear()
-
+    more = {"scope": scope, "evidence": reason, "until": None if for_ is None else clock.now() + float(for_)}
+    taken = _Import({"dry_run": dry_run, "any_scope": scope is None})
     try:
         with _progress(file) as step:
             for number, found in suppresscsv.entries(file, why):
-                total["lines"] += 1
+                taken.total["lines"] += 1
                 if isinstance(found, str):
-                    wrong(number, found)
+                    taken.wrong(number, found)
                 else:
-                    part.append((number, found | {key: v for key, v in more.items() if v and not found.get(key)}))
-                if len(part) == PART:
-                    hand_over()
+                    more_of_it = {key: value for key, value in more.items() if value and not found.get(key)}
+                    taken.part.append((number, found | more_of_it))
+                if len(taken.part) == PART:
+                    taken.hand_over()
                     step()
-            if part:
-                hand_over()
+            if taken.part:
+                taken.hand_over()
     except suppresscsv.NoList as error:
         raise Failed(f"{file.name}: {error}", 65) from None
+    total = taken.total
     if total["refused"] > TOLD:
         click.echo(f"and {total['refused'] - TOLD} more that could not be taken", err=True)
     if json_:
-        show.as_json(total | {"dry_run": dry_run, "bad": bad})
+        show.as_json(total | {"dry_run": dry_run, "bad": taken.bad})
     else:
         would = "would be " if dry_run else ""
         text = f"{would}suppressed: {total['listed']}; already: {total['kept']}; not taken: {total['refused']}"
         click.echo(f"{text} (of {show.plural(total['lines'], 'line')})")
     sys.exit(65 if total["refused"] else 0)
+
+
+class _Import:
+    """Lines on their way to the relay, a part at a time, and what became of them. `asked`: beside them."""
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        self.total = {"lines": 0, "listed": 0, "kept": 0, "refused": 0}
+        self.bad: list[dict[str, Any]] = []  # the first of those that could not be taken
+        self.part: list[tuple[int, dict[str, Any]]] = []
+        self._asked = asked
+
+    def wrong(self, line: int, text: str) -> None:
+        self.total["refused"] += 1
+        if len(self.bad) < TOLD:
+            self.bad.append({"line": line, "why": text})
+            click.echo(f"line {line}: {text}", err=True)
+
+    def hand_over(self) -> None:
+        found = client.ask("POST", "/v1/suppressions", {"entries": [entry for _, entry in self.part], **self._asked})
+        for one in found["refused"]:
+            self.wrong(self.part[one["number"]][0], one["why"])
+        self.total["listed"] += len(found["listed"])
+        self.total["kept"] += len(found["kept"])
+        self.part.clear()
 
 
 @contextlib.contextmanager

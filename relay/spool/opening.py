@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from relay.maillog import MailLog
 from relay.recipient import State
 from relay.spool import SpoolBusy, SpoolCorrupt, SpoolError, SpoolNewer, downtime, hot, keep, queries, stream, usual
 from relay.spool.content import make_folder
@@ -193,3 +194,23 @@ def _hold_all(connection: sqlite3.Connection, now: float) -> int:
         )
         held += connection.execute(f"UPDATE recipient SET state = 3, note = ? WHERE {among}", (note, *part)).rowcount
     return held
+
+
+def tell(opened: Opened, log: MailLog) -> None:
+    """What a start found that an operator should know."""
+    if opened.restored:
+        log.error(
+            "restored_backup",
+            held=opened.restored,
+            hint="compare with what was sent since, then relay queue release --error 'restored from a backup'",
+        )
+    for problem in opened.strays:
+        log.error(
+            "spool_stray",
+            problem=problem,
+            hint="some of the spool was lost; see docs/operations.md, The spool is damaged",
+        )
+    if opened.gap:
+        log.warning("clock_gap", seconds=opened.gap, recipients=opened.moved, meaning=downtime.told(opened.gap))
+    if opened.migrated_from:
+        log.event("spool_migrated", from_schema=opened.migrated_from)
