@@ -1,14 +1,16 @@
 """An embedded SMTP relay: applications hand it mail on localhost:2525 and forget about it.
 
     app ──SMTP──▶ listener ─▶ intake ─▶ SPOOL ◀─▶ scheduler ─▶ deliver ──SMTP──▶ next hop
-    operator ─▶ cli ─▶ admin ─────────────┘           │
-                                              policy ─┴─ prepare ─ settle
+    operator ─▶ cli ─▶ admin ─────────────┤  │        │
+    what bounces ─▶ feedback ─▶ returned ─┘  │ policy ┴─ prepare ─ settle
+                                             └▶ webhooks ──HTTP──▶ app
 
 Rooms, left may import right and never back (held by import-linter):
 
-    cli -> app | sink -> runtime -> config | listener | scheduler | admin -> resend -> intake -> notices
-        -> settle | routed -> deliver | spool -> oauth | prepare -> trace -> submission | bounce -> repair -> settings
-        -> outgoing -> signing -> secrets | policy -> recipient | https -> envelope | reply -> resolver
+    cli -> app | sink -> runtime -> feedback -> config | listener | scheduler | admin | webhooks -> resend -> intake
+        -> suppressions -> notices -> settle | routed -> deliver | spool -> oauth | prepare -> trace
+        -> submission | bounce | returned -> repair -> settings -> events -> outgoing -> signing -> secrets | policy
+        -> recipient | https -> envelope | reply -> resolver
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed,
 submission, trace, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
