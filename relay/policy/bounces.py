@@ -161,7 +161,7 @@ _STATUS: dict[str, Reason] = {
     "1.1": Reason.USER_UNKNOWN, "1.2": Reason.HOST_UNKNOWN, "1.3": Reason.USER_UNKNOWN, "1.6": Reason.MOVED,
     "1.7": Reason.SENDER_REJECTED, "1.8": Reason.SENDER_REJECTED, "1.9": Reason.SYNTAX, "1.10": Reason.NOT_ACCEPTED,
     "1.351": Reason.USER_UNKNOWN, "1.20": Reason.SENDER_REJECTED, "1.90": Reason.RATE_LIMITED,
-    "2.1": Reason.MAILBOX_DISABLED, "2.2": Reason.MAILBOX_FULL, "2.3": Reason.MESSAGE_TOO_BIG, "2.4": Reason.SYSTEM,
+    "2.0": Reason.REFUSED, "2.1": Reason.MAILBOX_DISABLED, "2.2": Reason.MAILBOX_FULL, "2.3": Reason.MESSAGE_TOO_BIG, "2.4": Reason.SYSTEM,
     "2.121": Reason.RATE_LIMITED, "2.122": Reason.RATE_LIMITED,
     "3.0": Reason.SYSTEM, "3.1": Reason.SYSTEM, "3.2": Reason.SYSTEM, "3.3": Reason.SYSTEM, "3.4": Reason.MESSAGE_TOO_BIG,
     "3.5": Reason.SYSTEM, "3.6": Reason.CONTENT, "3.7": Reason.SECURITY,

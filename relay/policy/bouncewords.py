@@ -64,7 +64,7 @@ _WORDS: list[tuple[Reason, str]] = [
         Reason.SENDER_REJECTED,
         rf"\b(?:domain of )?{_SENDER}(?:'s)?(?: (?:e-?mail )?(?:address|domain))?(?: @)?:?,? (?:is |was |has been )?(?:not (?:ok|allowed|"
         r"accepted|permitted|valid)|rejected|refused|denied|unknown|invalid|unrout\w+|unresolvable|blocked|does(?: not|n't) (?:exist|"
-        r"resolve)|verif\w+ (?:failed|error)|verify failed|has (?:no|null) mx)|"
+        r"resolve)|verif\w+ (?:failed|error)|verify failed|has (?:no|null) mx)|e-?mail address is not verified|"
         rf"\b(?:unrout(?:e)?able|invalid|unknown|bad|unverified|unresolvable|blocked|blacklisted|illegal) {_SENDER}\b|"
         r"\bsender (?:address )?verif(?:y|ication) (?:failed|error)|could not verify sender|sender callout|callback .{0,30}sender|"
         r"\bcallout verification failed.{0,30}sender|"

@@ -71,6 +71,8 @@ SOFT = [
     ("4.7.0", 421, "Too many connections from your host", "rate_limited"),
     ("", 452, "Too many recipients", "rate_limited"),
     ("5.2.0", 550, "Unknown user a@docomo.ne.jp", "refused"),
+    ("5.2.0", 550, "Mail rejete. ofr_506", "refused"),  # RFC 3463 §3.3: the mailbox is there
+    ("", 554, "Message rejected: Email address is not verified.", "sender_rejected"),
     ("5.2.1", 550, "User unknown", "refused"),  # RFC 3463 §3.3: it is there
     ("4.1.1", 450, "<a@b.example>: Recipient address rejected: User unknown", "user_unknown"),  # temporary is never hard
     ("4.4.4", 0, "Host or domain name not found. Name service error: Host not found", "host_unknown"),
