@@ -160,8 +160,8 @@ def status(json_: bool) -> None:
 
 def _door(row: dict[str, Any]) -> str:
     """One way by which what comes back comes in."""
-    state = {True: "", False: f" fails: {row['why']}", None: " (not looked into yet)"}[row["up"]]
-    return show.clean(f"{row['door']} {row['address']}{state}")
+    state = {True: "", False: f"fails: {row['why']}", None: "(not looked into yet)"}[row["up"]]
+    return show.clean(" ".join(filter(None, (row["door"], row["address"], state))))
 
 
 def _hook(row: dict[str, Any]) -> str:

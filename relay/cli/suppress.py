@@ -26,7 +26,9 @@ WHYS = ("hard_bounce", "complaint", "soft_bounces", "unsubscribe", "manual", "sh
 _JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
 _SCOPE = click.option("--scope", help="Whose mail: all, tenant:NAME or class:NAME.")
 _WHY = click.option("--why", type=click.Choice(WHYS), help="For what reason.")
-_SOURCE = click.option("--source", help="Who said so: hand, import, smtp, bounce, unsubscribe, shaping, or a provider.")
+_SOURCE = click.option(
+    "--source", help="Who said so: hand, import, smtp, bounce, imap:NAME, unsubscribe, shaping, a provider."
+)
 
 
 @click.group()

@@ -81,6 +81,8 @@ class Doors:
                     await self._news.wait()
             now = clock.monotonic()
             if self._news.is_set() or now >= due:
+                for poller, _ in self._pollers.values() if self._news.is_set() else ():
+                    poller.hurry()
                 self._news.clear()
                 due = now + RENEW
                 await self._follow()

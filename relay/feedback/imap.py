@@ -68,6 +68,7 @@ class Poller:
     def __init__(self, mailbox: Mailbox, heard: Heard, log: MailLog) -> None:
         self.mailbox, self._heard, self._log = mailbox, heard, log
         self.up: bool | None = None  # None: not tried yet
+        self._now = asyncio.Event()
         self._failures = 0
         self.why = ""  # the last look failed
         self._told = False  # that it fails
@@ -85,10 +86,18 @@ class Poller:
         try:
             while True:
                 pause = await self.once()
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._now.wait()
+                self._now.clear()
         finally:
             if self._tokens is not None:
                 await self._tokens.finish(1.0)
+
+    def hurry(self) -> None:
+        """What failed is tried again at once: perhaps it was mended."""
+        if self.up is False:
+            self._now.set()
 
     async def once(self) -> float:
         """One look. Returns after how many seconds the next is due; never raises for what others do."""

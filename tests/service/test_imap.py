@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -231,6 +232,21 @@ async def test_a_login_that_is_refused_tells_no_password(desk: Desk) -> None:
     assert desk.poller.why == told["why"]
     await desk.anew(password=Reference("plain", PASSWORD)).once()
     assert desk.poller.why == ""
+
+
+async def test_after_a_reload_what_failed_is_asked_at_once(desk: Desk, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    poller = desk.anew(password=Reference("file", str(secret)), every=3600.0)
+    task = asyncio.create_task(poller.run())
+    try:
+        await until(lambda: poller.up is False)
+        secret.write_text(PASSWORD)
+        poller.hurry()
+        await until(lambda: poller.up is True)
+        assert len(desk.said("imap_well")) == 1
+    finally:
+        task.cancel()
 
 
 async def test_many_messages(desk: Desk, dovecot: Dovecot) -> None:
