@@ -111,9 +111,12 @@ def _came_back(event: Event) -> str:
     return f"it came back{f', {hard}' if hard else ''}{_heard(event)}: {said or _said(event)}"
 
 
+_DOORS = {"bounce": "at the SMTP door", "unsubscribe": "by List-Unsubscribe"}
+
+
 def _heard(event: Event) -> str:
     source = event.get("source") or event.get("reporter")
-    return f" (heard by {source})" if source else ""
+    return f" (heard {_DOORS.get(source, f'by {source}')})" if source else ""
 
 
 _SENTENCES: Mapping[str, Callable[[Event], str]] = {
