@@ -87,7 +87,7 @@ class Builder:
         dsn = self.dsn(file, routes, accounts, pools)
         signing = SigningBuilder(self.site)
         named = self.site.list_names("routes", "route")
-        feedback = FeedbackBuilder(self.site, doors).build(file.feedback, signing.feedback(file.feedback))
+        feedback = FeedbackBuilder(self.site, doors).build(file, signing.feedback(file.feedback))
         self.unused(file, routes, accounts, pools)
         dns = self.dns(file.dns)
         return Config(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from relay.config.doors import DoorBuilder
 from relay.config.egress import IN_CLEAR, EgressBuilder
@@ -16,6 +17,9 @@ from relay.config.problems import Keys
 from relay.config.providers import ProvidersBuilder
 from relay.config.site import Site
 from relay.settings import Address, Feedback, FeedbackDoor, Mailbox, is_loopback
+
+if TYPE_CHECKING:
+    from relay.config.shape import File
 
 LEAST_EVERY = 5.0  # seconds: providers shut out who logs in more often
 LEAST_SIZE = 10_000  # bytes: less holds no report
@@ -29,8 +33,13 @@ class FeedbackBuilder:
     def __init__(self, site: Site, doors: DoorBuilder) -> None:
         self.site, self.doors = site, doors
 
-    def build(self, section: FeedbackSection, base: Feedback) -> Feedback:
+    def build(self, file: File, base: Feedback) -> Feedback:
         """`base` with its doors."""
+        section = file.feedback
+        verp = any(route.rewrite and route.rewrite.reverse_path == "verp" for route in file.routes)
+        if verp and self.site.absent("feedback", ("smtp",)) and self.site.absent("feedback", ("imap",)):
+            text = "what bounces comes back to this domain, and nothing here reads it; say `feedback.smtp` or `feedback.imap`"
+            self.site.warn(("feedback", "domain"), text)
         public = ProvidersBuilder(self.site, self.doors)
         return replace(
             base,

@@ -132,3 +132,13 @@ def test_a_mistake_is_told_at_its_own_place_alone(tmp_path: Path, text: str, tol
         tmp_path, f"feedback: {{{text}}}", BASE.replace("{via: main}", "{via: main, rewrite: {reverse_path: verp}}")
     )
     assert {line.partition(": ")[0] for line in found} <= told, found
+
+
+@pytest.mark.parametrize(
+    ("doors", "warned"), [("", 1), (", smtp: {address: '127.0.0.1:1'}", 0), (f", imap: {{b: {{{BOX}}}}}", 0)]
+)
+def test_return_paths_that_nobody_reads_are_warned_of(tmp_path: Path, doors: str, warned: int) -> None:
+    base = BASE.replace("{via: main}", "{via: main, rewrite: {reverse_path: verp}}")
+    found = [w for w in made(tmp_path, f"feedback: {{{KEY}{doors}}}", base).warnings if " feedback.domain: " in w]
+    assert len(found) == warned and all("say `feedback.smtp` or `feedback.imap`" in w for w in found)
+    assert not any("feedback.domain" in w for w in made(tmp_path, f"feedback: {{{KEY}}}").warnings)
