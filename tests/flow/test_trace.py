@@ -72,7 +72,10 @@ async def test_a_story_from_the_first_try_to_the_report_that_came_back(tmp_path:
             await learn(rig, number, "complained", source="imap:fbl")
             after = await cli(rig, "queue", "trace", number)
             assert "retried by an operator" in after
-            assert "b@example.net: it came back, for good (heard at the SMTP door): 5.1.1 user_unknown 550 5.1.1 gone" in after
+            assert (
+                "b@example.net: it came back, for good (heard at the SMTP door): 5.1.1 user_unknown 550 5.1.1 gone"
+                in after
+            )
             assert "a@example.net: its recipient complained (heard by imap:fbl)" in after
             assert "suppressed for all mail, by a hard bounce: 550 5.1.1 gone" in after
             found = json.loads(await cli(rig, "queue", "trace", number, "--json"))
