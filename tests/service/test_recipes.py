@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from relay.config.load import load
+from tests.returned import dsn
 
-from .support import ENV, ROOT, Recorder, Relay, run, until
+from .application import Application
+from .support import ENV, ROOT, Recorder, Relay, free_port, run, until
 
 README = (ROOT / "README.md").read_text()
 MESSAGE = "From: {0}\r\nSubject: recipe\r\n\r\nhello\r\n"
@@ -86,6 +88,32 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
             until(lambda: len(shop.messages) == 2, what="the one by hand has left")
         assert [m.sender for m in shop.messages] == ["a@shop.example", "b@shop.example"]
         assert [m.sender for m in crm.messages] == ["a@crm.example"]
+
+
+def test_bounces_come_back(tmp_path: Path) -> None:
+    with Recorder() as upstream, Application() as application:
+        file = installed(tmp_path, "bounces come back", {"smtp.example.com": upstream.port})
+        (tmp_path / "secrets" / "return-path").chmod(0o640)
+        (tmp_path / "secrets" / "crm").write_text(application.secret)
+        door, text = free_port(), file.read_text()
+        assert text.count("0.0.0.0:2526") == text.count('"https://crm.example.com/mail"') == 1
+        text = text.replace("0.0.0.0:2526", f"127.0.0.1:{door}")
+        file.write_text(
+            text.replace('"https://crm.example.com/mail"', f'"{application.url}", allow_private: true, cap: 1s')
+        )
+        assert load(file).warnings == ()
+        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+            smtp.sendmail("a@b.example", ["gone@example.net"], MESSAGE.format("a@b.example"))
+            until(lambda: upstream.messages, what="it has left")
+            way_back = upstream.messages[0].sender
+            with smtplib.SMTP("127.0.0.1", door, timeout=20) as bounces:
+                bounces.sendmail("", [way_back], dsn("gone@example.net"))
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                smtp.sendmail("a@b.example", ["gone@example.net"], MESSAGE.format("a@b.example"))
+            heard = {"bounced", "suppression_added"}
+            until(lambda: heard <= {e["event"] for e in application.events.values()}, 40, "the application knows")
+            assert "hard_bounce" in relay(file, "suppress", "list", "gone@example.net", "--json")
+            assert not application.forged
 
 
 def test_staging_keeps_what_would_leave(tmp_path: Path) -> None:
