@@ -93,7 +93,9 @@ async def test_it_goes_on_when_the_period_is_over_in_the_order_of_its_coming(tmp
         assert up.most(0.98) <= 5
         times = [at for at, _ in up.mails]
         assert 1.9 < times[-1] - times[0] < 3.5
-        assert [r.partition("@")[0] for r in up.delivered()] == [f"u{n}" for n in range(15)]
+        # Five begin at once, each over a session of its own: who of them ends first is for the machine to say.
+        came = [int(r.partition("@")[0][1:]) for r in up.delivered()]
+        assert sorted(came) == list(range(15)) and all(abs(n - at) < 5 for at, n in enumerate(came)), came
 
 
 async def test_what_waits_for_a_session_is_counted_when_it_is_said(tmp_path: Path) -> None:

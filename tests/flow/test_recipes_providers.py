@@ -188,7 +188,7 @@ def test_every_recipe_for_a_provider_is_run() -> None:
     names = re.findall(r"```yaml\n# recipe: (.*)\n", README)
     assert set(names) == {
         "microsoft 365", "gmail", "ses", "api keys", "fail-over", "smarthost", "two applications", "staging", "direct",
-        "never too fast",
+        "never too fast", "bounces come back",
     }  # fmt: skip
 
 
