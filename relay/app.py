@@ -119,6 +119,7 @@ class App:
             generations.apply,
             self.webhooks.apply,
         ]
+        await self._begin_webhooks()
         await self._open_admin(config)
         await self._open_doors(config)
         await self._open_feedback(config)
@@ -187,6 +188,13 @@ class App:
         self.spool.check_room()
         for door in self.doors:
             door.advertise()
+
+    async def _begin_webhooks(self) -> None:
+        """Raises StartError."""
+        try:
+            await self.webhooks.begin()
+        except SpoolError as error:
+            raise StartError(str(error)) from None
 
     async def _open_admin(self, config: Config) -> None:
         service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)

@@ -99,18 +99,26 @@ class Webhooks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def begin(self) -> None:
+        """Before mail is let in: a new endpoint begins at the present end of the stream, and hears of the first message."""
+        await self._placed(self.config().webhooks)
+
+    async def _placed(self, names: Iterable[str]) -> None:
+        cursors = await self.spool.cursors()
+        for name in names:
+            if name not in cursors:
+                await self.spool.progress(Progress(name, await self.spool.last_event()))
+
     async def _match(self) -> None:
-        """A line for each endpoint; a new one begins at the present end of the stream."""
+        """A line for each endpoint."""
         new = [endpoint for name, endpoint in self.config().webhooks.items() if name not in self.lines]
         if not new or self._stopping:
             return
-        cursors = await self.spool.cursors()
+        await self._placed(endpoint.name for endpoint in new)
         leaving = {line.name: task for line, task in self._tasks.items() if self.lines.get(line.name) is not line}
         for endpoint in new:
             if endpoint.name in leaving:
                 continue  # its last turn is still under way; the next tick sees to it
-            if endpoint.name not in cursors:
-                await self.spool.progress(Progress(endpoint.name, await self.spool.last_event()))
             line = Line(endpoint, self.spool, self.log, lambda: self.config().tenant_of)
             self.lines[endpoint.name] = line
             task = asyncio.create_task(self._keep(line), name=f"webhook-{endpoint.name}")

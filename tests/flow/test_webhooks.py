@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from conftest import ROOT, Spools, until
-from hooked import SECRET, crm, hooked, in_order, lines_of, note
+from hooked import SECRET, Hooks, crm, hooked, in_order, lines_of, note
 from receiver import Events, Receiver, signed
 
 from relay import clock
@@ -57,6 +57,17 @@ async def test_events_are_told_signed_and_in_order(spool: SqliteSpool, receiver:
         assert call.headers["User-Agent"].startswith("relay/") and call.headers["Content-Type"] == "application/json"
     assert len({call.headers["X-Relay-Delivery"] for call in receiver.calls}) == len(receiver.calls)
     assert receiver.taken[0].keys() == {"id", "at", "event", "queue_id", "k"}
+
+
+async def test_a_new_endpoint_hears_of_the_first_message(spool: SqliteSpool, receiver: Receiver) -> None:
+    """Mail is let in before the endpoints are at work."""
+    await note(spool, 9)
+    made = Hooks(spool, {"crm": crm(receiver)})
+    await made.webhooks.begin()
+    ids = await note(spool, 1)
+    await made.start()
+    await until(lambda: receiver.ids == ids)
+    await made.stop()
 
 
 async def test_two_secrets_sign_both(spool: SqliteSpool, receiver: Receiver, tmp_path: Path) -> None:
