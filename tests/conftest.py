@@ -36,6 +36,7 @@ async def until(condition: Callable[[], object], deadline: float = 10.0) -> None
         await asyncio.sleep(0.005)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests out, those that use the whole machine run one after the other."""
     for item in items:
