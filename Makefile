@@ -48,12 +48,12 @@ run: $(RUNTIME) ## Start the relay: with /etc/relay/relay.yaml if there is one, 
 		if [ -e "$$found" ]; then echo "running with $$found; RELAY_CONFIG names another one"; fi
 	@exec $(BIN)/relay serve
 
-# Most tests wait for something: two for each processor. What one test process is wrong for: `make test JOBS=0`.
+# Most tests wait for something: two for each processor; those of a file one after the other. One after the other: `JOBS=0`.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
 .PHONY: test
 test: install programs ## Run all tests, some at once (JOBS=4); installs the programs that they drive, where it may
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: programs
 programs:

@@ -36,14 +36,6 @@ async def until(condition: Callable[[], object], deadline: float = 10.0) -> None
         await asyncio.sleep(0.005)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests out, those that use the whole machine run one after the other."""
-    for item in items:
-        if item.path.is_relative_to(ROOT / "tests" / "service") or item.path.is_relative_to(ROOT / "tests" / "faults"):
-            item.add_marker(pytest.mark.xdist_group("machine"))
-
-
 def pytest_collection_finish() -> None:
     """What was collected stays: a round of the garbage collector over it takes as long as what some tests measure."""
     gc.collect()
