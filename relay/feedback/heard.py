@@ -1,9 +1,10 @@
 """From what a door heard to what the spool learns: an event, a suppression, a rate. One transaction for each Finding.
 
-Believed is what proves that it is about a message of ours: a token of our key, or a provider whose signature was verified; or
-what names a message and a recipient of it that we have, and not another Message-ID. All else is told (a line of the log, a count)
-and teaches nothing: anybody can write a report. What nobody vouches for and concerns no recipient, such as DMARC's reports, comes
-to so many events an hour at most. A recipient's state is never changed: delivered stays delivered, the event tells the rest.
+Believed is what proves that it is about a message of ours: a token of our key, a provider whose signature was verified, or the
+Message-ID that its application gave it, beside its queue id and a recipient of it. What names the queue id alone becomes an event
+and teaches nothing, for ids follow one another; all else is a line of the log and a count: anybody can write a report.
+What nobody vouches for and concerns no recipient, such as DMARC's reports, comes to so many events an hour at most. A
+recipient's state is never changed: delivered stays delivered, the event tells the rest.
 """
 
 from __future__ import annotations
