@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from relay import __version__, clock
-from relay.admin.api import Admin
+from relay import __version__, clock, recovery
+from relay.admin.events import Stream
 from relay.admin.pauses import Pausing
 from relay.admin.service import Service
 from relay.admin.simulation import Simulated
 from relay.admin.suppress import Suppressing
+from relay.api.rooms import Rooms
+from relay.api.server import Admin
+from relay.api.tokens import Tokens
 from relay.deliver.network import Network
-from relay.envelope import queue_id
 from relay.feedback.doors import Doors
 from relay.feedback.heard import Heard
 from relay.generations import Generations
@@ -28,7 +29,6 @@ from relay.listener.front import Door, ListenError, watch
 from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
-from relay.policy import poison
 from relay.prepare.preparer import Preparer
 from relay.pulse import Pulse
 from relay.quotas import Quotas
@@ -43,7 +43,6 @@ from relay.signing.rules import Rule
 from relay.signing.watch import Watch
 from relay.spool import SpoolError, opening
 from relay.spool.sqlite import SqliteSpool
-from relay.suppressions import Suppressions
 from relay.webhooks.dispatch import Webhooks
 
 STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writing thread
@@ -90,13 +89,21 @@ class App:
         self.spool.reporter = Reports(
             lambda: self.runtime.config, self.spool.next_id, lambda: secrets.token_hex(16), self.log
         )
-        await self._recover()
+        opening.tell(self.spool.opened, self.log)
+        try:
+            await recovery.recover(self.spool, config, self.log)
+            kept, documents = await self.spool.spent(), await self.spool.remembered()
+            self.suppressions = await recovery.suppressions(
+                self.spool, lambda: self.runtime.config, self.log, documents
+            )
+            self.tokens = Tokens(self.spool, lambda: self.runtime.config)
+            await self.tokens.load()
+        except SpoolError as error:
+            raise StartError(str(error)) from None
         self._limits(config)
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
         network = Network(config, self.log)
-        kept, documents = await self._remembered()
-        self.suppressions = await self._suppressions(documents)
         memory = Memory(self.spool, documents, self.log)
         self.spool.taker = self.scheduler = Scheduler(
             self.spool, config, self.preparer, network, self.log, kept, memory, self.suppressions
@@ -149,36 +156,6 @@ class App:
             "webhooks": self.webhooks.run,
         }
 
-    async def _recover(self) -> None:
-        config = self.config
-        opening.tell(self.spool.opened, self.log)
-        rules = {n: c.in_doubt for n, c in config.classes.items()}
-        doubtful, held = await self.spool.recover(rules, clock.now(), random.random())
-        if doubtful:
-            self.log.warning("recovered", in_doubt=doubtful, hint="they were in flight when the relay died")
-        for message in held:
-            why = f"in flight at {poison.MOST} crashes in a row"
-            self.log.error("held", id=queue_id(message), why=why, hint=poison.WHAT_TO_DO)
-        for message in await self.spool.sweep():
-            self.log.error("body_missing", id=queue_id(message), hint="its body file is gone; restore it from a backup")
-
-    async def _remembered(self) -> tuple[dict[str, list[tuple[float, int]]], dict[str, str]]:
-        """What earlier runs have spent and learnt. Raises StartError."""
-        try:
-            return await self.spool.spent(), await self.spool.remembered()
-        except SpoolError as error:
-            raise StartError(str(error)) from None
-
-    async def _suppressions(self, documents: dict[str, str]) -> Suppressions:
-        """Who gets nothing, known before anybody may be sent to. Raises StartError."""
-        found = Suppressions(self.spool, lambda: self.runtime.config, self.log)
-        try:
-            await found.load()
-            await found.migrate(documents, clock.now())
-        except SpoolError as error:
-            raise StartError(str(error)) from None
-        return found
-
     def _limits(self, config: Config) -> None:
         spool = config.spool
         self.spool.max_queued, self.spool.reserve = spool.max_queued, spool.reserve
@@ -197,11 +174,21 @@ class App:
             raise StartError(str(error)) from None
 
     async def _open_admin(self, config: Config) -> None:
-        service = Service(self.spool, self.intake, self.scheduler.outlook, self, self.log)
-        simulated = Simulated(self.spool, self.scheduler, self.scheduler.outlook)
-        pausing = Pausing(self.scheduler.pauses, self.scheduler.outlook, self)
+        scheduler = self.scheduler
         suppressing = Suppressing(self.spool, self.suppressions, self, self.log)
-        self.admin = Admin(service, pausing, self.scheduler.usage, simulated, self.webhooks, suppressing)
+        self.admin = Admin(
+            Rooms(
+                *(self.spool, self.intake, scheduler.outlook, self, self.log),
+                service=Service(self.spool, self.intake, scheduler.outlook, self, self.log),
+                pausing=Pausing(scheduler.pauses, scheduler.outlook, self),
+                usage=scheduler.usage,
+                simulated=Simulated(self.spool, scheduler, scheduler.outlook),
+                hooks=self.webhooks,
+                suppressing=suppressing,
+                tokens=self.tokens,
+                stream=Stream(self.spool, lambda: self.runtime.config.tenant_of),
+            )
+        )
         try:
             await self.admin.open_socket(config.admin.socket)
         except OSError as error:

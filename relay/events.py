@@ -6,6 +6,7 @@ ids grow, and are never reused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,7 @@ class Row:
     user: str = ""
     class_: str = ""
     tag: str = ""
+    metadata: str = ""  # JSON, as the application gave it
     recipients: tuple[str, ...] = ()  # of an `accepted`: all of them, up to 1000
 
 
@@ -96,6 +98,7 @@ def told(row: Row, tenants: Mapping[str, str]) -> dict[str, Any]:
         "sender": row.sender,
         "from": row.header_from,
         "tag": row.tag,
+        "metadata": json.loads(row.metadata) if row.metadata else {},
         "class": row.class_,
         "user": row.user,
         "tenant": tenants.get(row.user, "") if row.user else "",
@@ -124,6 +127,7 @@ class Wanted:
     domain: tuple[str, ...] = ()  # of the recipient
     egress: tuple[str, ...] = ()
     message: int = 0
+    users: frozenset[str] | None = None  # of exactly these; None: of all, and what is of nobody
 
     @cached_property
     def _globs(self) -> list[tuple[str, list[Any]]]:
@@ -134,6 +138,8 @@ class Wanted:
         if self.kinds and row.kind not in self.kinds:
             return False
         if self.message and row.message != self.message:
+            return False
+        if self.users is not None and row.user not in self.users:
             return False
         for name, globs in self._globs:
             match name:

@@ -17,10 +17,19 @@ from relay.events import Kind
 from relay.policy.classes import InDoubt
 from relay.policy.suppression import Softly, Suppression
 from relay.recipient import News, State, Verb
+from relay.spool.access import Access
 from relay.spool.errors import SpoolBusy, SpoolCorrupt, SpoolError, SpoolFull, SpoolNewer
 from relay.spool.feed import Feed
+from relay.spool.filter import Filter
 
-__all__ = ["SpoolBusy", "SpoolCorrupt", "SpoolError", "SpoolFull", "SpoolNewer"]  # beside what is defined here
+__all__ = [
+    "Filter",
+    "SpoolBusy",
+    "SpoolCorrupt",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolNewer",
+]  # beside what is defined here
 
 SIBLINGS = 1000  # recipients of one message that are claimed beyond what was asked for
 INLINE_LIMIT = 256 * 1024  # bytes; a larger body is a file: 100 × 10 MB in the table took small commits to seconds
@@ -100,6 +109,8 @@ class NewMessage:
     smtp: int
     recipients: list[NewRecipient]
     idempotency_key: str = ""
+    digest: str = ""  # of what was submitted with that key; empty: not asked
+    metadata: str = ""  # JSON, what the application says of it
     send_at: float = 0.0  # not before this; 0: at once
     envid: str = ""  # RFC 3461 §4.4, decoded
     ret: str = ""  # FULL, HDRS, or not said
@@ -295,24 +306,6 @@ class Reporter(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Filter:
-    """What an operator selects recipients by; empty fields select all. Globs are case-insensitive."""
-
-    ids: tuple[int, ...] = ()
-    sender: str = ""
-    recipient: str = ""
-    domain: str = ""
-    egress: str = ""
-    lanes: tuple[int, ...] | None = None
-    class_: str = ""
-    tag: str = ""
-    user: str = ""
-    states: tuple[State, ...] = ()
-    error: str = ""
-    accepted_before: float | None = None
-
-
 class Bodies(Protocol):
     """What happens to bodies in files, beside the rows."""
 
@@ -331,7 +324,7 @@ class Staging(Protocol):
     def abandon(self) -> None: ...
 
 
-class Spool(Feed, Protocol):
+class Spool(Feed, Access, Protocol):
     """What the rooms ask of a spool: the hot path, and below it what operators and housekeeping ask."""
 
     counts: dict[State, int]
@@ -351,6 +344,7 @@ class Spool(Feed, Protocol):
     async def record(self, settlements: Sequence[Settlement]) -> None: ...
     async def spend(self, rows: Sequence[tuple[str, float, int]]) -> None: ...
     async def recover(self, in_doubt: Mapping[str, InDoubt], now: float, chance: float) -> tuple[int, list[int]]: ...
+    async def sweep(self) -> list[int]: ...
     async def wait(self, timeout: float | None) -> list[Head]: ...
     def wake(self) -> None: ...
 

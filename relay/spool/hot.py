@@ -41,6 +41,7 @@ _RECIPIENT = Rows(
     13,
 )
 _EVENT = Rows("INSERT INTO event (at, message, n, kind, egress, code, data) VALUES {}", 7)
+_METADATA = Rows("INSERT INTO metadata (message, data) VALUES {}", 2)
 _SETTLE = Rows(
     "WITH v(m, i, state, due, attempts, doubt, egress, note, crashes) AS (VALUES {}) "
     "UPDATE recipient SET state = v.state, due_at = v.due, attempts = v.attempts, in_doubt = v.doubt, "
@@ -89,7 +90,7 @@ def accept_usual(
     run: int, lanes: Lanes, m: NewMessage
 ) -> tuple[list[usual.Row], tuple[int, bool, dict[str, int], Written]] | None:
     """The row of a message for which nothing is to be looked up, and what `accept` would return for it."""
-    if m.idempotency_key or m.spent or m.id >= lanes.reserved:
+    if m.idempotency_key or m.metadata or m.spent or m.id >= lanes.reserved:
         return None
     facts = m.recipients[0].facts
     lane = lanes.of(facts)
@@ -110,6 +111,7 @@ def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessa
         _CONTENT.run(connection, [(m.id, m.body) for m in others if _is_inline(m)])
         _RECIPIENT.run(connection, [row for m in others for row in _recipient_rows(m, ids, run)])
         _EVENT.run(connection, [row for m in others for row in _accept_events(m)])
+    _METADATA.run(connection, [(m.id, m.metadata) for m in fresh if m.metadata])
     highest = max(m.id for m in fresh)
     if highest >= lanes.reserved:
         reserve_ids(connection, highest)
@@ -129,8 +131,9 @@ def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) 
             # Two applications may both number from 1: a key is its user's, or where there is none its sender's.
             key = (m.user or m.sender.lower(), m.idempotency_key)
             inserted = connection.execute(
-                "INSERT INTO idempotency (user, key, message) VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING message",
-                (*key, m.id),
+                "INSERT INTO idempotency (user, key, message, digest) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING "
+                "RETURNING message",
+                (*key, m.id, m.digest),
             ).fetchall()
             if not inserted:
                 repeated[m.id] = connection.execute(

@@ -194,6 +194,7 @@ def purge(connection: sqlite3.Connection, messages: Sequence[int]) -> tuple[list
     for table, column in (
         ("content", "id"),
         ("idempotency", "message"),
+        ("metadata", "message"),
         ("message", "id"),
     ):
         connection.execute(f"DELETE FROM {table} WHERE {column} {among}", (ids,))

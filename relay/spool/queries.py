@@ -85,6 +85,10 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
             "(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))"
         )
         values += [wanted.error.lower()] * 2
+    if wanted.users is not None:
+        add("m.user IN (SELECT value FROM json_each(?))", json.dumps(sorted(wanted.users)))
+    if wanted.key:
+        add("r.message IN (SELECT message FROM idempotency WHERE key = ?)", wanted.key)
     if wanted.accepted_before is not None:
         add("m.accepted_at <= ?", wanted.accepted_before)
     return " AND ".join(parts), values

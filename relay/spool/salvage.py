@@ -29,6 +29,7 @@ _NUMBERS = (
     ("recipient", "message"),
     ("event", "message"),
     ("idempotency", "message"),
+    ("metadata", "message"),
 )
 # Tables that stand alone, and their keys.
 _ALONE = {
@@ -39,6 +40,9 @@ _ALONE = {
     "heard": ("key",),
     "endpoint": ("name",),
     "parcel": ("endpoint", "event"),
+    "token": ("id",),
+    "audit": ("id",),
+    "consumer": ("tenant", "name"),
 }
 _PAGE = 500
 _GAP = 1 << 14  # numbers between two readable ends that are tried one by one
@@ -58,6 +62,15 @@ _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "endpoint": str, "event": int, "message": int, "dead": int, "attempts": int, "due_at": (int, float),
         "first_at": (int, float), "why": str, "body": str,
     },
+    "token": {
+        "id": str, "digest": str, "name": str, "scopes": str, "user": str, "tenant": str, "created_at": (int, float),
+        "created_by": str, "expires_at": (int, float), "revoked_at": (int, float),
+    },
+    "audit": {
+        "id": int, "at": (int, float), "who": str, "tenant": str, "request": str, "act": str, "asked": str, "status": int,
+        "result": str,
+    },
+    "consumer": {"tenant": str, "name": str, "cursor": int, "at": (int, float)},
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -190,7 +203,7 @@ class _Salvage:
     def _numbers(self) -> list[int]:
         """Of all messages that any table, or a body's file, knows of."""
         gaps: list[range] = []
-        found = {row[0] for table, key in _NUMBERS for row in self._scan(table, key, key, gaps)}
+        found = {row[0] for table, key in _NUMBERS if self.known[table] for row in self._scan(table, key, key, gaps)}
         for gap in gaps:
             if len(gap) <= _GAP:
                 found.update(gap)
@@ -280,6 +293,8 @@ class _Salvage:
         self._events(number)
         for key in self._try("idempotency", "message = ?", number)[0]:
             self._insert("idempotency", key, "OR IGNORE")
+        for said in self._try("metadata", "message = ?", number)[0]:
+            self._insert("metadata", said | {"data": _json(said["data"])}, "OR IGNORE")
         self.done.messages += 1
         self.done.recipients += len(recipients)
         self.done.waiting += sum(State(r["state"]) not in FINAL for r in recipients)

@@ -37,14 +37,14 @@ from relay.spool import (
 )
 from relay.spool.content import Content, Staged
 from relay.spool.feed import Heard
-from relay.spool.feeding import Feeding
+from relay.spool.records import Records
 from relay.spool.slices import Slices
 from relay.spool.writer import ACCEPT, ACT, CLAIM, RECORD, Connection, Writer, connect, each
 
 T = TypeVar("T")
 
 
-class SqliteSpool(Feeding):
+class SqliteSpool(Records):
     """One spool file and its folder. Made by `open`."""
 
     def __init__(self, path: Path, writer: Writer, reader: Connection, opened: opening.Opened, now: float) -> None:

@@ -23,8 +23,8 @@ MOST_TOLD = 1000  # recipients of one message
 
 _SELECT = (
     "SELECT e.id, e.at, e.kind, e.message, e.n, e.egress, e.code, e.data, m.sender, m.header_from, r.address, m.user, "
-    "m.class, m.tag FROM event e LEFT JOIN message m ON m.id = e.message "
-    "LEFT JOIN recipient r ON r.message = e.message AND r.n = e.n WHERE e.kind <> '' AND "
+    "m.class, m.tag, d.data FROM event e LEFT JOIN message m ON m.id = e.message "
+    "LEFT JOIN recipient r ON r.message = e.message AND r.n = e.n LEFT JOIN metadata d ON d.message = m.id WHERE e.kind <> '' AND "
 )
 
 
@@ -41,9 +41,9 @@ def _read(connection: sqlite3.Connection, which: str, values: tuple[Any, ...]) -
     rows = [
         Row(
             number, at, kind, message, n, egress, code, json.loads(data) if data != "{}" else {},
-            sender or "", from_ or "", address or "", user or "", class_ or "", tag or "",
+            sender or "", from_ or "", address or "", user or "", class_ or "", tag or "", said or "",
         )
-        for number, at, kind, message, n, egress, code, data, sender, from_, address, user, class_, tag
+        for number, at, kind, message, n, egress, code, data, sender, from_, address, user, class_, tag, said
         in connection.execute(_SELECT + which, values)
     ]  # fmt: skip
     if whole := list(dict.fromkeys(row.message for row in rows if row.n is None and row.message)):

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 from rig import ENV, Rig, free_port, running, write_config
 
 from relay import clock
-from relay.admin.api import Admin
 from relay.admin.pauses import Pausing
+from relay.api.server import Admin
 from relay.scheduler.pauses import Pauses
 from relay.spool import Event, SpoolError
 
@@ -88,8 +88,8 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             lambda found, events: made.remember(found, events),
             made.changed,
         )
-        mine, there = Pausing(made.pauses, scheduler.outlook, rig.app), rig.app.admin
-        admin = Admin(there.service, mine, there.usage, there.simulated, there.hooks, there.suppressing)
+        mine = Pausing(made.pauses, scheduler.outlook, rig.app)
+        admin = Admin(replace(rig.app.admin.rooms, pausing=mine))
         await admin.open_socket(made.socket)
         try:
             yield made

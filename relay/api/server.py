@@ -1,14 +1,12 @@
-"""HTTP around `service`: everything on the UNIX socket, whose file mode is its guard; health and metrics on TCP.
+"""The servers: everything on the UNIX socket, whose file mode is its guard; on TCP `/v1` for who has a token, and health.
 
-Errors are problem+json (RFC 9457) and say what was meant. `/v1` on TCP wants a token, which this version does not build:
-it answers 401 and names the socket.
+`operations` is the whole of `/v1`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import socket
 import stat
@@ -21,33 +19,26 @@ from aiohttp import web
 from relay import metrics
 from relay.admin import events, feedback, limits, suppress, webhooks
 from relay.admin.pauses import Pausing
-from relay.admin.ports import BadRequest, Hooks, NotFound, Usage
-from relay.admin.service import Service
+from relay.admin.ports import BadRequest
 from relay.admin.simulation import Simulated
-from relay.admin.suppress import Suppressing
+from relay.api.openapi import document
+from relay.api.operations import operations
+from relay.api.rooms import Rooms
+from relay.api.route import ID, MAX_BODY
+from relay.api.serve import Endpoint, Who, by_socket, by_token, telling
 from relay.settings import Address
-from relay.spool import SpoolError
-from relay.submission import BadMessage
 
-MAX_BODY = 5 << 20  # `explain` brings a message along
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
     """The servers. `open_socket`, `open_tcp`, then `close`."""
 
-    def __init__(
-        self,
-        service: Service,
-        pausing: Pausing,
-        usage: Usage,
-        simulated: Simulated,
-        hooks: Hooks,
-        suppressing: Suppressing,
-    ) -> None:
-        self.service, self.pausing, self.usage, self.simulated = service, pausing, usage, simulated
-        self.stream = events.Stream(service.spool, lambda: service.control.config.tenant_of)
-        self.hooks, self.suppressing = hooks, suppressing
+    def __init__(self, rooms: Rooms) -> None:
+        self.rooms, self.service, self.stream = rooms, rooms.service, rooms.stream
+        self.pausing, self.usage, self.simulated = rooms.pausing, rooms.usage, rooms.simulated
+        self.hooks, self.suppressing = rooms.hooks, rooms.suppressing
+        self.operations = operations(rooms)
         self._runners: list[web.AppRunner] = []
         self._socket: Path | None = None
 
@@ -70,7 +61,7 @@ class Admin:
 
     async def open_tcp(self, address: Address) -> int:
         """Health and metrics; returns the port. Raises OSError."""
-        runner = await self._runner(self._public())
+        runner = await self._runner(self._app(by_token))
         site = web.TCPSite(runner, address.host, address.port, reuse_address=True)
         await site.start()
         port: int = runner.addresses[-1][1]
@@ -88,26 +79,25 @@ class Admin:
         self._runners.append(runner)
         return runner
 
-    def _public(self) -> web.Application:
-        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY)
+    def _app(self, who: Who) -> web.Application:
+        app = web.Application(middlewares=[telling(self.rooms, who)], client_max_size=MAX_BODY)
+        app.on_response_prepare.append(_identified)
         app.add_routes(
             [
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
-                web.route("*", "/v1{rest:.*}", self._closed),
+                web.get("/openapi.json", self._openapi),
             ]
         )
+        for operation in self.operations:
+            app.router.add_route(operation.method, operation.path, Endpoint(operation, self.rooms, who).handle)
         return app
 
     def _everything(self) -> web.Application:
-        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY)
+        app = self._app(by_socket)
         app.add_routes(
             [
-                web.get("/metrics", self._metrics),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/v1/status", self._status),
                 web.get("/v1/queue", self._list),
                 web.post("/v1/queue/{verb}", self._act),
                 web.get("/v1/messages/{id}", self._show),
@@ -146,15 +136,10 @@ class Admin:
         health = self.service.control.health()
         return web.json_response(health, status=200 if health["accepting"] else 503)
 
-    async def _closed(self, request: web.Request) -> web.Response:
-        return _problem(
-            401, "the admin API is on the UNIX socket only (admin.socket); over TCP it wants a token, not built yet"
-        )
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(document(self.operations))
 
-    # -- look
-
-    async def _status(self, request: web.Request) -> web.Response:
-        return web.json_response(self.service.status() | {"webhooks": self.hooks.rows()})
+    # -- what has no model yet
 
     async def _list(self, request: web.Request) -> web.Response:
         asked = dict(request.query)
@@ -269,26 +254,6 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return found
 
 
-def _problem(status: int, detail: str) -> web.Response:
-    body = {"type": "about:blank", "status": status, "detail": detail}
-    return web.json_response(body, status=status, content_type="application/problem+json")
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as problem+json; ours without the text of an exception."""
-    try:
-        return await handler(request)
-    except BadRequest as error:
-        return _problem(400, str(error))
-    except NotFound as error:
-        return _problem(404, str(error))
-    except BadMessage as error:
-        return _problem(409, f"{error.code} {error.enhanced} {error.text}")
-    except SpoolError as error:
-        return _problem(409, str(error))
-    except web.HTTPException as error:
-        return _problem(error.status, error.reason)
-    except Exception:
-        logging.getLogger(__name__).exception("%s %s", request.method, request.path)
-        return _problem(500, "internal trouble; the relay's log has it")
+async def _identified(request: web.Request, response: web.StreamResponse) -> None:
+    if ID in request:  # not where no request could be read
+        response.headers["X-Request-Id"] = request[ID]

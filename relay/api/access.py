@@ -1,0 +1,150 @@
+"""Tokens, and who changed what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from relay import clock
+from relay.admin.ports import BadRequest, NotFound
+from relay.api.rooms import Rooms
+from relay.api.route import Answer, Call, Model, Operation
+from relay.policy.access import Scope, Token
+from relay.spool.access import Audit, AuditFilter
+
+LONGEST = 10 * 366 * 86400.0  # seconds that a token may be valid
+
+
+class NewToken(Model):
+    name: Annotated[str, Field(min_length=1, max_length=100, description="What it is for.")]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=4, description="What its bearer may do.")]
+    user: str = Field("", max_length=100, description="Submits as this user, and sees what he submitted.")
+    tenant: str = Field("", max_length=100, description="Sees what the tenant's users submitted.")
+    expires_in: float | None = Field(
+        None, gt=0, le=LONGEST, description="Seconds that it is valid; without: until it is revoked."
+    )
+
+
+class TokenRow(Answer):
+    id: str
+    name: str
+    scopes: list[Scope]
+    user: str
+    tenant: str
+    state: str
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class MadeToken(TokenRow):
+    token: str = Field(description="Its text; it is shown this once.")
+
+
+class TokenRows(Answer):
+    tokens: list[TokenRow]
+
+
+class AuditQuery(Model):
+    who: str = Field("", description="A glob on who asked.")
+    act: str = Field("", description="A glob on method and path, such as `POST /v1/suspend`.")
+    since: float = Field(0.0, ge=0, description="Epoch seconds.")
+    before: int | None = Field(None, ge=1, lt=1 << 62, description="The `next` of the page before.")
+    limit: int = Field(100, ge=1, description="At most 1000.")
+
+
+class AuditRow(Answer):
+    id: int
+    at: float
+    who: str
+    tenant: str
+    request_id: str
+    act: str
+    asked: dict[str, Any]
+    status: int | None = Field(description="Of HTTP; null: it began, and how it ended is not known.")
+    result: dict[str, Any]
+
+
+class AuditRows(Answer):
+    audit: list[AuditRow]
+    next: int | None
+
+
+def operations(rooms: Rooms) -> list[Operation]:
+    async def tokens(call: Call) -> dict[str, Any]:
+        now = clock.now()
+        return {"tokens": [_row(token, now) for token in rooms.tokens.all()]}
+
+    async def add(call: Call) -> dict[str, Any]:
+        asked, now = call.body, clock.now()
+        token = Token(
+            "", "", asked.name, tuple(dict.fromkeys(asked.scopes)), asked.user, asked.tenant, now, call.principal.who,
+            now + asked.expires_in if asked.expires_in else 0.0,
+        )  # fmt: skip
+        _must_fit(token, rooms)
+        made, text = await rooms.tokens.add(token)
+        call.noted["id"] = made.id
+        return _row(made, now) | {"token": text}
+
+    async def revoke(call: Call) -> dict[str, Any]:
+        now = clock.now()
+        token = await rooms.tokens.revoke(call.path("token"), now)
+        if token is None:
+            raise NotFound("no such token; `relay token list` names them")
+        return _row(token, now)
+
+    async def audit(call: Call) -> dict[str, Any]:
+        asked = call.query
+        limit = min(asked.limit, 1000)
+        found = await rooms.spool.audits(AuditFilter(asked.who, asked.act, asked.since), asked.before, limit)
+        return {"audit": [_told(entry) for entry in found], "next": found[-1].id if len(found) == limit else None}
+
+    return [
+        Operation("GET", "/v1/tokens", "admin", "Tokens, without their secrets", tokens, TokenRows, whole=True),
+        Operation("POST", "/v1/tokens", "admin", "A new token", add, MadeToken, body=NewToken, status=201, whole=True),
+        Operation("DELETE", "/v1/tokens/{token}", "admin", "Revoke a token", revoke, TokenRow, whole=True),
+        Operation("GET", "/v1/audit", "admin", "Who changed what", audit, AuditRows, query=AuditQuery, whole=True),
+    ]
+
+
+def _must_fit(token: Token, rooms: Rooms) -> None:
+    """Raises BadRequest."""
+    config = rooms.config
+    if token.user and token.tenant:
+        raise BadRequest("a token is of a user or of a tenant, not both: a user's tenant is his own")
+    for what, name, known in (("user", token.user, config.users), ("tenant", token.tenant, config.tenants)):
+        if name and name not in known:
+            raise BadRequest(
+                f"no {what} {name!r} in the configuration; there are: {', '.join(sorted(known)) or 'none'}"
+            )
+
+
+def _row(token: Token, now: float) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scopes": list(token.scopes),
+        "user": token.user,
+        "tenant": token.tenant,
+        "state": token.state(now),
+        "created_at": token.created_at,
+        "created_by": token.created_by,
+        "expires_at": token.expires_at or None,
+        "revoked_at": token.revoked_at or None,
+    }
+
+
+def _told(entry: Audit) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": entry.at,
+        "who": entry.who,
+        "tenant": entry.tenant,
+        "request_id": entry.request,
+        "act": entry.act,
+        "asked": dict(entry.asked),
+        "status": entry.status or None,
+        "result": dict(entry.result),
+    }
