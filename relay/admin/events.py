@@ -47,7 +47,7 @@ def parse(query: Mapping[str, str]) -> Asked:
     kinds = frozenset(_words(query.get("kind", "")))
     for kind in kinds - KINDS.keys():
         raise BadRequest(f"unknown kind {kind!r}; there are {', '.join(KINDS)}")
-    globs = {field: tuple(_words(query[key])) for key, field in _GLOBS.items() if query.get(key)}
+    globs: dict[str, Any] = {field: tuple(_words(query[key])) for key, field in _GLOBS.items() if query.get(key)}
     try:
         message = parse_queue_id(query["message"]) if query.get("message") else 0
     except ValueError as error:
