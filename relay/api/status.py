@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Operation
 
 
+class Loop(Answer):
+    up: bool
+    restarts: int
+
+
 class Status(Answer):
     version: str
-    health: dict[str, Any]
+    config: str | None = Field(description="The file; null: the built-in demonstration.")
+    hostname: str
+    listen: list[str] = Field(description="The addresses that are really listened on.")
+    capture: list[str] | None = Field(description="Whom alone mail reaches; null: everybody.")
+    alive: bool = Field(description="Its loops run.")
+    accepting: bool = Field(description="Mail can be accepted durably.")
+    leaving: bool = Field(description="No egress rests.")
+    why: str = Field(description="Why it is not alive, or accepts nothing.")
+    stopping: bool
+    resting: list[str] = Field(description="The egresses that rest.")
+    alarms: int
+    suspended: int
+    queued: int = Field(description="Recipients that are not done.")
+    waiting: int
+    held: int
+    oldest_age: float = Field(description="Seconds that the oldest waits that wants to leave.")
+    loops: dict[str, Loop]
+    config_error: str = Field(description="Why the last reload was refused.")
+    webhooks: list[dict[str, Any]]
 
 
 def operations(rooms: Rooms) -> list[Operation]:
