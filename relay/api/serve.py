@@ -150,8 +150,9 @@ class Endpoint:
         finally:
             if status:  # else it was broken off: nobody knows how far it came
                 await self.rooms.spool.end_audit(number, status, call.noted)
-            asked = json.dumps(entry.asked)
-            self.rooms.log.event("audit", who=principal.who, act=act, status=status, request=call.id, asked=asked)
+            # What was asked may name people: the audit has it, the log goes further.
+            named = f"{self.operation.method} {self.operation.path}"
+            self.rooms.log.event("audit", who=principal.who, act=named, status=status, request=call.id)
 
     def _act(self, call: Call) -> str:
         return f"{self.operation.method} {clean(call.request.path)[:300]}"
