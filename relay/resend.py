@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ async def resend(intake: Intake, row: Mapping[str, Any], recipients: Sequence[st
         envid=row["envid"],
         ret=row["ret"],
         report=row["report"],
+        metadata=json.dumps(row["metadata"]) if row["metadata"] else "",
     )
     try:
         await spool.accept(message)

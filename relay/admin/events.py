@@ -16,8 +16,6 @@ from aiohttp import web
 
 from relay import clock
 from relay.admin.ports import BadRequest
-from relay.admin.service import Service
-from relay.admin.trace import trace
 from relay.envelope import parse_queue_id
 from relay.events import KINDS, Row, Wanted, told
 from relay.spool import Spool
@@ -133,11 +131,8 @@ class Stream:
         return rows, rows[-1].id if rows else last
 
 
-def routes(service: Service, stream: Stream) -> list[web.RouteDef]:
+def routes(stream: Stream) -> list[web.RouteDef]:
     async def events(request: web.Request) -> web.Response:
         return web.json_response(await stream.read(parse(request.query)))
 
-    async def one(request: web.Request) -> web.Response:
-        return web.json_response(await trace(service, stream.tenants(), request.match_info["id"]))
-
-    return [web.get("/v1/events", events), web.get("/v1/messages/{id}/trace", one)]
+    return [web.get("/v1/events", events)]

@@ -9,6 +9,7 @@ from relay import clock
 from relay.admin.ports import Outlook
 from relay.deliver.pool import name_of
 from relay.policy.lanefacts import LaneFacts
+from relay.recipient import State
 from relay.spool import Spool
 
 MOST_DESTINATIONS = 20  # of a direct entry that are told one by one
@@ -26,38 +27,52 @@ def lane_name(outlook: Outlook, lane: int, class_: str) -> str:
     return f"{class_}/{outlook.route_name(lane) or '?'}{f'/{site}' if site else ''}"
 
 
-async def stats(spool: Spool, outlook: Outlook) -> dict[str, Any]:
-    """`states`, `lanes`, and `egresses`: a row for each, and behind that of a direct entry those of its destinations."""
-    now = clock.now()
-    lanes: dict[int, dict[str, Any]] = {}
-    for i, row in enumerate(await spool.stats()):
+async def stats(spool: Spool, outlook: Outlook, users: frozenset[str] | None = None) -> dict[str, Any]:
+    """`states`, `lanes`, and `egresses`: a row for each, and behind that of a direct entry those of its destinations.
+
+    Of some users: their mail alone, and no word of the egresses, which are everybody's.
+    """
+    found = await lanes(spool, outlook, users)
+    for i, lane in enumerate(found):
         await breathe(i)
-        number, lane = row["lane"], lanes.get(row["lane"])
-        if lane is None:
-            name = lane_name(outlook, number, LaneFacts.parse(row["facts"]).class_)
-            lane = lanes[number] = {"lane": name, "lane_id": number, "facts": row["facts"]}
-            lane["destination"] = outlook.destination(number)
-        lane[row["state"]] = row["recipients"]
-        if row["state"] not in ("delivered", "failed"):
-            lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
-    for i, (number, lane) in enumerate(lanes.items()):
-        await breathe(i)
-        await _foreseen(spool, outlook, number, lane, now)
-    states = {s.label: n for s, n in spool.counts.items()}
+        foreseen(outlook, lane, clock.now())
+        del lane["due_at"]
+    if users is not None:
+        states = {s.label: sum(lane.get(s.label, 0) for lane in found) for s in State}
+        return {"states": states, "lanes": found, "egresses": []}
     egresses = []
     for row in outlook.egress_rows():
         egresses.append(row)
         if row["destinations"]:
             egresses += await outlook.destination_rows(row["egress"], MOST_DESTINATIONS)
-    return {"states": states, "lanes": list(lanes.values()), "egresses": egresses}
+    return {"states": {s.label: n for s, n in spool.counts.items()}, "lanes": found, "egresses": egresses}
 
 
-async def _foreseen(spool: Spool, outlook: Outlook, number: int, lane: dict[str, Any], now: float) -> None:
-    """Why what is due in it waits, and until when."""
-    why, until, egresses = outlook.forecast(number, now)
+async def lanes(spool: Spool, outlook: Outlook, users: frozenset[str] | None) -> list[dict[str, Any]]:
+    """A row for each lane that has something, by number: recipients by state; `due_at`: of the first that waits for its turn."""
+    now = clock.now()
+    found: dict[int, dict[str, Any]] = {}
+    for i, row in enumerate(await spool.stats(users)):
+        await breathe(i)
+        number, lane = row["lane"], found.get(row["lane"])
+        if lane is None:
+            name = lane_name(outlook, number, LaneFacts.parse(row["facts"]).class_)
+            lane = found[number] = {"lane": name, "lane_id": number, "facts": row["facts"], "due_at": None}
+            lane["destination"] = outlook.destination(number)
+        lane[row["state"]] = row["recipients"]
+        if row["state"] not in ("delivered", "failed"):
+            lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
+        if row["state"] in ("queued", "deferred"):
+            lane["due_at"] = min(lane["due_at"] or row["due_at"], row["due_at"])
+    return list(found.values())
+
+
+def foreseen(outlook: Outlook, lane: dict[str, Any], now: float) -> None:
+    """Adds why what is due in it waits, and until when."""
+    why, until, egresses = outlook.forecast(lane["lane_id"], now)
     following: float | None = None
     if any(lane.get(state) for state in ("queued", "deferred", "active")):
-        due = await spool.due(number)
+        due = lane["due_at"]
         following = max(due, until or 0.0) if due is not None and due > now else until  # as a list has it
     elif lane.get("held"):
         why = "held until an operator releases it"

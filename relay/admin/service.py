@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from relay.admin.explain import explain, facts_from, held
 from relay.admin.figures import breathe, lane_name, leaving, stats
 from relay.admin.ports import BadRequest, Control, NotFound, Outlook
 from relay.admin.reach import by_mx, told_of
+from relay.admin.selection import said, selection
 from relay.admin.suppress import row as suppressed_row
 from relay.admin.words import joined, plural, rests
 from relay.deliver.pool import name_of
@@ -32,6 +32,10 @@ MAX_NOTES = 5
 MAX_SKIPPED = 1000
 
 
+Eta = tuple[float | None, str, int]  # when, by which rule, behind how many
+Users = frozenset[str] | None  # whose mail who asks may see; None: everybody's
+
+
 @dataclass
 class Service:
     spool: Spool
@@ -42,54 +46,17 @@ class Service:
 
     # -- look
 
-    def parse_filter(self, asked: Mapping[str, str]) -> Filter:
+    def parse_filter(self, asked: Mapping[str, str], users: Users = None) -> Filter:
         """From a query string. Raises BadRequest naming the key."""
-        known = {
-            "id",
-            "sender",
-            "recipient",
-            "domain",
-            "egress",
-            "route",
-            "class",
-            "tag",
-            "user",
-            "state",
-            "error",
-            "older_than",
-        }
-        unknown = set(asked) - known
-        if unknown:
-            raise BadRequest(f"unknown filter {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
-        wanted = Filter(
-            sender=asked.get("sender", ""),
-            recipient=asked.get("recipient", ""),
-            domain=asked.get("domain", ""),
-            egress=asked.get("egress", ""),
-            class_=asked.get("class", ""),
-            tag=asked.get("tag", ""),
-            user=asked.get("user", ""),
-            error=asked.get("error", ""),
-        )
-        try:
-            wanted.ids = tuple(parse_queue_id(t) for t in asked.get("id", "").replace(",", " ").split())
-            wanted.states = tuple(State[t.strip().upper()] for t in asked.get("state", "").split(",") if t.strip())
-            if asked.get("older_than"):
-                wanted.accepted_before = clock.now() - float(asked["older_than"])
-        except KeyError as error:
-            names = ", ".join(s.label for s in State)
-            raise BadRequest(f"unknown state {str(error).lower()}; states are {names}") from None
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-        if asked.get("route"):
-            wanted.lanes = self.outlook.lanes_of_route(asked["route"])
+        wanted = selection(asked, self.outlook, clock.now())
+        wanted.users = users
         return wanted
 
     async def rows(self, wanted: Filter, after: tuple[int, int] | None, limit: int) -> tuple[list[dict[str, Any]], str]:
         """(recipients, cursor of the next page or empty)."""
         limit = max(1, min(limit, MAX_ROWS))
         found: list[dict[str, Any]] = []
-        async for row in self._found(wanted, after, limit + 1):
+        async for row in self.spool.find(wanted, after, limit + 1):
             found.append(row)
             if len(found) > limit:
                 break
@@ -99,20 +66,17 @@ class Service:
         now = clock.now()
         return [self.told(row, now) for row in found], cursor
 
-    async def _found(
-        self, wanted: Filter, after: tuple[int, int] | None = None, limit: int = 500
-    ) -> AsyncIterator[dict[str, Any]]:
-        """As spool.find, and `egress` also selects what was not tried yet and would leave by it."""
-        glob = re.compile(re.escape(wanted.egress.casefold()).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
-        ahead = self.outlook.lanes_by_first(lambda name: bool(glob.fullmatch(name.casefold())))
-        if not wanted.egress or not ahead or (wanted.states and set(wanted.states) <= set(FINAL)):
-            async for row in self.spool.find(wanted, after, limit):
-                yield row
-            return
-        async for row in self.spool.find(replace(wanted, egress=""), after, max(limit, 500)):
-            waits = row["state"] not in ("delivered", "failed")
-            if glob.fullmatch(row["egress"].casefold()) if row["egress"] else waits and row["lane"] in ahead:
-                yield row
+    async def messages(
+        self, wanted: Filter, after: str, limit: int, *, newest: bool
+    ) -> tuple[list[dict[str, Any]], str]:
+        """(one row a message, cursor of the next page or empty). Raises BadRequest."""
+        limit, tenants = max(1, min(limit, MAX_ROWS)), self.control.config.tenant_of
+        found = await self.spool.messages(wanted, self.number(after) if after else None, limit + 1, newest=newest)
+        more, found = len(found) > limit, found[:limit]
+        for row in found:
+            del row["number"]
+            row["tenant"] = tenants.get(row["user"], "")
+        return found, found[-1]["queue_id"] if more else ""
 
     def told(self, row: dict[str, Any], now: float) -> dict[str, Any]:
         """A recipient as the operator sees it: with why it waits and when it moves next."""
@@ -140,21 +104,29 @@ class Service:
         del row["message"]
         return row
 
-    async def message(self, text: str) -> dict[str, Any]:
+    async def message(self, text: str, users: Users = None) -> dict[str, Any]:
         """One message: facts, header block, recipients, events."""
-        found = await self._message(text)
-        now = clock.now()
-        found["recipients"] = [await self._foreseen(r, now) for r in found["recipients"]]
+        found = await self._message(text, users)
+        now, foreseen = clock.now(), dict[tuple[Any, ...], Eta]()
+        found["recipients"] = [await self._foreseen(r, now, foreseen) for r in found["recipients"]]
         found["head"] = found["head"].decode("utf-8", "replace")
         found["body"] = {0: "kept", 1: "kept", 2: "dropped"}[found.pop("place")]
+        found["tenant"] = self.control.config.tenant_of.get(found["user"], "")
         return found
 
-    async def _foreseen(self, row: dict[str, Any], now: float) -> dict[str, Any]:
-        """As `told`, and when it leaves, about: behind how many of its lane, and by which rule."""
-        eta, rule, before = None, "", 0
+    async def _foreseen(self, row: dict[str, Any], now: float, known: dict[tuple[Any, ...], Eta]) -> dict[str, Any]:
+        """As `told`, and when it leaves, about: behind how many of its lane, and by which rule.
+
+        `known`: of a message to a thousand most are at the same place, and who is before them is counted once.
+        """
+        eta: Eta = (None, "", 0)
         if row["state"] in ("queued", "deferred"):
-            eta, rule, before = await self.outlook.eta(row, now)
-        return self.told(row, now) | {"eta": eta, "rule": rule, "before": before}
+            place = row["lane"], row["priority"], row["due_at"]
+            if place not in known:
+                known[place] = await self.outlook.eta(row, now)
+            eta = known[place]
+        await asyncio.sleep(0)
+        return self.told(row, now) | dict(zip(("eta", "rule", "before"), eta, strict=True))
 
     def number(self, text: str) -> int:
         """Raises BadRequest."""
@@ -163,16 +135,22 @@ class Service:
         except ValueError as error:
             raise BadRequest(str(error)) from None
 
-    async def _message(self, text: str) -> dict[str, Any]:
+    async def _message(self, text: str, users: Users) -> dict[str, Any]:
+        """Raises NotFound: for what is another tenant's in the same words."""
         number = self.number(text)
         found = await self.spool.message(number)
-        if found is None:
-            raise NotFound(f"no message {queue_id(number)}: it was never here, or `spool.keep` is over")
+        if found is None or (users is not None and found["user"] not in users):
+            raise _no_such(number)
         return found
 
-    async def stats(self) -> dict[str, Any]:
-        """Counts by state, by lane, and what each egress does."""
-        return await stats(self.spool, self.outlook)
+    async def must_be(self, text: str, users: Users) -> None:
+        """Raises NotFound, BadRequest."""
+        if not await self.spool.messages(Filter(ids=(self.number(text),), users=users), None, 1):
+            raise _no_such(self.number(text))
+
+    async def stats(self, users: Users = None) -> dict[str, Any]:
+        """Counts by state, by lane, and what each egress does; of some users: their mail alone."""
+        return await stats(self.spool, self.outlook, users)
 
     async def explain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Off the loop: it signs, and may re-encode a whole message. Where it leaves by MX the DNS is asked."""
@@ -199,16 +177,16 @@ class Service:
         """An operator's verb on a selection. `to`: the route or account that `reroute` sends to."""
         if verb not in VERBS:
             raise BadRequest(f"unknown verb {verb!r}; verbs are {', '.join(sorted(VERBS))}")
-        if wanted == Filter():
+        if replace(wanted, users=None) == Filter():
             raise BadRequest(f"{verb} wants queue ids or a filter; to select all, use --sender '*'")
         action = VERBS[verb] or Verb.RETRY
-        override = self._override(verb, to)
-        said, knows = _said(wanted), _states(verb)
+        override = self._override(verb, to, whole=wanted.users is None)
+        told, knows = said(wanted), _states(verb)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
         count, sample, part = 0, list[str](), list[dict[str, Any]]()
         touched, lanes = set[str](), Counter[int]()
         if wanted.states:
-            async for row in self._found(wanted):
+            async for row in self.spool.find(wanted):
                 count += 1
                 lanes[row["lane"]] += 1
                 if wanted.ids:
@@ -223,22 +201,22 @@ class Service:
         if part and not dry_run:
             await self._change(verb, action, part, override)
         if not dry_run:
-            self.log.event("operator", verb=verb, filter=said, to=to, recipients=count)
+            self.log.event("operator", verb=verb, filter=told, to=to, recipients=count)
         return {
             "verb": verb,
             "recipients": count,
             "dry_run": dry_run,
             "sample": sample,
-            "skipped": await self._skipped(verb, wanted.ids, touched),
+            "skipped": await self._skipped(verb, wanted, touched),
             "notes": await self._notes(lanes, override) if verb in ("retry", "release", "reroute") else [],
         }
 
-    async def _skipped(self, verb: str, ids: Sequence[int], touched: set[str]) -> list[str]:
+    async def _skipped(self, verb: str, wanted: Filter, touched: set[str]) -> list[str]:
         """Why each message that was named and not acted on was not."""
-        left = [number for number in dict.fromkeys(ids) if queue_id(number) not in touched][:MAX_SKIPPED]
+        left = [number for number in dict.fromkeys(wanted.ids) if queue_id(number) not in touched][:MAX_SKIPPED]
         states: dict[str, list[str]] = {}
         if left:
-            async for row in self.spool.find(Filter(ids=tuple(left))):
+            async for row in self.spool.find(Filter(ids=tuple(left), users=wanted.users)):
                 states.setdefault(row["queue_id"], []).append(row["state"])
         lines = []
         for name in map(queue_id, left):
@@ -272,16 +250,19 @@ class Service:
             for why, n in counts.most_common(MAX_NOTES)
         ]
 
-    def _override(self, verb: str, to: str) -> dict[str, str | bool]:
+    def _override(self, verb: str, to: str, *, whole: bool) -> dict[str, str | bool]:
+        """`whole`: who asks is of the whole relay. Others name no account: which they may use, routes say."""
         if verb != "reroute":
             return {"released": True} if verb == "release" else {}
         config = self.control.config
         if not to:
             return {"route": "", "via": ""}
-        if to in config.table.ways:
+        if whole and to in config.table.ways:
             return {"via": to, "route": ""}
         if to in config.table.by_name:
             return {"route": to, "via": ""}
+        if not whole:
+            raise BadRequest(f"reroute: {to!r} is no route; there are {', '.join(config.table.by_name)}")
         names = ", ".join([*config.accounts, *config.pools, *config.table.by_name])
         raise BadRequest(f"reroute: {to!r} is no account, direct entry, pool or route; there are {names}")
 
@@ -303,21 +284,21 @@ class Service:
         found = {number: self.outlook.lane_facts_of(number) for number in lanes}
         return {number: facts.with_overrides(override) for number, facts in found.items() if facts is not None}
 
-    async def export(self, text: str) -> AsyncIterator[bytes]:
+    async def export(self, text: str, users: Users = None) -> AsyncIterator[bytes]:
         """The message as it leaves, in slices. Raises SpoolError where the body is not kept."""
-        found = await self._message(text)
+        found = await self._message(text, users)
         body = await self.spool.read(found["id"], Place(found["place"]))
         yield bytes(found["head"])
         if isinstance(body, bytes):
             yield body
             return
         with body.open("rb") as file:
-            while data := file.read(1 << 18):
+            while data := await asyncio.to_thread(file.read, 1 << 18):
                 yield data
 
-    async def resend(self, text: str, recipients: Sequence[str]) -> dict[str, Any]:
-        """The same message as a new one, to all its recipients or those named, routed by the rules in force."""
-        found = await self._message(text)
+    async def resend(self, text: str, recipients: Sequence[str], users: Users = None) -> dict[str, Any]:
+        """The same message as a new one of the same user, to all its recipients or those named, routed by the rules in force."""
+        found = await self._message(text, users)
         known = {r["recipient"] for r in found["recipients"]}
         strangers = [r for r in recipients if r not in known]
         if strangers:
@@ -357,23 +338,10 @@ class Service:
         }
 
 
+def _no_such(number: int) -> NotFound:
+    return NotFound(f"no message {queue_id(number)}: it was never here, or `spool.keep` is over")
+
+
 def _states(verb: str) -> tuple[State, ...]:
     """The states that a verb changes."""
     return states_before(Verb(verb)) if verb != "reroute" else (*states_before(Verb.RETRY), State.HELD)
-
-
-def _said(wanted: Filter) -> str:
-    """A filter as the log tells it."""
-    names = {"ids": "id", "states": "state", "class_": "class", "lanes": "lane"}
-    words = []
-    for field in fields(wanted):
-        value = getattr(wanted, field.name)
-        if field.name == "ids":
-            value = ",".join(map(queue_id, value))
-        elif field.name == "states":
-            value = ",".join(s.label for s in value)
-        elif field.name == "lanes" and value is not None:
-            value = ",".join(map(str, value)) or "none"
-        if value:
-            words.append(f"{names.get(field.name, field.name)}={value}")
-    return " ".join(words)

@@ -119,7 +119,7 @@ class Endpoint:
 
     def _body(self, request: web.Request, data: bytes) -> Any:
         operation = self.operation
-        kind = request.content_type if request.headers.get("Content-Type") else "application/json"
+        kind = request.content_type if data and request.headers.get("Content-Type") else "application/json"
         if kind in operation.consumes:
             return data
         if operation.body is None:

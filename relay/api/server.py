@@ -20,7 +20,6 @@ from relay import metrics
 from relay.admin import events, feedback, limits, suppress, webhooks
 from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest
-from relay.admin.simulation import Simulated
 from relay.api.openapi import document
 from relay.api.operations import operations
 from relay.api.rooms import Rooms
@@ -36,7 +35,7 @@ class Admin:
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms, self.service, self.stream = rooms, rooms.service, rooms.stream
-        self.pausing, self.usage, self.simulated = rooms.pausing, rooms.usage, rooms.simulated
+        self.pausing, self.usage = rooms.pausing, rooms.usage
         self.hooks, self.suppressing = rooms.hooks, rooms.suppressing
         self.operations = operations(rooms)
         self._runners: list[web.AppRunner] = []
@@ -98,13 +97,6 @@ class Admin:
         app = self._app(by_socket)
         app.add_routes(
             [
-                web.get("/v1/queue", self._list),
-                web.post("/v1/queue/{verb}", self._act),
-                web.get("/v1/messages/{id}", self._show),
-                web.get("/v1/messages/{id}/raw", self._export),
-                web.post("/v1/messages/{id}/resend", self._resend),
-                web.get("/v1/stats", self._stats),
-                web.post("/v1/explain", self._explain),
                 web.post("/v1/reload", self._reload),
                 web.post("/v1/spool/check", self._check),
                 web.post("/v1/spool/backup", self._backup),
@@ -112,11 +104,10 @@ class Admin:
         )
         app.add_routes(_pauses(self.pausing))
         app.add_routes(limits.routes(self.usage))
-        app.add_routes(events.routes(self.service, self.stream))
+        app.add_routes(events.routes(self.stream))
         app.add_routes(feedback.routes(self.service.spool, self.usage))
         app.add_routes(webhooks.routes(self.hooks, _object))
         app.add_routes(suppress.routes(self.suppressing, _object))
-        app.add_routes([web.get("/v1/simulation", _paged(self.simulated))])
         return app
 
     # -- health
@@ -141,52 +132,6 @@ class Admin:
 
     # -- what has no model yet
 
-    async def _list(self, request: web.Request) -> web.Response:
-        asked = dict(request.query)
-        limit = asked.pop("limit", "100")
-        cursor = _cursor(asked.pop("after", ""))
-        if not limit.isdecimal():
-            raise BadRequest("limit wants a number")
-        rows, following = await self.service.rows(self.service.parse_filter(asked), cursor, int(limit))
-        return web.json_response({"recipients": rows, "next": following})
-
-    async def _show(self, request: web.Request) -> web.Response:
-        return web.json_response(await self.service.message(request.match_info["id"]))
-
-    async def _export(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "message/rfc822"})
-        async for data in self.service.export(request.match_info["id"]):
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write(data)
-        await response.write_eof()
-        return response
-
-    async def _stats(self, request: web.Request) -> web.Response:
-        return web.json_response(await self.service.stats())
-
-    async def _explain(self, request: web.Request) -> web.Response:
-        return web.json_response(await self.service.explain(await _object(request)))
-
-    # -- act
-
-    async def _act(self, request: web.Request) -> web.Response:
-        asked = await _object(request)
-        given = asked.get("filter") or {}
-        if not isinstance(given, dict):
-            raise BadRequest("filter wants an object")
-        wanted = self.service.parse_filter({str(k): str(v) for k, v in given.items()})
-        verb, to = request.match_info["verb"], str(asked.get("to") or "")
-        return web.json_response(await self.service.act(verb, wanted, to, dry_run=bool(asked.get("dry_run"))))
-
-    async def _resend(self, request: web.Request) -> web.Response:
-        asked = await _object(request)
-        named = asked.get("recipients") or []
-        if not isinstance(named, list):
-            raise BadRequest("recipients wants a list")
-        recipients = [str(r) for r in named]
-        return web.json_response(await self.service.resend(request.match_info["id"], recipients))
-
     async def _reload(self, request: web.Request) -> web.Response:
         taken, lines = self.service.control.reload()
         return web.json_response({"taken": taken, "notes": lines}, status=200 if taken else 422)
@@ -196,24 +141,6 @@ class Admin:
 
     async def _backup(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
-
-
-def _cursor(after: str) -> tuple[int, int] | None:
-    """Where the next page begins. Raises BadRequest."""
-    try:
-        cursor = (int(after.split(".")[0]), int(after.split(".")[1])) if after else None
-        if cursor and max(cursor) >= 1 << 63:
-            raise ValueError
-    except (ValueError, IndexError):
-        raise BadRequest("after wants a cursor that an earlier answer gave") from None
-    return cursor
-
-
-def _paged(simulated: Simulated) -> Handler:
-    async def page(request: web.Request) -> web.StreamResponse:
-        return web.json_response(await simulated.page(_cursor(request.query.get("after", ""))))
-
-    return page
 
 
 def _pauses(pausing: Pausing) -> list[web.RouteDef]:

@@ -66,7 +66,7 @@ class Notify(IntFlag):
     def parse(cls, words: str) -> Notify:
         """Of `words`."""
         found = cls(0)
-        for word in filter(None, words.split(",")):
+        for word in words.split(",") if words else ():  # `filter` is a module of this room
             found |= cls[word]
         return found
 
@@ -360,7 +360,10 @@ class Spool(Feed, Access, Protocol):
         self, wanted: Filter, after: tuple[int, int] | None = None, limit: int = 500
     ) -> AsyncIterator[dict[str, Any]]: ...
     async def message(self, number: int) -> dict[str, Any] | None: ...
-    async def stats(self) -> list[dict[str, Any]]: ...
+    async def messages(
+        self, wanted: Filter, after: int | None = None, limit: int = 100, *, newest: bool = False
+    ) -> list[dict[str, Any]]: ...
+    async def stats(self, users: frozenset[str] | None = None) -> list[dict[str, Any]]: ...
     async def change(
         self,
         keys: Sequence[tuple[int, int]],

@@ -15,7 +15,8 @@ class Filter:
     sender: str = ""
     recipient: str = ""
     domain: str = ""
-    egress: str = ""
+    egress: str = ""  # that was tried last; or of `ahead`, where none was and it still waits
+    ahead: tuple[int, ...] = ()  # lanes whose mail would leave by such an egress
     lanes: tuple[int, ...] | None = None
     class_: str = ""
     tag: str = ""

@@ -11,99 +11,9 @@ from relay.envelope import queue_id
 from relay.policy.suppression import Why
 from relay.recipient import FINAL, State
 from relay.spool import Filter, Notify, Place, Position, SpoolError
+from relay.spool.listing import page
 
-_COLUMNS = (
-    "r.message, r.n, r.lane, r.state, r.priority, r.due_at, r.expires_at, r.attempts, r.in_doubt, r.address, r.egress, "
-    "r.note, r.notify, r.orcpt, m.sender, m.header_from, m.user, m.class, m.tag, m.listener, m.client, m.accepted_at, "
-    "m.size, m.report"
-)
-_NAMES = [part.strip().split(".")[1] for part in _COLUMNS.split(",")]
 _FINAL = "(4, 5)"
-
-
-def _rows(connection: sqlite3.Connection, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(sql, parameters)
-    names = [d[0] for d in cursor.description]
-    return [_flat(dict(zip(names, row, strict=True))) for row in cursor]
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One recipient as the flat object that every list prints."""
-    note = json.loads(row.pop("note"))
-    state = State(row.pop("state"))
-    return {
-        "queue_id": queue_id(row["message"]),
-        "recipient": row.pop("address"),
-        "state": state.label,
-        "why": note.get("why", ""),
-        "last_reply": note.get("last_reply", ""),
-        "remote_id": note.get("remote_id", ""),
-        "remote": note.get("remote", ""),
-        "tls": note.get("tls", ""),
-        "settled_at": note.get("settled_at"),
-        **row,
-        "in_doubt": bool(row["in_doubt"]),
-        "notify": Notify(row["notify"]).words,
-        "from": row.pop("header_from"),
-    }
-
-
-def like(glob: str) -> str:
-    """Our glob as SQLite's GLOB, which has [sets] that ours has not."""
-    return glob.casefold().replace("[", "[[]")
-
-
-def _where(wanted: Filter) -> tuple[str, list[Any]]:
-    parts, values = ["1"], []
-
-    def add(part: str, value: Any) -> None:
-        parts.append(part)
-        values.append(value)
-
-    if wanted.ids:
-        add("r.message IN (SELECT value FROM json_each(?))", json.dumps(wanted.ids))
-    if wanted.lanes is not None:
-        add("r.lane IN (SELECT value FROM json_each(?))", json.dumps(wanted.lanes))
-    if wanted.states:
-        add("r.state IN (SELECT value FROM json_each(?))", json.dumps([int(s) for s in wanted.states]))
-    if wanted.sender:
-        add("lower(m.sender) GLOB ?", like(wanted.sender))
-    if wanted.recipient:
-        add("lower(r.address) GLOB ?", like(wanted.recipient))
-    if wanted.domain:
-        add("lower(r.address) GLOB ?", "*@" + like(wanted.domain))
-    for column, value in (
-        ("r.egress", wanted.egress),
-        ("m.class", wanted.class_),
-        ("m.tag", wanted.tag),
-        ("m.user", wanted.user),
-    ):
-        if value:
-            add(f"lower({column}) GLOB ?", like(value))
-    if wanted.error:
-        parts.append(
-            "(instr(lower(json_extract(r.note, '$.why')), ?) OR instr(lower(json_extract(r.note, '$.last_reply')), ?))"
-        )
-        values += [wanted.error.lower()] * 2
-    if wanted.users is not None:
-        add("m.user IN (SELECT value FROM json_each(?))", json.dumps(sorted(wanted.users)))
-    if wanted.key:
-        add("r.message IN (SELECT message FROM idempotency WHERE key = ?)", wanted.key)
-    if wanted.accepted_before is not None:
-        add("m.accepted_at <= ?", wanted.accepted_before)
-    return " AND ".join(parts), values
-
-
-def page(
-    connection: sqlite3.Connection, wanted: Filter, after: tuple[int, int] | None, limit: int
-) -> list[dict[str, Any]]:
-    where, values = _where(wanted)
-    return _rows(
-        connection,
-        f"SELECT {_COLUMNS} FROM recipient r JOIN message m ON m.id = r.message "
-        f"WHERE (r.message, r.n) > (?, ?) AND {where} ORDER BY r.message, r.n LIMIT ?",
-        [*(after or (-1, -1)), *values, limit],
-    )
 
 
 def message(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
@@ -116,6 +26,9 @@ def message(connection: sqlite3.Connection, number: int) -> dict[str, Any] | Non
     inline = connection.execute("SELECT 1 FROM content WHERE id = ?", (number,)).fetchone()
     if found["place"] == Place.TABLE and not inline:
         found["place"] = int(Place.DROPPED)
+    key = connection.execute("SELECT key FROM idempotency WHERE message = ?", (number,)).fetchone()
+    said = connection.execute("SELECT data FROM metadata WHERE message = ?", (number,)).fetchone()
+    found |= {"key": key[0] if key else "", "metadata": json.loads(said[0]) if said else {}}
     found["recipients"] = page(connection, Filter(ids=(number,)), None, 100_000)
     found["events"] = [
         {"id": i, "at": at, "n": n, "kind": kind, "egress": egress, "code": code, **json.loads(data)}
@@ -139,19 +52,23 @@ def file_bodies(connection: sqlite3.Connection) -> set[int]:
     return {row[0] for row in connection.execute(f"SELECT id FROM message WHERE place = {int(Place.FILE)}")}
 
 
-def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Counts by lane and state, with the oldest acceptance of each."""
-    groups: dict[tuple[int, int], tuple[int, int]] = {}
+def stats(connection: sqlite3.Connection, users: frozenset[str] | None = None) -> list[dict[str, Any]]:
+    """Counts by lane and state, with the oldest acceptance of each, and when the first of it is due; of mail of these users."""
+    groups: dict[tuple[int, int], tuple[int, int, float]] = {}
+    source, whose, named = "recipient r", "", list[str]()
+    if users is not None:
+        source += " JOIN message m ON m.id = r.message"
+        whose, named = "AND m.user IN (SELECT value FROM json_each(?)) ", [json.dumps(sorted(users))]
     for after, last in parts(connection):
         # In parts: what groups a million rows sorts them in memory. Ids grow with time, so that no message is read for it.
-        for lane, state, count, first in connection.execute(
-            "SELECT lane, state, count(*), min(message) FROM recipient WHERE message > ? AND message <= ? "
-            "GROUP BY lane, state",
-            (after, last),
+        for lane, state, count, first, due in connection.execute(
+            f"SELECT lane, state, count(*), min(message), min(due_at) FROM {source} "
+            f"WHERE message > ? AND message <= ? {whose}GROUP BY lane, state",
+            (after, last, *named),
         ):
-            known = groups.get((lane, state))
-            groups[lane, state] = (known[0] + count, known[1]) if known else (count, first)
-    firsts = json.dumps([first for _, first in groups.values()])
+            known = groups.get((lane, state), (0, first, due))
+            groups[lane, state] = known[0] + count, known[1], min(known[2], due)
+    firsts = json.dumps([first for _, first, _ in groups.values()])
     among = "WHERE id IN (SELECT value FROM json_each(?))"
     accepted = dict(connection.execute(f"SELECT id, accepted_at FROM message {among}", (firsts,)).fetchall())
     facts = dict(connection.execute("SELECT id, facts FROM lane").fetchall())
@@ -162,8 +79,9 @@ def stats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             "state": State(state).label,
             "recipients": count,
             "oldest": accepted[first],
+            "due_at": due,
         }
-        for (lane, state), (count, first) in sorted(groups.items())
+        for (lane, state), (count, first, due) in sorted(groups.items())
         if first in accepted and lane in facts
     ]
 

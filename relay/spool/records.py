@@ -10,7 +10,7 @@ from typing import Any
 from relay.policy.access import SCOPES, Token
 from relay.spool.access import Audit, AuditFilter, Consumer
 from relay.spool.feeding import PAGE, Feeding
-from relay.spool.queries import like
+from relay.spool.listing import like
 from relay.spool.writer import ACT, each_of
 
 _TOKEN = "id, digest, name, scopes, user, tenant, created_at, created_by, expires_at, revoked_at"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from relay.events import Kind
 from relay.recipient import READY, State, Verb
-from relay.spool import Filter, Position, counts, hot, keep, queries, recent
+from relay.spool import Filter, Position, counts, hot, keep, listing, queries, recent
 from relay.spool.content import Content
 from relay.spool.lanes import Lanes
 from relay.spool.slices import Slices
@@ -53,7 +53,7 @@ class Seldom:
     ) -> AsyncIterator[dict[str, Any]]:
         """Recipients with their message, in order of acceptance, read in pages."""
         while True:
-            rows = await self._aside(queries.page, wanted, after, limit)
+            rows = await self._aside(listing.page, wanted, after, limit)
             for row in rows:
                 yield row
             if len(rows) < limit:
@@ -64,8 +64,15 @@ class Seldom:
         """One message with head, recipients and events."""
         return await self._ask(queries.message, number)
 
-    async def stats(self) -> list[dict[str, Any]]:
-        return await self._aside(queries.stats)
+    async def messages(
+        self, wanted: Filter, after: int | None = None, limit: int = 100, *, newest: bool = False
+    ) -> list[dict[str, Any]]:
+        """One row a message, in order of acceptance or the other way round, after that one."""
+        return await self._aside(listing.messages, wanted, after, limit, newest)
+
+    async def stats(self, users: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Counts by lane and state; of mail of these users alone."""
+        return await self._aside(queries.stats, users)
 
     async def oldest(self) -> float | None:
         """When the oldest message that still waits was accepted."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from relay.events import Kind
 from relay.policy.suppression import Softly, Suppression, Why, outweighs, plain
-from relay.spool import Event, queries
+from relay.spool import Event
 from relay.spool.feed import Known, SuppressionFilter
+from relay.spool.listing import like
 from relay.spool.rows import MOST, Rows
 
 Key = tuple[str, str]  # scope, address
@@ -140,7 +141,7 @@ def page(connection: sqlite3.Connection, wanted: SuppressionFilter, after: Key |
     if wanted.address and not set(wanted.address) & set("*?"):
         add("address = ?", plain(wanted.address))
     elif wanted.address:
-        add("address GLOB ?", queries.like(wanted.address))
+        add("address GLOB ?", like(wanted.address))
     if wanted.why is not None:
         add("why = ?", int(wanted.why))
     if wanted.source:

@@ -36,7 +36,8 @@ async def get(target: Path | str, path: str, method: str = "GET", body: Any = No
     base = "http://localhost" if connector else f"http://{target}"
     async with aiohttp.ClientSession(connector=connector) as session:
         data = body if isinstance(body, str | bytes | None) else json.dumps(body)
-        async with session.request(method, base + path, data=data) as answer:
+        kind = {"Content-Type": "application/json"} if data is not None else None
+        async with session.request(method, base + path, data=data, headers=kind) as answer:
             return answer.status, await answer.text()
 
 
@@ -94,6 +95,13 @@ BAD = [
     ("GET", "/v1/queue?limit=x", None, 400),
     ("GET", "/v1/queue?after=x", None, 400),
     ("GET", "/v1/queue?after=99999999999999999999999.0", None, 400),
+    ("GET", "/v1/queue?after=-1.0", None, 400),
+    ("GET", "/v1/messages?after=x", None, 400),
+    ("GET", "/v1/messages?order=best", None, 400),
+    ("GET", "/v1/messages?state=lost", None, 400),
+    ("GET", "/v1/lanes?after=x", None, 400),
+    ("POST", "/v1/messages/00000000001/cancel", {}, 404),
+    ("POST", "/v1/messages/00000000001/explode", {}, 404),
     ("GET", "/v1/queue?nonsense=1", None, 400),
     ("GET", "/v1/queue?state=lost", None, 400),
     ("GET", "/v1/queue?older_than=soon", None, 400),
@@ -103,7 +111,7 @@ BAD = [
     ("GET", "/v1/messages/00000000001/raw", None, 404),
     ("POST", "/v1/messages/00000000001/resend", {}, 404),
     ("POST", "/v1/messages/00000000001/resend", {"recipients": 3}, 400),
-    ("POST", "/v1/queue/explode", {"filter": {"sender": "*"}}, 400),
+    ("POST", "/v1/queue/explode", {"filter": {"sender": "*"}}, 404),
     ("POST", "/v1/queue/cancel", {}, 400),
     ("POST", "/v1/queue/cancel", {"filter": [1]}, 400),
     ("POST", "/v1/queue/cancel", b"{not json", 400),
