@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.generator import BytesGenerator
 from email.message import Message as Parsed
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 Addresses: TypeAlias = str | Sequence[str]
 Scalar: TypeAlias = str | int | float | bool | None
@@ -37,6 +38,10 @@ class Attachment:
     def __post_init__(self) -> None:
         if (self.content is not None) + bool(self.path) + bool(self.url) != 1:
             raise ValueError("an attachment wants exactly one of content, path (of the relay's machine) and url")
+        if not self.filename and not (named := PurePosixPath(urlsplit(self.url).path or self.path).name):
+            raise ValueError("an attachment wants a filename: it is what its recipient saves it as")
+        elif not self.filename:
+            object.__setattr__(self, "filename", named)
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], *, filename: str = "", content_type: str = "") -> Attachment:
@@ -55,8 +60,8 @@ class Attachment:
 class Message:
     """What is to be sent. Fields that Python has words for are written `from_` and `class_`.
 
-    With `raw` it is a whole message (RFC 5322): then `from_`, `to`, `cc` and `bcc` are its envelope, and where they are empty
-    the relay reads them from its header.
+    With `raw` it is a whole message (RFC 5322): then `from_` and `to` are its envelope, and where they are empty the relay reads
+    them from its header.
     """
 
     from_: str = ""
@@ -82,9 +87,7 @@ class Message:
     def __post_init__(self) -> None:
         if self.send_at is not None and self.send_at.tzinfo is None:
             raise ValueError("send_at wants a time zone: datetime.now(timezone.utc) has one, datetime.now() has none")
-        made = [
-            name for name in ("subject", "text", "html", "headers", "attachments", "reply_to") if getattr(self, name)
-        ]
+        made = [name for name in _MADE if getattr(self, name)]
         if self.raw is not None and made:
             raise ValueError(f"raw is the whole message: it goes without {', '.join(made)}")
         if self.raw is None and not self.from_:
@@ -125,6 +128,18 @@ class Message:
         if self.envelope_from is not None:
             told["envelope_from"] = self.envelope_from
         return told
+
+
+_MADE = (
+    "cc",
+    "bcc",
+    "reply_to",
+    "subject",
+    "text",
+    "html",
+    "headers",
+    "attachments",
+)  # a whole message has them in itself
 
 
 def octets(message: Parsed) -> bytes:

@@ -131,6 +131,9 @@ def _read(response: http.client.HTTPResponse, connection: http.client.HTTPConnec
             raise TimeoutError("timed out")
         if connection.sock is not None:
             connection.sock.settimeout(left)
+    if response.length:  # `read1` does not complain of it
+        raise http.client.IncompleteRead(b"", response.length)
+    response.close()  # nor does it end what is read to its end
     return b"".join(parts)
 
 
