@@ -18,6 +18,7 @@ from relay.cli import (
     limits,
     mail,
     oauth,
+    outbox,
     pauses,
     presets,
     queue,
@@ -65,6 +66,7 @@ for _command in (
     dkim.dkim,
     presets.presets,
     webhooks.webhooks,
+    outbox.outbox,
     oauth.oauth,
     feedback.feedback,
 ):

@@ -27,7 +27,7 @@ def told(text: str) -> set[str]:
     """The verbs that a text names, `relay queue retry|hold` being two."""
     found = set()
     for words in re.findall(
-        r"relay ((?:queue |spool |password |dkim |oauth |webhooks |suppress |feedback )?[a-z|]+)", text
+        r"relay ((?:queue |spool |password |dkim |oauth |webhooks |suppress |feedback |outbox )?[a-z|]+)", text
     ):
         *group, alternatives = words.split(" ")
         found |= {" ".join(["relay", *group, one]) for one in alternatives.split("|")}

@@ -1,0 +1,65 @@
+"""What an application hands over, as POST /v1/messages wants it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+from collections.abc import Mapping
+from email.message import Message
+from email.utils import getaddresses
+from typing import Any
+
+_KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")  # as the relay has it
+
+
+def wire(message: Any) -> dict[str, Any]:
+    """From a dict of the API's fields, an object with `wire()` such as `relay.client.Message`, or an email.message one.
+
+    Raises ValueError or TypeError, in the application's transaction, where nobody could ever send it.
+    """
+    if isinstance(message, Message):
+        found = raw(message)
+    elif callable(getattr(message, "wire", None)):
+        found = dict(message.wire())
+    elif isinstance(message, Mapping):
+        found = dict(message)
+    else:
+        raise TypeError(f"a message is a dict, a relay.client.Message or an EmailMessage, no {type(message).__name__}")
+    if not found.get("raw") and not (found.get("from") and any(found.get(name) for name in ("to", "cc", "bcc"))):
+        raise ValueError("a message wants `from` and one of `to`, `cc`, `bcc`")
+    return found
+
+
+def raw(message: Message[Any, Any], sender: str = "", recipients: list[str] | None = None) -> dict[str, Any]:
+    """A whole message and its envelope; without one given, from its own fields (RFC 5322 §3.6.2, §3.6.3).
+
+    Bcc does not leave the application (RFC 5322 §3.6.3): whoever it names is in the envelope.
+    """
+    to = recipients or _addresses(message, "To", "Cc", "Bcc")
+    origin = sender or next(iter(_addresses(message, "Sender", "From")), "")
+    if not origin or not to:
+        raise ValueError("a message wants From, and one of To, Cc, Bcc")
+    open_ = copy.copy(message)
+    open_._headers = list(message._headers)  # type: ignore[attr-defined]  # the copy shares them otherwise
+    del open_["Bcc"]
+    content = open_.as_bytes(policy=message.policy.clone(linesep="\r\n", mangle_from_=False))
+    return {"from": origin, "to": to, "raw": base64.b64encode(content).decode()}
+
+
+def _addresses(message: Message[Any, Any], *names: str) -> list[str]:
+    fields = [str(value) for name in names for value in message.get_all(name, [])]
+    return list(dict.fromkeys(address for _, address in getaddresses(fields) if address))
+
+
+def row(message: Any, key: str | None, fresh: str) -> tuple[str, str]:
+    """(key, JSON) for the table. `fresh`: the key where neither caller nor message has one."""
+    found = wire(message)
+    own = found.pop("idempotency_key", None)
+    if key and own and key != own:
+        raise ValueError("the key and the message's idempotency_key differ: give one of them")
+    chosen = str(key or own or fresh)
+    if not _KEY.fullmatch(chosen):
+        raise ValueError("a key has 1 to 200 printable characters of ASCII")
+    return chosen, json.dumps(found, allow_nan=False, separators=(",", ":"))
