@@ -19,6 +19,7 @@ from relay.admin.suppress import Suppressing
 from relay.api.rooms import Rooms
 from relay.api.server import Admin
 from relay.api.tokens import Tokens
+from relay.attachments import Attaching
 from relay.deliver.network import Network
 from relay.feedback.doors import Doors
 from relay.feedback.heard import Heard
@@ -186,6 +187,7 @@ class App:
                 hooks=self.webhooks,
                 suppressing=suppressing,
                 tokens=self.tokens,
+                attaching=Attaching(lambda: self.runtime.config.attachments, config.spool.path.parent / "attachments"),
                 stream=Stream(self.spool, lambda: self.runtime.config.tenant_of),
             )
         )

@@ -35,7 +35,7 @@ _MAILBOX = re.compile(rf"(?P<local>{_DOT_STRING}|{_QUOTED})@(?P<domain>{_DOMAIN}
 # Applications send these though RFC 5321 forbids them; every large receiver takes them.
 _LENIENT_LOCAL = re.compile(rf"{_ATEXT}(?:{_ATEXT}|\.)*")
 # Those of ASCII and of Latin-1, which some terminals obey too; line separators; halves of characters, which no wire takes.
-_UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class AddressError(ValueError):
@@ -48,7 +48,7 @@ def parse_address(text: str) -> str:
 
     Raises AddressError. Source routes (`@a,@b:c@d`) lose their route, as RFC 5321 Appendix C wishes.
     """
-    if _UNSENDABLE.search(text):
+    if UNSENDABLE.search(text):
         raise AddressError("address has a control character")
     if text.startswith("@") and ":" in text:
         text = text.partition(":")[2]

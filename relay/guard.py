@@ -1,4 +1,4 @@
-"""A POST to a URL that others may have a say in: it leads to no address that its configuration does not allow.
+"""A request to a URL that others may have a say in: it leads to no address that its configuration does not allow.
 
 The guard stands where the connection is made: each socket is made for one address, and for none that may not be dialled.
 Whatever form a host is written in, and whatever a name server answers the second time, that address is the one that counts.
@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ class NotAllowed(https.Unreachable):
 def check(url: str, *, allow_private: bool) -> str:
     """The URL as it is requested, its host in ASCII (RFC 5891, with the mapping of UTS 46). Raises ValueError in words.
 
-    `http://` only with `allow_private`, and then to addresses of local networks alone: events are not told to the Internet in clear.
+    `http://` only with `allow_private`, and then to addresses of local networks alone: nothing goes to the Internet in clear.
     """
     try:
         parts = urlsplit(url)
@@ -67,7 +68,7 @@ def check(url: str, *, allow_private: bool) -> str:
         raise ValueError("a URL has no spaces, control characters, backslashes or fragments; percent-encode them")
     if parts.scheme == "http" and not allow_private:
         raise ValueError(
-            "events are not told in clear: use https; `http` is for a private network, with `allow_private: true`"
+            "nothing goes in clear: use https; `http` is for a private network, with `allow_private: true`"
         )
     clear = parts.scheme == "http"
     if parse(host) and not may_dial(host, allow_private=allow_private, clear=clear):
@@ -97,6 +98,35 @@ async def post(
     `allow_private`: addresses of this machine and of private networks too. `ca`: whom it trusts beside the system's.
     `resolver`: whom to ask for addresses, if not the system. Raises Unanswered, Unreachable, NotAllowed.
     """
+    async with _guarded(url, allow_private, ca) as (url, context, sockets):
+        return await https.post(
+            url, body, headers, context, seconds=seconds, most=most, resolver=resolver or _names(), sockets=sockets
+        )
+
+
+async def get(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    seconds: float,
+    most: int,
+    allow_private: bool = False,
+    ca: Path | None = None,
+    resolver: AbstractResolver | None = None,
+) -> https.Answer:
+    """As `post`; but an answer of more than `most` bytes is none (TooLong)."""
+    async with _guarded(url, allow_private, ca) as (url, context, sockets):
+        return await https.ask(
+            url, context, accept="*/*", seconds=seconds, most=most, also=headers,
+            resolver=resolver or _names(), sockets=sockets,
+        )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _guarded(
+    url: str, allow_private: bool, ca: Path | None
+) -> AsyncIterator[tuple[str, ssl.SSLContext, Callable[..., socket.socket]]]:
+    """The URL as it is requested, whom it trusts, and what makes its sockets: for no address that may not be dialled."""
     try:
         url = check(url, allow_private=allow_private)
     except ValueError as error:
@@ -117,9 +147,7 @@ async def post(
         return socket.socket(family, kind, protocol)
 
     try:
-        return await https.post(
-            url, body, headers, context, seconds=seconds, most=most, resolver=resolver or _names(), sockets=sockets
-        )
+        yield url, context, sockets
     except https.Unreachable:
         if not refused:
             raise

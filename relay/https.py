@@ -26,6 +26,10 @@ class Unanswered(Exception):
     """No answer that can be read; the text says why, and quotes nothing of what was sent."""
 
 
+class TooLong(Unanswered):
+    """Its answer is longer than what would be read."""
+
+
 class Unreachable(Unanswered):
     """There was no connection: nothing was sent."""
 
@@ -45,13 +49,14 @@ async def ask(
     seconds: float,
     most: int,
     form: Mapping[str, str] | None = None,
+    also: Mapping[str, str] | None = None,
     resolver: AbstractResolver | None = None,
     sockets: Callable[..., socket.socket] | None = None,
 ) -> Answer:
-    """GET, or POST of a `form`. `seconds` for all of it; `most`: bytes of a body, a longer one is no answer; `resolver`: whom
-    to ask for addresses, if not the system; `sockets`: as of `post`. Raises Unanswered."""
+    """GET, or POST of a `form`; `also`: more header fields. `seconds` for all of it; `most`: bytes of a body, a longer one is
+    no answer; `resolver`: whom to ask for addresses, if not the system; `sockets`: as of `post`. Raises Unanswered."""
     data = None if form is None else dict(form)
-    headers = {"Accept": accept}
+    headers = {"Accept": accept, **(also or {})}
     async with _exchange(url, context, data, headers, seconds, resolver=resolver, sockets=sockets) as response:
         return Answer(response.status, response.headers, await _read(response, most))
 
@@ -138,7 +143,7 @@ async def _read(response: Any, most: int) -> bytes:
     async for part in response.content.iter_chunked(16384):
         size += len(part)
         if size > most:
-            raise Unanswered(f"its answer, of status {response.status}, is longer than {most} bytes")
+            raise TooLong(f"its answer, of status {response.status}, is longer than {most} bytes")
         parts.append(part)
     return b"".join(parts)
 

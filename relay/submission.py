@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -52,8 +52,8 @@ _OPTIONS = {
     "x-relay-idempotency-key": "idempotency_key",
     "x-relay-route": "route",
 }
-_PRIORITIES = {"immediate": 0, "high": 1, "normal": 2, "low": 3, "0": 0, "1": 1, "2": 2, "3": 3}
-_SAFE_OPTION = re.compile(r"[\x20-\x7e\u00a0-\U0010ffff]{1,200}")
+PRIORITIES = {"immediate": 0, "high": 1, "normal": 2, "low": 3, "0": 0, "1": 1, "2": 2, "3": 3}
+SAFE_OPTION = re.compile(r"[\x20-\x7e\u00a0-\U0010ffff]{1,200}")
 
 
 class BadMessage(Exception):
@@ -331,6 +331,11 @@ class Options:
     idempotency_key: str = ""
     route: str = ""
 
+    def under(self, other: Options) -> Options:
+        """With all that another one says."""
+        said = {f.name: value for f in fields(other) if (value := getattr(other, f.name)) not in ("", None)}
+        return replace(self, **said) if self is not _NONE else other
+
 
 _NONE = Options()
 
@@ -347,13 +352,13 @@ def read_options(head: Head, honour: frozenset[str], now: float) -> tuple[Option
     ]
     asked = {name: value for name, value in head.options.items() if name in honour}
     for name, value in asked.items():
-        if not _SAFE_OPTION.fullmatch(value):
+        if not SAFE_OPTION.fullmatch(value):
             raise BadMessage(
                 554, "5.6.0", f"X-Relay-{name.title().replace('_', '-')} wants 1 to 200 printable characters"
             )
     priority = None
     if "priority" in asked:
-        priority = _PRIORITIES.get(asked["priority"].lower())
+        priority = PRIORITIES.get(asked["priority"].lower())
         if priority is None:
             raise BadMessage(554, "5.6.0", "X-Relay-Priority wants immediate, high, normal, low, or 0 to 3")
     send_at = _instant(asked["send_at"]) if "send_at" in asked else None

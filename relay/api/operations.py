@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from relay.api import access, lanes, messages, overview, queue, status
+from relay.api import access, lanes, messages, overview, queue, status, submit
 from relay.api.rooms import Rooms
 from relay.api.route import Operation
 
+_MODULES = (status, submit, messages, queue, lanes, overview, access)
+
 
 def operations(rooms: Rooms) -> list[Operation]:
-    return [
-        operation
-        for module in (status, messages, queue, lanes, overview, access)
-        for operation in module.operations(rooms)
-    ]
+    return [operation for module in _MODULES for operation in module.operations(rooms)]

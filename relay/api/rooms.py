@@ -11,6 +11,7 @@ from relay.admin.service import Service
 from relay.admin.simulation import Simulated
 from relay.admin.suppress import Suppressing
 from relay.api.tokens import Tokens
+from relay.attachments import Attaching
 from relay.intake import Intake
 from relay.maillog import MailLog
 from relay.policy.access import Principal
@@ -32,6 +33,7 @@ class Rooms:
     hooks: Hooks
     suppressing: Suppressing
     tokens: Tokens
+    attaching: Attaching
     stream: Stream
 
     @property

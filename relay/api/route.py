@@ -79,7 +79,7 @@ class Operation:
     status: int = 200
     whole: bool = False  # of the whole relay: a token of a tenant or a user gets 403
     audited: bool | None = None  # None: whatever is no GET
-    most: int = MAX_BODY  # bytes of the body
+    most: int | Callable[[], int] = MAX_BODY  # bytes of the body
     examples: Mapping[str, Any] = field(default_factory=dict)  # of path parameters and of `body`, for the description
 
     @property

@@ -96,6 +96,7 @@ class Endpoint:
     async def _read(self, request: web.Request) -> bytes:
         """The body, bounded by what the operation allows and by what all requests may hold together."""
         most = self.operation.most
+        most = most() if callable(most) else most
         too_large = Problem(413, f"the body is larger than {most} bytes")
         if (request.content_length or 0) > most:
             raise too_large

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from relay.config import places, shaping
 from relay.config.accounts import AccountBuilder
+from relay.config.attachments import build_attachments
 from relay.config.classes import ClassBuilder
 from relay.config.direct import BUILT_IN, EGRESSES, DirectBuilder
 from relay.config.doors import DoorBuilder, default_listen
@@ -38,7 +39,7 @@ from relay.policy.classes import DEFAULT_CLASS
 from relay.policy.routing import Action, Facts, Match, Question, Route, Table
 from relay.policy.shaping import ShapingRule
 from relay.resolver import server
-from relay.settings import Account, Admin, Config, Destination, Dns, Dsn, Log, Pool, Spool
+from relay.settings import API, Account, Admin, Config, Destination, Dns, Dsn, Log, Pool, Spool
 
 
 def default_hostname() -> str:
@@ -113,6 +114,7 @@ class Builder:
             feedback=feedback,
             suppression=build_suppression(file.suppression, self.site),
             webhooks=build_webhooks(file, self.site),
+            attachments=build_attachments(file.attachments, self.site),
             dns=dns,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
@@ -192,8 +194,9 @@ class Builder:
 
     def listener_names(self) -> set[str] | None:
         if self.site.root.find(("listen",)) is None:
-            return {one.name for one in default_listen()}
-        return self.site.list_names("listen", "listener")
+            return {API.name, *(one.name for one in default_listen())}
+        named = self.site.list_names("listen", "listener")
+        return None if named is None else named | {API.name}
 
     def dangling(self, path: Keys, what: str, patterns: tuple[str, ...] | None, known: set[str] | None) -> None:
         for number, pattern in enumerate(patterns or ()):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from relay.config.attachments import AttachmentsSection
 from relay.config.feedback import FeedbackSection
 from relay.config.leaving import ArcSection, DnsSection, RewriteSection, SigningEntry
 from relay.config.matches import MatchSection
@@ -277,4 +278,7 @@ class File(Section):
         None, description="Who gets nothing more; without it only who unsubscribed, and whom an operator named."
     )
     webhooks: dict[Name, WebhookEntry] = Field({}, description="Where events go, by name.")
+    attachments: AttachmentsSection = Field(
+        AttachmentsSection(), description="What a program may name over HTTP instead of sending it."
+    )
     dns: DnsSection = Field(DnsSection(), description="How the DNS is asked.")

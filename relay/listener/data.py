@@ -64,6 +64,11 @@ class DataReader:
         self._held = text[cut:]
         return self._clean(text[:cut], dot is not None) if cut else b"", len(data)
 
+    def whole(self, text: bytes) -> bytes:
+        """A message that came by another way than DATA: no dot is stuffed, and what arrived is all."""
+        self._started = self.done = True
+        return self._clean(text if text.endswith((b"\n", b"\r")) or not text else text + b"\r\n", False)
+
     def _clean(self, text: bytes, dots: bool) -> bytes:
         if self.dropped:
             return b""

@@ -41,6 +41,13 @@ class Facts:
     headers: Mapping[str, tuple[str, ...]] | None = None  # lower-case name -> values
     reputation: float | None = None  # 0 to 1: the score of MAIL FROM's domain as the message is accepted
 
+    def of(self, recipient: str, class_: str) -> Facts:
+        """Those of one recipient; dataclasses.replace costs ten times as much."""
+        return Facts(
+            *(self.sender, recipient, self.listener, self.client, self.user, self.from_, class_, self.tag, self.size),
+            *(self.headers, self.reputation),
+        )
+
 
 @lru_cache(maxsize=4096)
 def glob(pattern: str) -> Callable[[str], bool]:

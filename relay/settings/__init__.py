@@ -19,6 +19,7 @@ from relay.policy.shaping import ShapingRule
 from relay.policy.suppression import SuppressionRule
 from relay.policy.warmup import WarmUp
 from relay.secrets import Reference
+from relay.settings.attachments import Attachments
 from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls, TlsMode, is_loopback
 from relay.settings.feedback import Endpoint, Feedback, FeedbackDoor, FeedbackHttp, Mailbox, Provider
 from relay.signing.key import SigningKey
@@ -27,6 +28,7 @@ from relay.signing.rules import Rules
 __all__ = [  # beside what is defined here
     "Activated",
     "Address",
+    "Attachments",
     "Endpoint",
     "Feedback",
     "FeedbackDoor",
@@ -66,6 +68,9 @@ class Listen:
     transaction_timeout: float = 1800.0  # seconds from MAIL to the final dot, our own time not counted
     min_rate: int = 500  # bytes a second of DATA, on average after the first half minute
     headers: Literal["repair", "reject"] = "repair"  # a header block that others could read in another way
+
+
+API = Listen("api", Address("", 0))  # by which mail comes over HTTP; its address is `admin`'s
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +233,7 @@ class Config:
     feedback: Feedback = field(default_factory=Feedback)
     suppression: SuppressionRule = field(default_factory=SuppressionRule)
     webhooks: Mapping[str, Endpoint] = field(default_factory=dict)
+    attachments: Attachments = field(default_factory=Attachments)
     dns: Dns = Dns()
     log: Log = Log()
     probes: Address | None = None

@@ -47,6 +47,11 @@ class Consumer:
     at: float  # of the last acknowledgement
 
 
+def owner_of_key(user: str, sender: str) -> str:
+    """Two applications may both number from 1: a key is its user's, or where there is none its sender's."""
+    return user or sender.lower()
+
+
 class Access(Protocol):
     async def tokens(self) -> list[Token]:
         """All, revoked and expired ones too, the oldest first."""
@@ -73,7 +78,7 @@ class Access(Protocol):
         ...
 
     async def key_of(self, owner: str, key: str) -> tuple[int, str] | None:
-        """(message, digest) of an idempotency key. `owner`: the user, or where there is none the sender in lower case."""
+        """(message, digest) of an idempotency key. `owner`: see `owner_of_key`."""
         ...
 
     async def consumers(self, tenant: str | None = None) -> list[Consumer]: ...

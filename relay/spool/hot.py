@@ -30,6 +30,7 @@ from relay.spool import (
     suppressed,
     usual,
 )
+from relay.spool.access import owner_of_key
 from relay.spool.lanes import Lanes
 from relay.spool.rows import Rows
 
@@ -128,8 +129,7 @@ def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) 
     repeated = {}
     for m in messages:
         if m.idempotency_key:
-            # Two applications may both number from 1: a key is its user's, or where there is none its sender's.
-            key = (m.user or m.sender.lower(), m.idempotency_key)
+            key = (owner_of_key(m.user, m.sender), m.idempotency_key)
             inserted = connection.execute(
                 "INSERT INTO idempotency (user, key, message, digest) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING "
                 "RETURNING message",

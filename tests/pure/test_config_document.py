@@ -95,6 +95,7 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
     own.certificate.rename(tmp_path / "tls" / "fullchain.pem")
     own.key.rename(tmp_path / "tls" / "privkey.pem")
     (tmp_path / "dkim").mkdir()
+    (tmp_path / "attachments").mkdir()
     for name, kind in (("s2026", "rsa"), ("e2026", "ed25519"), ("arc", "rsa")):
         key = tmp_path / "dkim" / f"{name}.pem"
         key.write_text(generate(kind).pem())

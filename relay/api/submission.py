@@ -1,0 +1,351 @@
+"""What a program hands in: the models of a message, and what they mean.
+
+Promises: a `Submission` that exists can be composed; nothing in it begins a header field of its own. Recipients are the
+envelope's: who is in `bcc` is in no header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from relay import compose
+from relay.api.route import Answer, Model
+from relay.compose import Draft, Mailbox, Uncomposable
+from relay.envelope import AddressError, parse_address
+from relay.submission import PRIORITIES, SAFE_OPTION, Options
+
+MOST = 1000  # messages of a batch
+MAX_METADATA = 4096  # bytes of JSON
+MAX_KEYS = 20
+MAX_ATTACHMENTS = 100
+MAX_FIELDS = 100
+FURTHEST = 253402300799.0  # the year 9999
+_KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")
+_FORMS = {"type": "string", "minLength": 1, "maxLength": 2000}
+Boxes = tuple[Mailbox, ...]
+
+
+def _said(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Its words as pydantic's, without the value."""
+
+    def checked(value: Any) -> Any:
+        try:
+            return check(value)
+        except (Uncomposable, AddressError) as error:
+            raise PydanticCustomError("mail", "{text}", {"text": str(error)}) from None
+
+    return checked
+
+
+def _boxes(value: Any) -> Boxes:
+    if isinstance(value, str):
+        return compose.mailboxes(value)
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise Uncomposable("an address such as `Ann <ann@example.com>`, or a list of them")
+    if len(value) == 1:
+        return compose.mailboxes(value[0])
+    return tuple(box for one in value for box in compose.mailboxes(one))
+
+
+def _author(value: Any) -> Mailbox:
+    found = compose.mailboxes(value) if isinstance(value, str) else ()
+    if len(found) != 1:
+        raise Uncomposable("one address, such as `Shop <shop@example.com>`")
+    return found[0]
+
+
+def _reverse_path(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Uncomposable("an address, or an empty text for the null reverse-path")
+    return compose.mailboxes(parse_address(value))[0].address if value else ""
+
+
+def _line(value: str) -> str:
+    return compose.one_line("this", value)
+
+
+def _text(value: str) -> str:
+    if "\0" in value or not _encodable(value):
+        raise Uncomposable("a NUL or half a character cannot be mailed as text; attach it")
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fields(value: dict[str, Any]) -> dict[str, str | list[str]]:
+    for name, values in value.items():
+        compose.check_field(name)
+        for one in values if isinstance(values, list) else [values]:
+            compose.one_line(name, one)
+    return value
+
+
+def _priority(value: Any) -> int:
+    found = PRIORITIES.get(str(value).lower()) if type(value) in (int, str) else None
+    if found is None:
+        raise Uncomposable("immediate, high, normal, low, or 0 to 3")
+    return found
+
+
+def _instant(value: Any) -> float:
+    """Epoch seconds, or RFC 3339 with a zone."""
+    if type(value) in (int, float):
+        when = float(value)
+    else:
+        try:
+            moment = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise Uncomposable("a time such as 2026-12-01T08:00:00+01:00, or epoch seconds") from None
+        if moment.tzinfo is None:
+            raise Uncomposable("a time with its zone, such as Z or +01:00")
+        when = moment.timestamp()
+    if not 0 <= when <= FURTHEST:
+        raise Uncomposable("a time between 1970 and 9999")
+    return when
+
+
+def _option(value: str) -> str:
+    if value and not SAFE_OPTION.fullmatch(value):
+        raise Uncomposable("1 to 200 printable characters")
+    return value
+
+
+def key(value: str) -> str:
+    """An idempotency key. Raises Uncomposable."""
+    if not _KEY.fullmatch(value):
+        raise Uncomposable("an idempotency key has 1 to 200 printable characters of ASCII")
+    return value
+
+
+def _metadata(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value) > MAX_KEYS or len(json.dumps(value)) > MAX_METADATA:
+        raise Uncomposable(f"metadata has at most {MAX_KEYS} keys and {MAX_METADATA} bytes as JSON")
+    return value
+
+
+Addresses = Annotated[
+    Boxes,
+    PlainValidator(_said(_boxes)),
+    PlainSerializer(lambda boxes: [box.written() for box in boxes]),
+    WithJsonSchema({"anyOf": [_FORMS, {"type": "array", "items": _FORMS}]}),
+]
+Author = Annotated[Mailbox, PlainValidator(_said(_author)), PlainSerializer(Mailbox.written), WithJsonSchema(_FORMS)]
+Line = Annotated[str, AfterValidator(_said(_line))]
+Text = Annotated[str, AfterValidator(_said(_text))]
+Option = Annotated[str, Field(max_length=200), AfterValidator(_said(_option))]
+Key = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_said(key))]
+Priority = Annotated[
+    int,
+    PlainValidator(_said(_priority)),
+    WithJsonSchema({"enum": ["immediate", "high", "normal", "low", 0, 1, 2, 3]}),
+]
+Instant = Annotated[
+    float,
+    PlainValidator(_said(_instant)),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0, "maximum": FURTHEST}]}
+    ),
+]
+Scalar = str | int | float | bool | None
+
+
+class Part(Model):
+    """What is attached: one of `content`, `path` and `url`."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=None, allow_inf_nan=False)
+    filename: Annotated[Line, Field(min_length=1, max_length=255)] = Field(description="As its recipient saves it.")
+    content_type: Annotated[str, Field(max_length=255), AfterValidator(_said(compose.check_type))] | None = Field(
+        None, description="Without: as the ending of the filename says."
+    )
+    inline: bool = Field(False, description="Shown within `html`, which names it as `cid:CONTENT_ID`.")
+    content_id: Annotated[str, AfterValidator(_said(compose.check_content_id))] | None = None
+    content: str | None = Field(None, description="Base64.")
+    path: Annotated[Line, Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="Of a file, below `attachments.folder`."
+    )
+    url: Annotated[Line, Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="One that `attachments.urls.allow` names; it is fetched now."
+    )
+    sha256: str | None = Field(None, pattern="^[0-9A-Fa-f]{64}$", description="What the content must have.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Part:
+        if sum(one is not None for one in (self.content, self.path, self.url)) != 1:
+            raise PydanticCustomError("mail", "an attachment has one of `content`, `path` and `url`")
+        return self
+
+
+class Submission(Model):
+    """A message to be sent."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        str_max_length=None,
+        allow_inf_nan=False,
+        json_schema_extra={"anyOf": [{"required": ["from", "to"]}, {"required": ["raw"]}]},
+    )
+    from_: Author | None = Field(None, alias="from", description="Its author. Needed, but with `raw`.")
+    to: Addresses = Field((), description="One or a list.")
+    cc: Addresses = ()
+    bcc: Addresses = Field((), description="They get it, and nobody sees it.")
+    reply_to: Addresses = ()
+    subject: Line = ""
+    text: Text | None = None
+    html: Text | None = None
+    headers: Annotated[dict[str, str | list[str]], Field(max_length=MAX_FIELDS), AfterValidator(_said(_fields))] = (
+        Field({}, description="More fields, such as `X-Order`; of several values each is a field.")
+    )
+    attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field([])
+    class_: Option = Field("", alias="class", description="A traffic class of the configuration.")
+    priority: Priority | None = None
+    send_at: Instant | None = Field(None, description="Not before this: RFC 3339 with a zone, or epoch seconds.")
+    tag: Option = Field("", description="What it is told by in events and lists.")
+    metadata: Annotated[dict[str, Scalar], AfterValidator(_said(_metadata))] = Field(
+        {}, description=f"Comes back in events; {MAX_KEYS} keys and {MAX_METADATA} bytes at most."
+    )
+    envelope_from: Annotated[str, PlainValidator(_said(_reverse_path)), WithJsonSchema({"type": "string"})] | None = (
+        Field(None, description="The reverse-path, where bounces go; without: the address of `from`.")
+    )
+    idempotency_key: Key | None = Field(None, description="The same again is the same message.")
+    user: Annotated[str, Field(max_length=100)] = Field(
+        "", description="Who submits it; for tokens of a tenant or of the whole relay."
+    )
+    raw: Annotated[str | bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] | None = Field(
+        None, description="Base64 of a whole message, instead of `subject` to `attachments`."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Submission:
+        if self.raw is None:
+            if self.from_ is None:
+                raise PydanticCustomError("mail", "`from` is missing: who writes the message?")
+            if not (self.to or self.cc or self.bcc):
+                raise PydanticCustomError("mail", "`to` is missing, and `cc` and `bcc`: who gets the message?")
+            return self
+        if said := sorted(_INSTEAD & self.model_fields_set):
+            raise PydanticCustomError(
+                "mail", "`raw` is the whole message; {said} cannot stand beside it", {"said": said[0]}
+            )
+        return self
+
+    @property
+    def recipients(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(box.address for box in (*self.to, *self.cc, *self.bcc)))
+
+    @property
+    def sender(self) -> str | None:
+        """The reverse-path; None: it is to be read from `raw`."""
+        if self.envelope_from is not None:
+            return self.envelope_from
+        return self.from_.address if self.from_ is not None else None
+
+    @property
+    def options(self) -> Options:
+        return Options(self.class_, self.priority, self.send_at, self.tag, self.idempotency_key or "")
+
+    def draft(self, attachments: Sequence[compose.Attachment]) -> Draft:
+        """Of one without `raw`."""
+        assert self.from_ is not None
+        fields = [
+            (name, one)
+            for name, value in self.headers.items()
+            for one in (value if isinstance(value, list) else [value])
+        ]
+        return Draft(
+            *(self.from_, self.to, self.cc, self.reply_to, self.subject, self.text, self.html),
+            *(fields, attachments),
+        )
+
+    def digest(self) -> str:
+        """Of all that it says but its key: whether one with the same key is the same."""
+        said: dict[str, Any] = self.model_dump(
+            by_alias=True, exclude_defaults=True, exclude={"idempotency_key", "user"}
+        )
+        if isinstance(self.raw, bytes):
+            said["raw"] = hashlib.sha256(self.raw).hexdigest()
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+_INSTEAD = frozenset({"cc", "bcc", "reply_to", "subject", "text", "html", "headers", "attachments"})
+
+
+class Beside(Model):
+    """What is said beside a message/rfc822."""
+
+    from_: str = Field("", alias="from", max_length=2000, description="The reverse-path; without: its From.")
+    to: str = Field("", max_length=100_000, description="With commas between; without: its To, Cc and Bcc.")
+    class_: str = Field("", alias="class", max_length=200)
+    priority: str = Field("", max_length=10, description="immediate, high, normal, low, or 0 to 3.")
+    send_at: str = Field("", max_length=100, description="RFC 3339 with a zone, or epoch seconds.")
+    tag: str = Field("", max_length=200)
+    user: str = Field("", max_length=100)
+
+    def fields(self) -> dict[str, Any]:
+        """As a Submission has them."""
+        said = {name: value for name, value in self.model_dump(by_alias=True).items() if value}
+        if re.fullmatch(r"\d+(\.\d+)?", said.get("send_at", "")):
+            said["send_at"] = float(said["send_at"])
+        return said
+
+
+class Unread:
+    """Marks an item that is read apart from the others, so that a wrong one is wrong alone; described as what it is."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> Any:
+        return handler(Submission.__pydantic_core_schema__)
+
+
+class Batch(Model):
+    model_config = ConfigDict(extra="forbid", str_max_length=None)
+    messages: Annotated[
+        list[Annotated[Any, BeforeValidator(lambda value: value), Unread()]], Field(min_length=1, max_length=MOST)
+    ]
+
+
+class Ended(Answer):
+    recipient: str
+    state: str
+    why: str
+
+
+class Accepted(Answer):
+    """It is durable."""
+
+    status: int
+    queue_id: str
+    message_id: str
+    repeated: bool = Field(description="It was accepted before, by the same idempotency key.")
+    recipients: list[Ended]
+
+
+class Results(Answer):
+    accepted: int
+    refused: int
+    results: list[dict[str, Any]] = Field(
+        description="In the order of the request: as one alone is answered, or why not."
+    )
