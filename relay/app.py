@@ -126,6 +126,7 @@ class App:
             lambda _: self.housekeeper.reloaded(),
             generations.apply,
             self.webhooks.apply,
+            lambda _: self.tokens.reloaded(),
         ]
         await self._begin_webhooks()
         await self._open_admin(config)
@@ -197,11 +198,14 @@ class App:
             raise StartError(
                 f"admin.socket {config.admin.socket}: {error.strerror or error}; set one that we may create"
             ) from None
-        for what, address in (("admin.address", config.admin.address), ("probes.address", config.probes)):
+        for what, address, open_at in (
+            ("admin.address", config.admin.address, lambda at: self.admin.open_tcp(at, config.admin.tls)),
+            ("probes.address", config.probes, self.admin.open_probes),
+        ):
             if address is None:
                 continue
             try:
-                port = await self.admin.open_tcp(address)
+                port = await open_at(address)
             except OSError as error:
                 why = error.strerror or str(error)
                 raise StartError(
@@ -262,6 +266,7 @@ class App:
             self._renew.clear()
             for door in self.doors:
                 await door.refresh()
+            await self.admin.refresh()
 
     def _watchdog(self, interval: float) -> Callable[[], Any]:
         async def ping() -> None:

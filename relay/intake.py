@@ -267,7 +267,7 @@ class Intake:
 
         Who is suppressed fails at once; where `at_rcpt: accept` says so, that is no reason to refuse the message.
         """
-        named = config.table.by_name.get(asked_route)
+        named = config.table.named(asked_route, lambda q: q.ask(facts))
         overrides: dict[str, str | bool] = {"route": asked_route} if named else {}
         made: dict[str, NewRecipient] = {}
         refusals: list[BadMessage] = []

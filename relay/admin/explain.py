@@ -85,10 +85,13 @@ def held(config: Config, facts: Facts, found: Mapping[str, Any], outlook: Outloo
 
 def _walk(table: Table, facts: Facts, asked_route: str) -> tuple[Route | None, list[dict[str, Any]]]:
     """The rule that takes it, `capture` aside, and those that were asked, with what each lacks."""
-    if named := table.by_name.get(asked_route):
+    if named := table.named(asked_route, lambda q: q.ask(facts)):
         return named, [_rule(named, "matches: X-Relay-Route names it")]
     rules: list[dict[str, Any]] = []
     for rule in table.routes:
+        if tenant := rule.closed_to(lambda q: q.ask(facts)):
+            rules.append(_rule(rule, f"not for tenant {tenant}: tenants.{tenant}.routes does not name it"))
+            continue
         if rule.match.test(lambda q: q.ask(facts)):
             return rule, [*rules, _rule(rule, "matches")]
         rules.append(_rule(rule, f"does not match: {rule.match.first_no(facts)}"))
@@ -204,6 +207,8 @@ def _unknown(options: Options, config: Config, user: User | None) -> list[str]:
         found.append(f"x-relay-class: class {options.class_!r} is none of this user's")
     if options.route and options.route not in config.table.by_name:
         found.append(f"x-relay-route: no route {options.route!r} in the configuration")
+    elif options.route and user and (ways := config.table.open_to(user.name)) and options.route not in ways:
+        found.append(f"x-relay-route: route {options.route!r} is not for tenant {user.tenant}")
     return found
 
 

@@ -181,6 +181,7 @@ class Service:
             raise BadRequest(f"{verb} wants queue ids or a filter; to select all, use --sender '*'")
         action = VERBS[verb] or Verb.RETRY
         override = self._override(verb, to, whole=wanted.users is None)
+        self._must_be_open(to, wanted.users)
         told, knows = said(wanted), _states(verb)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
         count, sample, part = 0, list[str](), list[dict[str, Any]]()
@@ -239,6 +240,10 @@ class Service:
             facts = self.outlook.lane_facts_of(number)
             if facts is None:
                 continue
+            named = self.control.config.table.by_name.get(str(override.get("route", "")))
+            if named and (tenant := named.closed_to(facts.ask)):
+                counts[f"route {named.name} is not for tenant {tenant}: the rules decide"] += count
+                continue
             why, _, egresses = self.outlook.forecast_facts(facts.with_overrides(override), now)
             views = [v for v in map(self.outlook.view, egresses) if v is not None]
             if why and views and all(v.wait > 0 for v in views):
@@ -265,6 +270,13 @@ class Service:
             raise BadRequest(f"reroute: {to!r} is no route; there are {', '.join(config.table.by_name)}")
         names = ", ".join([*config.accounts, *config.pools, *config.table.by_name])
         raise BadRequest(f"reroute: {to!r} is no account, direct entry, pool or route; there are {names}")
+
+    def _must_be_open(self, to: str, users: frozenset[str] | None) -> None:
+        """Raises BadRequest where one of the users who are asked for may not send by it."""
+        for user in sorted(users or ()) if to else ():
+            ways = self.control.config.table.open_to(user)
+            if ways is not None and to not in ways:
+                raise BadRequest(f"reroute: {to!r} is not open to this tenant; there are {', '.join(sorted(ways))}")
 
     async def _change(
         self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]

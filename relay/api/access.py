@@ -37,6 +37,7 @@ class TokenRow(Answer):
     created_by: str
     expires_at: float | None
     revoked_at: float | None
+    last_used_at: float | None = Field(description="Since the relay was started; null: not yet.")
 
 
 class MadeToken(TokenRow):
@@ -75,7 +76,7 @@ class AuditRows(Answer):
 def operations(rooms: Rooms) -> list[Operation]:
     async def tokens(call: Call) -> dict[str, Any]:
         now = clock.now()
-        return {"tokens": [_row(token, now) for token in rooms.tokens.all()]}
+        return {"tokens": [_row(token, now, rooms.tokens.used(token)) for token in rooms.tokens.all()]}
 
     async def add(call: Call) -> dict[str, Any]:
         asked, now = call.body, clock.now()
@@ -93,7 +94,7 @@ def operations(rooms: Rooms) -> list[Operation]:
         token = await rooms.tokens.revoke(call.path("token"), now)
         if token is None:
             raise NotFound("no such token; `relay token list` names them")
-        return _row(token, now)
+        return _row(token, now, rooms.tokens.used(token))
 
     async def audit(call: Call) -> dict[str, Any]:
         asked = call.query
@@ -121,7 +122,7 @@ def _must_fit(token: Token, rooms: Rooms) -> None:
             )
 
 
-def _row(token: Token, now: float) -> dict[str, Any]:
+def _row(token: Token, now: float, used: float = 0.0) -> dict[str, Any]:
     return {
         "id": token.id,
         "name": token.name,
@@ -133,6 +134,7 @@ def _row(token: Token, now: float) -> dict[str, Any]:
         "created_by": token.created_by,
         "expires_at": token.expires_at or None,
         "revoked_at": token.revoked_at or None,
+        "last_used_at": used or None,
     }
 
 

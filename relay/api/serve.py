@@ -65,18 +65,31 @@ class Endpoint:
     def __init__(self, operation: Operation, rooms: Rooms, who: Who) -> None:
         self.operation, self.rooms, self.who = operation, rooms, who
 
+    async def expected(self, request: web.Request) -> None:
+        """Who waits for a `100 Continue` (RFC 9110 §10.1.1) sends his body only if the request could pass; if not, `handle` says why."""
+        try:
+            self.operation.allows(self.who(request, self.rooms))
+            self._kind(request)
+        except Problem:
+            return
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # it is no part of the answer
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         operation = self.operation
         principal = self.who(request, self.rooms)
         operation.allows(principal)
+        kind = self._kind(request)
         query = self._query(request)
         data = await self._read(request) if operation.body or operation.consumes else b""
         try:
-            body = self._body(request, data)
+            body = self._body(kind, data)
             call = Call(request, principal, request[ID], query, body, self.rooms.users(principal))
-            if not operation.is_audited:
+            if operation.is_audited:
+                return await self._audited(call)
+            with self.rooms.tokens.while_valid(principal, clock.now()):
                 return self._response(await operation.handler(call), call)
-            return await self._audited(call)
         finally:
             Endpoint.in_flight -= len(data)
 
@@ -118,17 +131,26 @@ class Endpoint:
             raise
         return b"".join(parts)
 
-    def _body(self, request: web.Request, data: bytes) -> Any:
+    def _kind(self, request: web.Request) -> str:
+        """The content type of a body that the operation takes; empty: it takes none. Before anything of it is read. Raises Problem."""
         operation = self.operation
-        kind = request.content_type if data and request.headers.get("Content-Type") else "application/json"
+        wanted = (*(("application/json",) if operation.body else ()), *operation.consumes)
+        if not wanted:
+            return ""
+        said = request.can_read_body and request.headers.get("Content-Type")
+        kind = request.content_type if said else "application/json"
+        if kind not in wanted:
+            raise Problem(415, f"the body is to be of {' or '.join(wanted)}")
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise Problem(415, "the body is packed (Content-Encoding); send it as it is")
+        return kind
+
+    def _body(self, kind: str, data: bytes) -> Any:
+        operation = self.operation
         if kind in operation.consumes:
             return data
         if operation.body is None:
-            if operation.consumes:
-                raise Problem(415, f"the body is to be of {' or '.join(operation.consumes)}")
             return None
-        if kind != "application/json":
-            raise Problem(415, f"the body is to be of {' or '.join(('application/json', *operation.consumes))}")
         try:
             return operation.body.model_validate_json(data or b"{}")
         except ValidationError as error:

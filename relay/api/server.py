@@ -1,6 +1,7 @@
 """The servers: everything on the UNIX socket, whose file mode is its guard; on TCP `/v1` for who has a token, and health.
 
-`operations` is the whole of `/v1`.
+`operations` is the whole of `/v1`. Health, metrics and the OpenAPI document want no token on loopback, and one beyond it. No cookie
+is set or read and no other origin is let in (CORS): a browser can do nothing here that its user did not type.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from relay.admin.pauses import Pausing
 from relay.admin.ports import BadRequest
 from relay.api.openapi import document
 from relay.api.operations import operations
+from relay.api.problem import Problem
 from relay.api.rooms import Rooms
 from relay.api.route import ID, MAX_BODY
 from relay.api.serve import Endpoint, Who, by_socket, by_token, telling
-from relay.settings import Address
+from relay.api.site import BOUNDS, OPTIONS, Bounds, TcpSite
+from relay.listener.tls import Certificate
+from relay.policy.networks import is_loopback, parse
+from relay.settings import Address, ServerTls
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+May = Callable[
+    [web.Request, bool], None
+]  # whether what is no operation may be seen; the second: it is of the whole relay
 
 
 class Admin:
@@ -39,6 +47,7 @@ class Admin:
         self.hooks, self.suppressing = rooms.hooks, rooms.suppressing
         self.operations = operations(rooms)
         self._runners: list[web.AppRunner] = []
+        self._sites: list[TcpSite] = []
         self._socket: Path | None = None
 
     async def open_socket(self, path: Path) -> None:
@@ -50,7 +59,9 @@ class Admin:
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise OSError(errno.EEXIST, "a file that is no socket is there")
             path.unlink()  # left by one that was killed
-        runner = await self._runner(self._everything())
+        app = self._app(by_socket, _anybody)
+        self._untyped(app)
+        runner = await self._runner(app)
         before = os.umask(0o177)
         try:
             await web.UnixSite(runner, str(path)).start()
@@ -58,13 +69,28 @@ class Admin:
             os.umask(before)
         self._socket = path
 
-    async def open_tcp(self, address: Address) -> int:
-        """Health and metrics; returns the port. Raises OSError."""
-        runner = await self._runner(self._app(by_token))
-        site = web.TCPSite(runner, address.host, address.port, reuse_address=True)
+    async def open_tcp(self, address: Address, tls: ServerTls | None = None, bounds: Bounds = BOUNDS) -> int:
+        """The API for who has a token; returns the port. Raises OSError."""
+        near = is_loopback(address.host)
+        app = self._app(by_token, self._local if near else self._reader)
+        certificate = Certificate("admin", tls, self.rooms.log) if tls else None
+        return await self._open(TcpSite(await self._runner(app), address, certificate, bounds))
+
+    async def open_probes(self, address: Address) -> int:
+        """Health and metrics alone, for who can reach it; returns the port. Raises OSError."""
+        app = self._empty(by_token)
+        app.add_routes(self._plain(_anybody))
+        return await self._open(TcpSite(await self._runner(app), address, None, BOUNDS))
+
+    async def _open(self, site: TcpSite) -> int:
         await site.start()
-        port: int = runner.addresses[-1][1]
-        return port
+        self._sites.append(site)
+        return site.port
+
+    async def refresh(self) -> None:
+        """Take a renewed certificate, if there is one."""
+        for site in self._sites:
+            await site.refresh()
 
     async def close(self) -> None:
         for runner in self._runners:
@@ -73,28 +99,49 @@ class Admin:
             self._socket.unlink(missing_ok=True)
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, shutdown_timeout=1.0, **OPTIONS)
         await runner.setup()
         self._runners.append(runner)
         return runner
 
-    def _app(self, who: Who) -> web.Application:
+    def _empty(self, who: Who) -> web.Application:
         app = web.Application(middlewares=[telling(self.rooms, who)], client_max_size=MAX_BODY)
         app.on_response_prepare.append(_identified)
-        app.add_routes(
-            [
-                web.get("/metrics", self._metrics),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/openapi.json", self._openapi),
-            ]
-        )
-        for operation in self.operations:
-            app.router.add_route(operation.method, operation.path, Endpoint(operation, self.rooms, who).handle)
         return app
 
-    def _everything(self) -> web.Application:
-        app = self._app(by_socket)
+    def _app(self, who: Who, may: May) -> web.Application:
+        """`may` guards what is no operation."""
+        app = self._empty(who)
+        app.add_routes([*self._plain(may), web.get("/openapi.json", _guarded(self._openapi, may, whole=False))])
+        for operation in self.operations:
+            endpoint = Endpoint(operation, self.rooms, who)
+            app.router.add_route(operation.method, operation.path, endpoint.handle, expect_handler=endpoint.expected)
+        return app
+
+    def _plain(self, may: May) -> list[web.RouteDef]:
+        return [
+            web.get(path, _guarded(handler, may, whole=True))
+            for path, handler in (
+                ("/metrics", self._metrics), ("/healthz", self._healthz), ("/readyz", self._readyz)
+            )
+        ]  # fmt: skip
+
+    # -- who may see what is no operation
+
+    def _reader(self, request: web.Request, whole: bool) -> None:
+        """Raises Problem."""
+        principal = by_token(request, self.rooms)
+        if not principal.may("read") or (whole and not principal.whole):
+            raise Problem(403, f"{request.path} wants the scope read{', of the whole relay' if whole else ''}")
+
+    def _local(self, request: web.Request, whole: bool) -> None:
+        """Whoever is on this machine; but no page whose name was made to lead here (DNS rebinding). Raises Problem."""
+        if not names_this_machine(request.headers.get("Host", ""), self.rooms.config.hostname):
+            self._reader(request, whole)
+
+    # -- what has no model yet
+
+    def _untyped(self, app: web.Application) -> None:
         app.add_routes(
             [
                 web.post("/v1/reload", self._reload),
@@ -108,7 +155,6 @@ class Admin:
         app.add_routes(feedback.routes(self.service.spool, self.usage))
         app.add_routes(webhooks.routes(self.hooks, _object))
         app.add_routes(suppress.routes(self.suppressing, _object))
-        return app
 
     # -- health
 
@@ -130,8 +176,6 @@ class Admin:
     async def _openapi(self, request: web.Request) -> web.Response:
         return web.json_response(document(self.operations))
 
-    # -- what has no model yet
-
     async def _reload(self, request: web.Request) -> web.Response:
         taken, lines = self.service.control.reload()
         return web.json_response({"taken": taken, "notes": lines}, status=200 if taken else 422)
@@ -141,6 +185,25 @@ class Admin:
 
     async def _backup(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
+
+
+def _anybody(request: web.Request, whole: bool) -> None:
+    """Who could connect may see it."""
+
+
+def _guarded(handler: Handler, may: May, *, whole: bool) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        may(request, whole)
+        return await handler(request)
+
+    return guarded
+
+
+def names_this_machine(host: str, hostname: str) -> bool:
+    """Whether a Host header (RFC 9110 §7.2) is an address, `localhost` or our own name: none of them can be made to lead here
+    by another's DNS. Empty: it is no browser's."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return not name or name.lower() in ("localhost", hostname.lower()) or parse(name) is not None
 
 
 def _pauses(pausing: Pausing) -> list[web.RouteDef]:
@@ -182,5 +245,6 @@ async def _object(request: web.Request) -> dict[str, Any]:
 
 
 async def _identified(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall("Server", None)  # what we are made of is no stranger's business
     if ID in request:  # not where no request could be read
         response.headers["X-Request-Id"] = request[ID]

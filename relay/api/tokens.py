@@ -6,12 +6,15 @@ SHA-256 does (a slow hash is for what people choose).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from relay.policy.access import Principal, Token, bearer
 from relay.settings import Config
@@ -24,6 +27,8 @@ class Tokens:
     def __init__(self, spool: Access, config: Callable[[], Config]) -> None:
         self._spool, self._config = spool, config
         self._known: dict[str, Token] = {}
+        self._used: dict[str, float] = {}  # id -> when last
+        self._answered: set[_Answered] = set()
 
     async def load(self) -> None:
         """Raises SpoolError."""
@@ -31,6 +36,10 @@ class Tokens:
 
     def all(self) -> list[Token]:
         return list(self._known.values())
+
+    def used(self, token: Token) -> float:
+        """When it last let somebody in since the start; 0: never."""
+        return self._used.get(token.id, 0.0)
 
     async def add(self, wanted: Token) -> tuple[Token, str]:
         """With its text, which nobody can be shown again. Raises SpoolError."""
@@ -46,6 +55,9 @@ class Tokens:
             return token
         token = replace(token, revoked_at=now)
         self._known[number] = token  # at once: what is refused too early does no harm
+        for one in [*self._answered]:
+            if one.principal.token == number:
+                one.task.cancel()
         await self._spool.keep_token(token)
         return token
 
@@ -56,12 +68,55 @@ class Tokens:
             return "no such token"
         if (state := token.state(now)) != "valid":
             return f"the token is {state}"
-        config = self._config()
-        if token.tenant and token.tenant not in config.tenants:
-            return f"the token's tenant {token.tenant} is not in the configuration any more"
-        if token.user and token.user not in config.users:
-            return f"the token's user {token.user} is not in the configuration any more"
+        if gone := self._gone(token.user, token.tenant):
+            return gone
+        self._used[token.id] = now
         return bearer(token)
+
+    def _gone(self, user: str, tenant: str) -> str:
+        config = self._config()
+        if tenant and tenant not in config.tenants:
+            return f"the token's tenant {tenant} is not in the configuration any more"
+        if user and user not in config.users:
+            return f"the token's user {user} is not in the configuration any more"
+        return ""
+
+    # -- answers that last: a stream is no longer than its token
+
+    @contextmanager
+    def while_valid(self, principal: Principal, now: float) -> Iterator[None]:
+        """Around what is only read: it is broken off once the token is revoked, expires, or sees other mail than it did."""
+        task = asyncio.current_task()
+        if not principal.token or task is None:
+            yield
+            return
+        one = _Answered(principal, principal.users(self._config().tenants), task)
+        self._answered.add(one)
+        ends = principal.expires_at - now if principal.expires_at else None
+        timer = asyncio.get_running_loop().call_later(max(0.0, ends), task.cancel) if ends is not None else None
+        try:
+            yield
+        finally:
+            self._answered.discard(one)
+            if timer is not None:
+                timer.cancel()
+
+    def reloaded(self) -> None:
+        """Another configuration is in force."""
+        tenants = self._config().tenants
+        for one in [*self._answered]:
+            who = one.principal
+            if self._gone(who.user, who.tenant) or who.users(tenants) != one.users:
+                one.task.cancel()
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """A request that is being answered."""
+
+    principal: Principal
+    users: frozenset[str] | None
+    task: asyncio.Task[Any]
 
 
 def issue(token: Token) -> tuple[Token, str]:

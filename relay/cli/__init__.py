@@ -11,6 +11,7 @@ import click
 
 from relay import __version__
 from relay.cli import (
+    access,
     dkim,
     events,
     explain,
@@ -69,6 +70,8 @@ for _command in (
     outbox.outbox,
     oauth.oauth,
     feedback.feedback,
+    access.token,
+    access.audit,
 ):
     cli.add_command(_command)
 

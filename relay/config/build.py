@@ -30,6 +30,7 @@ from relay.config.shaping import ShapingEntry
 from relay.config.signing import SigningBuilder
 from relay.config.site import Site, no_such
 from relay.config.suppression import build_suppression
+from relay.config.tenants import closed
 from relay.config.values import parse_hostname, print_duration
 from relay.config.warmup import check_overflow
 from relay.config.webhooks import build_webhooks
@@ -70,10 +71,12 @@ class Builder:
 
     def config(self, file: File, kept: Mapping[str, list[int]]) -> Config:
         """`kept` says which elements of the tree's lists those of `file` are."""
-        admin = Admin(
-            self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock", file.admin.address
-        )
         doors = DoorBuilder(self.site)
+        admin = Admin(
+            self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock",
+            file.admin.address,
+            doors.http_tls(file.admin.tls, ("admin", "tls")),
+        )
         listen = doors.listen(file, kept)
         doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)
         class_builder = ClassBuilder(self.site, self.match)
@@ -84,6 +87,7 @@ class Builder:
         users = {name: doors.user(name, entry) for name, entry in file.users.items()}
         doors.logins(listen, kept.get("listen", []), users)
         tenants = {name: frozenset(user for user in users if users[user].tenant == name) for name in file.tenants}
+        routes = closed(file, routes, tenants, self.site)
         limits = LimitsBuilder(self.site, self.match).build(file, kept.get("limits", []), tenants)
         dsn = self.dsn(file, routes, accounts, pools)
         signing = SigningBuilder(self.site)

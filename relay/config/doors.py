@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.certificate import complaint, load_into
+from relay.config.feedbackhttp import HttpTlsSection
 from relay.config.problems import Keys
 from relay.config.shape import File, ListenEntry, UserEntry
 from relay.config.site import Site, no_such
@@ -119,6 +120,16 @@ class DoorBuilder:
         self.fits(certificate, key, (*path, "certificate"))
         return ServerTls(section.mode, certificate, key, section.minimum)
 
+    def http_tls(self, section: HttpTlsSection | None, path: Keys) -> ServerTls | None:
+        """Of a server of HTTP: from the first byte."""
+        if section is None:
+            return None
+        certificate = self.site.existing(section.certificate, (*path, "certificate"))
+        assert certificate is not None
+        key = self.site.reference(section.key, (*path, "key"))
+        self.fits(certificate, key, (*path, "certificate"))
+        return ServerTls("implicit", certificate, key, section.minimum)
+
     def fits(self, certificate: Path, key: Reference | None, path: Keys) -> None:
         """That a listener could start with these. One that can't be read was told already; no command is run."""
         if key is not None and (key.kind == "command" or key.problem()):
@@ -138,8 +149,8 @@ class DoorBuilder:
             if isinstance(one.address, Address):
                 self.take(one.address, f"listener '{one.name}'", path)
         if admin.address:
-            if not is_loopback(admin.address):
-                text = "the admin API beyond loopback needs TLS, which this version doesn't build; use 127.0.0.1"
+            if admin.tls is None and not is_loopback(admin.address):
+                text = "tokens would cross the network in clear; say `tls: {certificate: …, key: …}`, or use 127.0.0.1"
                 self.site.wrong(("admin", "address"), text)
             self.take(admin.address, "admin", ("admin", "address"))
         if probes:
@@ -157,10 +168,8 @@ class DoorBuilder:
 
     def user(self, name: str, entry: UserEntry) -> User:
         path: Keys = ("users", name)
-        given = [key for key in ("password", "password_hash") if getattr(entry, key) is not None]
-        if len(given) != 1:
-            found = "found both" if given else "found none"
-            self.site.wrong(path, f"a user has one of password, password_hash; {found}")
+        if entry.password is not None and entry.password_hash is not None:
+            self.site.wrong(path, "a user has one of password, password_hash; found both")
         for number, class_ in enumerate(entry.classes):
             known = self.site.names("classes", also=("default",))
             self.site.known((*path, "classes", number), "class", class_, known)
@@ -180,10 +189,13 @@ class DoorBuilder:
 
     def logins(self, listen: Iterable[Listen], numbers: list[int], users: Mapping[str, User]) -> None:
         asking = [place for place, one in enumerate(listen) if one.auth != "none"]
-        known = self.site.names("users")
+        known, able = self.site.names("users"), [user for user in users.values() if user.logs_in]
         for place in asking if not known else []:
             self.site.wrong(("listen", numbers[place], "auth"), "clients are to log in, but there are no `users`")
-        if users and not asking:
+        for place in asking if known and users.keys() == known and not able else []:
+            text = "clients are to log in, but no user has a password; give one `password` or `password_hash`"
+            self.site.wrong(("listen", numbers[place], "auth"), text)
+        if able and not asking:
             self.site.warn(("users",), "no listener asks for a login; say `auth: required` there", on_key=True)
 
 

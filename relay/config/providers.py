@@ -12,11 +12,11 @@ from relay.certificate import ec_public_key
 from relay.config.direct import BUILT_IN
 from relay.config.doors import DoorBuilder, is_loopback
 from relay.config.feedback import FeedbackSection
-from relay.config.feedbackhttp import FeedbackHttpSection, HttpTlsSection, ProviderEntry, ProviderKind
+from relay.config.feedbackhttp import ProviderEntry, ProviderKind
 from relay.config.problems import Keys
 from relay.config.site import Site, no_such
 from relay.secrets import Reference, SecretError
-from relay.settings import FeedbackHttp, Provider, ServerTls
+from relay.settings import FeedbackHttp, Provider
 
 KINDS: tuple[ProviderKind, ...] = get_args(ProviderKind)
 _LOGIN = ("username", "password")
@@ -55,17 +55,7 @@ class ProvidersBuilder:
         if not section.providers and (section.token_key is None or not section.one_click):
             text = "nothing comes in by it: there are no `providers`, and one-click unsubscription wants `feedback.token_key`"
             self.site.warn(path, text, on_key=True)
-        return FeedbackHttp(http.address, self.tls(http, (*path, "tls")), http.proxy)
-
-    def tls(self, http: FeedbackHttpSection, path: Keys) -> ServerTls | None:
-        section: HttpTlsSection | None = http.tls
-        if section is None:
-            return None
-        certificate = self.site.existing(section.certificate, (*path, "certificate"))
-        assert certificate is not None
-        key = self.site.reference(section.key, (*path, "key"))
-        self.doors.fits(certificate, key, (*path, "certificate"))
-        return ServerTls("implicit", certificate, key, section.minimum)
+        return FeedbackHttp(http.address, self.doors.http_tls(http.tls, (*path, "tls")), http.proxy)
 
     def providers(self, section: FeedbackSection) -> dict[str, Provider]:
         made = {name: self.provider(name, entry) for name, entry in section.providers.items()}

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relay.config.attachments import AttachmentsSection
 from relay.config.feedback import FeedbackSection
+from relay.config.feedbackhttp import HttpTlsSection
 from relay.config.leaving import ArcSection, DnsSection, RewriteSection, SigningEntry
 from relay.config.matches import MatchSection
 from relay.config.mx import DestinationEntry, DirectEntry, PoolEntry
@@ -104,7 +105,9 @@ class ListenEntry(Section):
 
 
 class UserEntry(Section):
-    password: Given[Secret] = Field(None, description="The secret to log in with; or `password_hash`.")
+    password: Given[Secret] = Field(
+        None, description="The secret to log in with; or `password_hash`; with neither: by token alone."
+    )
     password_hash: Given[PasswordHash] = Field(None, description="Its argon2 hash, as `relay password hash` makes one.")
     senders: OneOrMany[AddressPattern] = Field(
         ("*",), description='Whom it may name in MAIL FROM, From and Sender; `""` is the null sender.'
@@ -117,9 +120,10 @@ class UserEntry(Section):
 
 
 class TenantEntry(Section):
-    planned = frozenset({"routes"})
-
     limits: ListOf[Limit] = Field((), description="How much its users may send together; all of them bind.")
+    routes: Given[ListOf[Name]] = Field(
+        None, description="Which routes its users' mail may take; every other is passed over for it. Without: any."
+    )
 
 
 class LimitRule(LimitEntry):
@@ -131,14 +135,13 @@ class LimitRule(LimitEntry):
 
 
 class AdminSection(Section):
-    planned = frozenset({"tls"})
-
     socket: Given[FilePath] = Field(
         None, description="UNIX socket of the admin API; default `admin.sock` in the runtime folder."
     )
     address: HostPort | None = Field(
-        Address("127.0.0.1", 2580), description="Loopback address of the admin API; `null`: none."
+        Address("127.0.0.1", 2580), description="Where the API is for who has a token; `null`: on the socket only."
     )
+    tls: Given[HttpTlsSection] = Field(None, description="Its certificate; beyond loopback there must be one.")
 
 
 class ProbesSection(Section):

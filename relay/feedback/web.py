@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,9 +14,10 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
+from relay.listener.crowd import Crowd, peer
 from relay.listener.tls import Certificate
 from relay.maillog import MailLog
-from relay.policy.networks import client_key, in_networks
+from relay.policy.networks import in_networks
 from relay.settings import FeedbackHttp
 
 MOST_CONNECTIONS = 200
@@ -95,14 +94,14 @@ class _Protocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._end = asyncio.get_running_loop().call_later(LIFE, self._over)
-        self._from = self._site.peer(transport)
-        if not self._site.enter(self._from):
+        self._from = peer(transport)
+        if not self._site.crowd.enter(self._from):
             self._over()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._end is not None:
             self._end.cancel()
-            self._site.leave(self._from)
+            self._site.crowd.leave(self._from)
             self._end = None
         super().connection_lost(exc)
 
@@ -150,7 +149,7 @@ class Site:
         self.settings, self._handle = settings, handle
         self.port = settings.address.port
         self.certificate = Certificate("feedback.http", settings.tls, log) if settings.tls else None
-        self._clients: Counter[str] = Counter()
+        self.crowd = Crowd(MOST_CONNECTIONS, MOST_OF_CLIENT, settings.proxy)
         self._web: _Server | None = None
         self._server: asyncio.Server | None = None
 
@@ -158,12 +157,7 @@ class Site:
         """Raises OSError."""
         context = None
         if self.certificate is not None:
-            await self.certificate.refresh()
-            context = self.certificate.context
-            if context is None:
-                raise OSError("its certificate can't be used; the log says why")
-            # A renewed certificate counts for the next handshake. OpenSSL asks without a name of the server too.
-            context.sni_callback = self._renewed
+            context = await self.certificate.renewing()
         self._web = _Server(
             self,
             self._answer,
@@ -189,10 +183,6 @@ class Site:
     async def _answer(self, request: web.BaseRequest) -> Answer:
         return await self._handle(request, self)
 
-    def _renewed(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        if self.certificate is not None and self.certificate.context not in (None, connection.context):
-            connection.context = self.certificate.context
-
     async def refresh(self) -> None:
         if self.certificate is not None:
             await self.certificate.refresh()
@@ -214,38 +204,17 @@ class Site:
 
     # -- who is there
 
-    @staticmethod
-    def peer(transport: asyncio.BaseTransport) -> str:
-        found = transport.get_extra_info("peername")
-        return str(found[0]) if isinstance(found, tuple) and found else ""
-
-    def enter(self, peer: str) -> bool:
-        key = client_key(peer)
-        self._clients[key] += 1
-        if self._clients.total() > MOST_CONNECTIONS:
-            return False
-        return self._clients[key] <= MOST_OF_CLIENT or self._near(peer)
-
-    def leave(self, peer: str) -> None:
-        key = client_key(peer)
-        self._clients[key] -= 1
-        if self._clients[key] <= 0:
-            del self._clients[key]
-
-    def _near(self, peer: str) -> bool:
-        return in_networks(peer, (*self.settings.proxy, "127.0.0.0/8", "::1/128"))
-
     def client(self, request: web.BaseRequest) -> str:
         """Its address: the last one that a proxy of ours did not add to X-Forwarded-For itself."""
-        peer = self.peer(request.transport) if request.transport is not None else ""
+        direct = peer(request.transport)
         proxies = self.settings.proxy
-        if not proxies or not in_networks(peer, proxies):
-            return peer
+        if not proxies or not in_networks(direct, proxies):
+            return direct
         told = [one.strip() for line in request.headers.getall("X-Forwarded-For", []) for one in line.split(",")]
         for one in reversed(told[-HOPS:]):
             plain = one.strip("[]")
             if not in_networks(plain, ("0.0.0.0/0", "::/0")):
-                return peer
+                return direct
             if not in_networks(plain, proxies):
                 return plain
-        return peer
+        return direct

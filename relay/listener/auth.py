@@ -89,6 +89,8 @@ class Authenticator:
         return None
 
     async def _check(self, user: User | None, given: Credentials) -> bool:
+        if user is not None and not user.logs_in:
+            user = None
         # An unknown user costs what a known one does: argon2, if anybody here has a hash.
         if (user is None and any(u.password_hash for u in self.users().values())) or (user and user.password_hash):
             return await asyncio.get_running_loop().run_in_executor(

@@ -45,6 +45,18 @@ class Certificate:
         self._complaint = ""
         self._log.event("certificate_loaded", listener=self._name, expires=round(self.expires))
 
+    async def renewing(self) -> ssl.SSLContext:
+        """For a server of asyncio: a renewed certificate counts for its next handshake. Raises OSError."""
+        await self.refresh()
+        if self.context is None:
+            raise OSError("its certificate can't be used; the log says why")
+        self.context.sni_callback = self._renewed  # OpenSSL asks without a name of the server too
+        return self.context
+
+    def _renewed(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        if self.context not in (None, connection.context):
+            connection.context = self.context
+
 
 def made(tls: ServerTls) -> tuple[ssl.SSLContext, float]:
     """A context and when its certificate ends. Reads files. Raises OSError, ssl.SSLError, SecretError, ValueError."""

@@ -48,6 +48,8 @@ class Principal:
     scopes: frozenset[Scope]
     user: str = ""
     tenant: str = ""
+    token: str = ""  # its id; empty: it came without one
+    expires_at: float = 0.0  # 0: never
 
     @property
     def whole(self) -> bool:
@@ -71,7 +73,7 @@ class Principal:
 def bearer(token: Token) -> Principal:
     scopes = frozenset[Scope]().union(*(_BRINGS[scope] for scope in token.scopes))
     who = f"token {token.id} ({token.name})" if token.name else f"token {token.id}"
-    return Principal(who, scopes, token.user, token.tenant)
+    return Principal(who, scopes, token.user, token.tenant, token.id, token.expires_at)
 
 
 def local(uid: int) -> Principal:

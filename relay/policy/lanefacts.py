@@ -178,6 +178,6 @@ class LaneFacts:
         """
         if self.via and self.via in table.ways:
             return table.unless_captured(Route(OVERRIDE, Action.VIA, via=(self.via,)), self.ask)
-        if self.route and self.route in table.by_name:
-            return table.unless_captured(table.by_name[self.route], self.ask)
+        if self.route and (named := table.named(self.route, self.ask)):
+            return table.unless_captured(named, self.ask)
         return table.pick(self.ask, released=self.released)

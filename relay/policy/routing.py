@@ -163,6 +163,11 @@ class Route:
     text: str = ""
     copy: tuple[str, ...] = ()
     origin: str = ""  # file:line
+    closed: tuple[tuple[str, Question], ...] = ()  # (tenant, its users): passed over for their mail
+
+    def closed_to(self, ask: Callable[[Question], bool | None]) -> str:
+        """The tenant whose mail may not take it; empty: it may."""
+        return next((tenant for tenant, users in self.closed if ask(users)), "") if self.closed else ""
 
 
 Members = tuple[tuple[str, int], ...]  # (egress, weight)
@@ -217,7 +222,7 @@ class Table:
         `released`: an operator let this out of a `hold` route, which therefore does not hold it again.
         """
         for route in self.routes:
-            if released and route.action is Action.HOLD:
+            if (released and route.action is Action.HOLD) or route.closed_to(ask):
                 continue
             answer = route.match.test(ask)
             if answer is None:
@@ -225,6 +230,19 @@ class Table:
             if answer:
                 return self.unless_captured(route, ask)
         return None
+
+    def named(self, name: str, ask: Callable[[Question], bool | None]) -> Route | None:
+        """The route that a message or an operator asked for; None: there is none, or it is not for this tenant."""
+        route = self.by_name.get(name)
+        return None if route is None or route.closed_to(ask) else route
+
+    def open_to(self, user: str) -> frozenset[str] | None:
+        """The routes that mail of a user may take and their egresses, to be sent to by name; None: whatever there is."""
+        facts = Facts(sender="", recipient="", user=user)
+        mine = [route for route in self.routes if not route.closed_to(lambda q: q.ask(facts))]
+        if len(mine) == len(self.routes):
+            return None
+        return frozenset(name for route in mine for name in (route.name, *route.via))
 
     def unless_captured(self, route: Route, ask: Callable[[Question], bool | None]) -> Route | Undecided:
         """In staging the rules decide as they do elsewhere; only what would be dialled is kept back."""

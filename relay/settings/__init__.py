@@ -78,13 +78,17 @@ class User:
     """An application that logs in, and what it may do."""
 
     name: str
-    password: Reference | None = None  # one of the two
+    password: Reference | None = None  # at most one of the two; with neither he comes by token alone
     password_hash: str = field(default="", repr=False)  # argon2, PHC format
     senders: tuple[str, ...] = ("*",)  # MAIL FROM and From, globs
     recipients: tuple[str, ...] = ("*",)
     classes: tuple[str, ...] = ()  # allowed, the first is the default; none: any
     honour: frozenset[str] = frozenset()  # beside the listener's
     tenant: str = ""
+
+    @property
+    def logs_in(self) -> bool:
+        return self.password is not None or bool(self.password_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ class Dns:
 class Admin:
     socket: Path
     address: Address | None
+    tls: ServerTls | None = None  # beyond loopback always
 
 
 @dataclass(frozen=True, slots=True)

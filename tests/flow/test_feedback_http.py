@@ -137,7 +137,7 @@ async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         assert (await bench.ask("GET", "/healthz")).status == 200
         site = bench.rig.app.feedback.public.site
         assert site is not None
-        await until(lambda: not site._clients)
+        await until(lambda: not len(site.crowd))
 
 
 async def test_one_request_a_connection(tmp_path: Path) -> None:

@@ -26,9 +26,8 @@ def verbs(group: click.Group, above: str = "relay") -> Iterator[str]:
 def told(text: str) -> set[str]:
     """The verbs that a text names, `relay queue retry|hold` being two."""
     found = set()
-    for words in re.findall(
-        r"relay ((?:queue |spool |password |dkim |oauth |webhooks |suppress |feedback |outbox )?[a-z|]+)", text
-    ):
+    groups = "|".join(name for name, command in cli.commands.items() if isinstance(command, click.Group))
+    for words in re.findall(rf"relay ((?:(?:{groups}) )?[a-z|]+)", text):
         *group, alternatives = words.split(" ")
         found |= {" ".join(["relay", *group, one]) for one in alternatives.split("|")}
     return found
