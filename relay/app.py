@@ -101,6 +101,9 @@ class App:
             await self.tokens.load()
         except SpoolError as error:
             raise StartError(str(error)) from None
+        self.runtime.keep = self.spool.remember
+        self.runtime.adopt(documents)
+        config = self.config  # with what is changed at run time
         self._limits(config)
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
@@ -118,7 +121,7 @@ class App:
         self.webhooks = Webhooks(self.spool, lambda: self.runtime.config, self.log)
         self.scheduler.ask = self.runtime.ask
         self.scheduler.pauses.load(documents)
-        generations = Generations(self.scheduler.journal, documents, config)
+        generations = Generations(self.scheduler.journal, documents, config, lambda: self.runtime.by)
         self.runtime.subscribers += [
             self._limits,
             quotas.apply,
@@ -147,6 +150,7 @@ class App:
             "dispatch": self.scheduler.dispatch,
             "record": self.scheduler.recorder.run,
             "journal": self.scheduler.journal.run,
+            "changes": self.runtime.keep_changes,
             "relane": self.housekeeper.relane,
             "housekeeping": self.housekeeper.tick,
             "pulse": Pulse().run,
@@ -190,6 +194,7 @@ class App:
                 tokens=self.tokens,
                 attaching=Attaching(lambda: self.runtime.config.attachments, config.spool.path.parent / "attachments"),
                 stream=Stream(self.spool, lambda: self.runtime.config.tenant_of),
+                changing=self.runtime,
             )
         )
         try:

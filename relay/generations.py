@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from relay import __version__
 from relay.scheduler.journal import Journal, made
@@ -17,10 +17,10 @@ DOCUMENT = "configuration"  # its key in the spool: section -> digest, of the la
 
 
 class Generations:
-    """`documents`: what the spool remembers; `config`: what the relay starts with."""
+    """`documents`: what the spool remembers; `config`: what the relay starts with; `by`: why a later one came."""
 
-    def __init__(self, journal: Journal, documents: Mapping[str, str], config: Config) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal, documents: Mapping[str, str], config: Config, by: Callable[[], str]) -> None:
+        self.journal, self.by = journal, by
         try:
             found = json.loads(documents.get(DOCUMENT, "{}"))
         except ValueError:
@@ -31,8 +31,8 @@ class Generations:
             self._tell(config, "start")
 
     def apply(self, config: Config) -> None:
-        """A reload was taken: that is told in any case."""
-        self._tell(config, "reload")
+        """A reload was taken, or a change at run time: that is told in any case."""
+        self._tell(config, self.by())
 
     def _tell(self, config: Config, by: str) -> None:
         now, before = dict(config.sections), self._before

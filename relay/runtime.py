@@ -1,7 +1,9 @@
 """One immutable configuration at a time, and the loops that run under it.
 
-A reload is one assignment: the whole new file is read and checked first; a bad one changes nothing and says why. Loops are
-named and supervised: one that dies is told, started again after a pause, and fails the watchdog until it runs.
+A reload is one assignment: the whole new file is read and checked first; a bad one changes nothing and says why. What is
+changed at run time (`config.overlay`) is laid over the file: it is durable before it is in force, and stays over restarts and
+reloads until the file says something else there, or it is taken back. It never stops a start. Loops are named and supervised:
+one that dies is told, started again after a pause, and fails the watchdog until it runs.
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ import asyncio
 import os
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from relay import metrics
-from relay.config.load import ConfigError, load
+from relay import clock, metrics
+from relay.config import overlay
+from relay.config.load import ConfigError, load, overlaid, under
+from relay.config.overlay import DOCUMENT, Changes
 from relay.maillog import MailLog
 from relay.policy.routing import Question
 from relay.settings import Config
+from relay.spool import SpoolError
 
 RESTART_AFTER = 1.0
 MANY_DESCRIPTORS = 1 << 16
@@ -29,14 +35,22 @@ RESTARTS = metrics.Counter("relay_loop_restarts_total", "Times that a named loop
 
 
 class Runtime:
-    """Holds the generation in force; `subscribers` hear of the next one."""
+    """Holds the generation in force; `subscribers` hear of the next one.
+
+    `keep`: writes documents of the spool, and is set before anything is changed. `by`: why this generation came.
+    """
 
     def __init__(self, config: Config, log: MailLog) -> None:
         self.config, self.log = config, log
         self.started = config  # what a restart would change is told against this one
         self.generation = 1
+        self.by = "start"
         self.last_error = ""
         self.subscribers: list[Callable[[Config], None]] = []
+        self.changes: Changes = {}
+        self.keep: Callable[[Mapping[str, str | None]], Awaitable[None]]
+        self._changing = asyncio.Lock()  # one after the other
+        self._unkept = asyncio.Event()  # the spool may know of other changes than those in force
         LAST_RELOAD.source = lambda: [((), float(not self.last_error))]
 
     def ask(self, suspended: tuple[Question, ...]) -> Config:
@@ -45,10 +59,37 @@ class Runtime:
         return self.config
 
     def reload(self) -> tuple[bool, list[str]]:
-        """(was it taken, what to know). Keeps the old configuration where the new one is bad."""
+        """(was it taken, what to know). Keeps the old configuration where the new one is bad. What was changed at run time stays,
+        but where the file says something else than it did."""
+        fresh, lines = self._file()
+        if fresh is None:
+            return False, lines
+        fresh, changes, dropped = under(fresh, self.changes.values())
+        if dropped:
+            self._unkept.set()
+        return True, self._reloaded(fresh, changes, dropped)
+
+    async def reset(self, who: str) -> tuple[bool, list[str]]:
+        """As `reload`, and takes all back that was changed at run time. Raises SpoolError, and then nothing is."""
+        async with self._changing:
+            taken = False
+            try:
+                await self.keep({DOCUMENT: None})
+                fresh, lines = self._file()
+                if fresh is None:
+                    return False, lines
+                dropped = overlay.taken_back(self.changes, f"a reset by {who}")
+                taken, lines = True, self._reloaded(fresh, {}, dropped)
+                return True, lines
+            finally:
+                if not taken:
+                    self._unkept.set()
+
+    def _file(self) -> tuple[Config | None, list[str]]:
+        """What the file says now; None, and what is wrong with it."""
         source = self.config.source
         if source is None:
-            return False, ["there is no configuration file: the relay runs its built-in demonstration"]
+            return None, ["there is no configuration file: the relay runs its built-in demonstration"]
         try:
             fresh = load(source)
         except ConfigError as error:
@@ -57,18 +98,91 @@ class Runtime:
             lines = str(error).splitlines()
             for line in lines:
                 self.log.error("config_refused", problem=line)
-            return False, lines
+            return None, lines
         self.last_error = ""
         RELOADS.inc(1, "taken")
-        notes = [*fresh.warnings, *_needs_restart(self.started, fresh)]
+        return fresh, []
+
+    def _reloaded(self, fresh: Config, changes: Changes, dropped: list[str]) -> list[str]:
+        """Takes it, and says what to know."""
+        notes = [*dropped, *fresh.warnings, *_needs_restart(self.started, fresh)]
+        self._take(fresh, changes, "reload")
+        self.log.event("config_loaded", file=fresh.source, generation=self.generation)
+        for note in notes:
+            self.log.warning("config_note", note=note)
+        return notes
+
+    def _take(self, fresh: Config, changes: Changes, by: str) -> None:
         self.config = fresh = replace(fresh, suspended=self.config.suspended)
+        self.changes, self.by = changes, by
         self.generation += 1
         for subscriber in self.subscribers:
             subscriber(fresh)
-        self.log.event("config_loaded", file=source, generation=self.generation)
-        for note in notes:
-            self.log.warning("config_note", note=note)
-        return True, notes
+
+    # -- what is changed at run time
+
+    def adopt(self, documents: Mapping[str, str]) -> None:
+        """What the run before had changed, at a start. What is damaged, or no longer fits, is told and left out."""
+        if DOCUMENT not in documents or self.config.source is None:
+            return
+        try:
+            found = overlay.read(documents[DOCUMENT])
+        except (TypeError, ValueError) as error:
+            self.log.error("not_remembered", what=DOCUMENT, error=repr(error))
+            return
+        self.config, self.changes, dropped = under(self.config, found)
+        for note in dropped:
+            self.log.error("change_dropped", note=note)
+        if dropped:
+            self._unkept.set()
+
+    async def change(self, section: str, name: str, wanted: Mapping[str, Any], who: str) -> list[str]:
+        """Some keys of an entry, None takes one back; in force, and durable, when it returns with what to know.
+
+        Raises LookupError where the file has no such entry, ConfigError for what it may not be (then nothing is changed),
+        and SpoolError.
+        """
+        async with self._changing:
+            try:
+                while True:  # until no reload came between: it has another file, or other changes
+                    before, changes = self.config, self.changes
+                    fresh, changes = self._changed(before, changes, (section, name), wanted, who)
+                    await self.keep({DOCUMENT: overlay.document(changes)})
+                    if self.config.tree is before.tree:
+                        break
+                notes = [note for note in fresh.warnings if note not in before.warnings]
+                self._take(fresh, changes, "change")
+            except BaseException:
+                self._unkept.set()
+                raise
+        return notes
+
+    def _changed(
+        self, config: Config, changes: Changes, owner: tuple[str, str], wanted: Mapping[str, Any], who: str
+    ) -> tuple[Config, Changes]:
+        """Raises LookupError, ConfigError."""
+        if config.source is None:
+            raise LookupError("there is no configuration file: the relay runs its built-in demonstration")
+        entry = config.tree.find(owner)
+        if entry is None or not isinstance(entry.value, dict):
+            raise LookupError(f"{'.'.join(owner)} is no entry of {config.source}: what is built in can't be changed")
+        for key, value in wanted.items():
+            changes = overlay.changed(config.tree, changes, (*owner, key), value, who, clock.now())
+        return overlaid(config, changes), changes
+
+    async def keep_changes(self) -> None:
+        """A loop: what a reload dropped is forgotten by the spool too. Until it is cancelled."""
+        while True:
+            await self._unkept.wait()
+            async with self._changing:
+                self._unkept.clear()
+                try:
+                    await self.keep({DOCUMENT: overlay.document(self.changes)})
+                except (SpoolError, OSError) as error:
+                    self._unkept.set()
+                    self.log.error("not_remembered", what=DOCUMENT, error=str(error))
+            if self._unkept.is_set():
+                await asyncio.sleep(RESTART_AFTER)
 
 
 def _needs_restart(old: Config, new: Config) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from relay.api import access, lanes, messages, overview, queue, status, submit
+from relay.api import access, accounts, changes, lanes, messages, overview, queue, status, submit
 from relay.api.rooms import Rooms
 from relay.api.route import Operation
 
-_MODULES = (status, submit, messages, queue, lanes, overview, access)
+_MODULES = (status, submit, messages, queue, lanes, overview, accounts, changes, access)
 
 
 def operations(rooms: Rooms) -> list[Operation]:

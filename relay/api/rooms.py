@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from relay.admin.events import Stream
 from relay.admin.pauses import Pausing
@@ -12,11 +14,21 @@ from relay.admin.simulation import Simulated
 from relay.admin.suppress import Suppressing
 from relay.api.tokens import Tokens
 from relay.attachments import Attaching
+from relay.config.overlay import Changes
 from relay.intake import Intake
 from relay.maillog import MailLog
 from relay.policy.access import Principal
 from relay.settings import Config
 from relay.spool import Spool
+
+
+class Changing(Protocol):
+    """What is changed at run time."""
+
+    changes: Changes
+
+    async def change(self, section: str, name: str, wanted: Mapping[str, Any], who: str) -> list[str]: ...
+    async def reset(self, who: str) -> tuple[bool, list[str]]: ...
 
 
 @dataclass
@@ -35,6 +47,7 @@ class Rooms:
     tokens: Tokens
     attaching: Attaching
     stream: Stream
+    changing: Changing
 
     @property
     def config(self) -> Config:

@@ -144,7 +144,6 @@ class Admin:
     def _untyped(self, app: web.Application) -> None:
         app.add_routes(
             [
-                web.post("/v1/reload", self._reload),
                 web.post("/v1/spool/check", self._check),
                 web.post("/v1/spool/backup", self._backup),
             ]
@@ -175,10 +174,6 @@ class Admin:
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return web.json_response(document(self.operations))
-
-    async def _reload(self, request: web.Request) -> web.Response:
-        taken, lines = self.service.control.reload()
-        return web.json_response({"taken": taken, "notes": lines}, status=200 if taken else 422)
 
     async def _check(self, request: web.Request) -> web.Response:
         return web.json_response(await self.service.check())

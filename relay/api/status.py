@@ -36,10 +36,11 @@ class Status(Answer):
     loops: dict[str, Loop]
     config_error: str = Field(description="Why the last reload was refused.")
     webhooks: list[dict[str, Any]]
+    changes: int = Field(description="Keys of the configuration that are changed at run time (`/v1/changes`).")
 
 
 def operations(rooms: Rooms) -> list[Operation]:
     async def status(call: Call) -> dict[str, Any]:
-        return rooms.service.status() | {"webhooks": rooms.hooks.rows()}
+        return rooms.service.status() | {"webhooks": rooms.hooks.rows(), "changes": len(rooms.changing.changes)}
 
     return [Operation("GET", "/v1/status", "read", "How the relay fares", status, Status, whole=True)]

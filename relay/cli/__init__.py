@@ -12,6 +12,7 @@ import click
 from relay import __version__
 from relay.cli import (
     access,
+    changed,
     dkim,
     events,
     explain,
@@ -59,6 +60,8 @@ for _command in (
     simulate.simulate,
     pauses.suspend,
     pauses.resume,
+    changed.accounts,
+    changed.changes,
     limits.limits,
     limits.reputation,
     limits.shaping,

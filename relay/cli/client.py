@@ -121,7 +121,12 @@ def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
 
 def message(number: str, rest: str = "") -> str:
     """The path of a message; whatever was typed for its queue id stays one part of it."""
-    return f"/v1/messages/{quote(number, safe='')}{rest}"
+    return f"/v1/messages/{part(number)}{rest}"
+
+
+def part(text: str) -> str:
+    """Of a path: one part, whatever is in it."""
+    return quote(text, safe="")
 
 
 def ask(method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None) -> Any:

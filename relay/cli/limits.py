@@ -1,4 +1,7 @@
-"""`relay limits`, `relay shaping`, `relay alarms`, `relay reputation`: what binds mail now, and how it is received."""
+"""`relay limits` and its `set` and `reset`, `relay shaping`, `relay alarms`, `relay reputation`.
+
+What binds mail now, and how it is received.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import click
 
 from relay import clock
-from relay.cli import client, show
+from relay.cli import changed, client, show
 
 
 def _rows(name: str, json_: bool) -> list[dict[str, Any]] | None:
@@ -28,11 +31,12 @@ def _nothing(count: int, text: str) -> None:
 _JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of flat objects.")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @_JSON
-def limits(json_: bool) -> None:
+@click.pass_context
+def limits(context: click.Context, json_: bool) -> None:
     """How much of each limit is spent, and when there is room again."""
-    if (rows := _rows("limits", json_)) is None:
+    if context.invoked_subcommand is not None or (rows := _rows("limits", json_)) is None:
         return
     count = show.table(
         ["WHOSE", "SPENT", "OF", "USED", "NEXT", "LIMIT"],
@@ -47,6 +51,34 @@ def limits(json_: bool) -> None:
         ),
     )
     _nothing(count, "nothing of any limit is spent")
+
+
+_SECTION = click.argument("section", type=click.Choice(["users", "tenants", "classes"]))
+
+
+@limits.command("set")
+@_SECTION
+@click.argument("name")
+@click.argument("rates")
+def limits_set(section: str, name: str, rates: str) -> None:
+    """Change the limits of a user, a tenant or a class at run time.
+
+    RATES as in `relay accounts set`.
+    """
+    _patch(section, name, changed.value_of("limits", rates))
+
+
+@limits.command("reset")
+@_SECTION
+@click.argument("name")
+def limits_reset(section: str, name: str) -> None:
+    """Take that back: the file holds again."""
+    _patch(section, name, None)
+
+
+def _patch(section: str, name: str, value: Any) -> None:
+    path = f"/v1/limits/{section}/{client.part(name)}"
+    changed.tell(client.ask("PATCH", path, {"limits": value}))
 
 
 @click.command()

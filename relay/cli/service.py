@@ -110,13 +110,15 @@ def _summary(config: Config) -> str:
 
 
 @click.command()
+@click.option("--reset", is_flag=True, help="Take back what was changed at run time.")
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
-def reload(json_: bool) -> None:
+def reload(reset: bool, json_: bool) -> None:
     """Make the relay read its configuration again.
 
-    A bad one is refused, every mistake is told, and the old one stays.
+    A bad one is refused, every mistake is told, and the old one stays. What was changed at run time (`relay changes`) stays too,
+    but where the file says something else than it did.
     """
-    found = client.ask("POST", "/v1/reload")
+    found = client.ask("POST", "/v1/reload", {"reset": reset})
     if json_:
         show.as_json(found)
         return
@@ -146,6 +148,7 @@ def status(json_: bool) -> None:
         *(("token", f"{t['egress']}: {told(t)}") for t in found.get("tokens", ())),
         *(("webhook", _hook(row)) for row in found.get("webhooks", ())),
         ("capture", _capture(found.get("capture"))),
+        ("changed", _changed(found.get("changes", 0))),
         ("waiting", found["waiting"]),
         ("held", found["held"]),
         ("oldest", show.span(found["oldest_age"]) if found["waiting"] or found["held"] else ""),
@@ -188,6 +191,11 @@ def _capture(allowed: list[str] | None) -> str:
         if allowed
         else "on: all mail stays on this machine"
     )
+
+
+def _changed(count: int) -> str:
+    """The file alone does not tell what is in force."""
+    return f"{show.plural(count, 'key')} at run time (relay changes)" if count else ""
 
 
 _TOLD = (("suspended", "suspension", "suspend"), ("alarms", "alarm", "alarms"))

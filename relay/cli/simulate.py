@@ -74,6 +74,8 @@ def simulate(**given: Any) -> None:
         raise click.UsageError(f"--plot draws SVG: name a file that ends in .svg, not {plot.name}")
     config = _config(given["file"])
     start, waves, snapshot = _input(given)
+    if snapshot and not given["file"]:
+        config = _in_force(config, snapshot)
     _tell_unknown(config, waves)
     simulation, traffic = _made(config, start, float(given["seconds"]), snapshot)
     result = _run(simulation, traffic, waves, _moment(given["until"], start, "--until") if given["until"] else None)
@@ -101,6 +103,15 @@ def _config(file: Path | None) -> Config:
         return load(file or config_file(os.environ))
     except ConfigError as error:
         raise Failed(str(error), CONFIG) from None
+
+
+def _in_force(config: Config, snapshot: Snapshot) -> Config:
+    """With what is changed at run time in the relay whose queue it is."""
+    from relay.config import overlay
+    from relay.config.load import under
+
+    text = snapshot.documents.get(overlay.DOCUMENT)
+    return under(config, overlay.read(text))[0] if text else config
 
 
 def _tell_unknown(config: Config, waves: list[Wave]) -> None:

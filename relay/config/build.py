@@ -125,6 +125,7 @@ class Builder:
             stop_timeout=file.stop_timeout,
             files=tuple(self.report.files),
             sections=self.sections(),
+            tree=self.site.root,
             warnings=tuple(str(w) for w in self.report.ordered(self.report.warnings)),
         )
 

@@ -8,16 +8,18 @@ rest is still looked at whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from relay.config import places
+from relay.config import overlay, places
 from relay.config.build import Builder, default_hostname
 from relay.config.doors import default_listen
 from relay.config.include import read_all
+from relay.config.overlay import Change, Changes
 from relay.config.problems import ConfigError, Keys, Problem, Report
 from relay.config.reword import told
 from relay.config.shape import File
@@ -27,7 +29,7 @@ from relay.policy.routing import Action, Route, Table
 from relay.secrets import Reference
 from relay.settings import Account, Address, Admin, Config, Spool, Tls
 
-__all__ = ["ConfigError", "Problem", "default_config", "load"]
+__all__ = ["ConfigError", "Problem", "default_config", "load", "overlaid", "under"]
 
 # Sections whose entries stand for themselves: a mistake in one leaves the others in order.
 _COLLECTIONS = (
@@ -43,8 +45,34 @@ def load(path: Path, env: Mapping[str, str] | None = None) -> Config:
     if root is None:
         report.check()
         raise AssertionError("no tree and no problem")
+    return _built(root, report, path, env)
+
+
+def overlaid(config: Config, changes: Changes, env: Mapping[str, str] | None = None) -> Config:
+    """What the file of `config` said when it was read, with these changes and no others. Raises ConfigError."""
+    assert config.source is not None
+    made = _built(overlay.laid(config.tree, changes), Report(files=list(config.files)), config.source, env)
+    return replace(made, tree=config.tree)
+
+
+def under(
+    config: Config, changes: Iterable[Change], env: Mapping[str, str] | None = None
+) -> tuple[Config, Changes, list[str]]:
+    """`config`, as its file has it, with those changes that are still meant and fit it; and why each of the others is dropped."""
+    kept, notes = overlay.standing(config.tree, changes)
+    while kept:
+        try:
+            return overlaid(config, kept, env), kept, notes
+        except ConfigError as error:
+            kept, dropped = overlay.without(kept, error.problems)
+            notes += dropped
+    return config, kept, notes
+
+
+def _built(root: Node, report: Report, source: Path, env: Mapping[str, str] | None) -> Config:
+    """Raises ConfigError."""
     file, kept = _shaped(root, report)
-    builder = Builder(root, report, path, os.environ if env is None else env)
+    builder = Builder(root, report, source, os.environ if env is None else env)
     config = builder.config(file, kept)
     report.check()
     return config

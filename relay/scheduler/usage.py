@@ -26,6 +26,13 @@ class Usage:
         rows = sorted(self._limits(now), key=lambda row: (-row["share"], row["whose"]))
         return rows[:MOST]
 
+    def of_egress(self, name: str, now: float) -> list[dict[str, Any]]:
+        """A row for each limit of an account or direct entry, spent or not."""
+        egresses = self.carriers.egresses
+        egress, trunk = egresses.get(name), egresses.trunks.get(name)
+        pace = trunk.pace if trunk is not None else egress.pace if egress is not None else None
+        return [] if pace is None else list(_of_pace(name, pace, now, all_=True))
+
     def _limits(self, now: float) -> Iterator[dict[str, Any]]:
         egresses = self.carriers.egresses
         paces = [(f"account {name}", egress.pace) for name, egress in egresses.items() if egress.direct is None]
@@ -51,9 +58,10 @@ class Usage:
         return self.standing.rows(now)
 
 
-def _of_pace(whose: str, pace: Pace, now: float) -> Iterator[dict[str, Any]]:
+def _of_pace(whose: str, pace: Pace, now: float, *, all_: bool = False) -> Iterator[dict[str, Any]]:
+    """Of its own limits those of which something is spent, or all."""
     for rate, spent in pace.spent:
-        if not spent.empty(now):
+        if not spent.empty(now) or all_:
             yield _row(whose, str(rate), rate.unit, spent.total, rate.count, spent.wait(rate, 1, now))
     if pace.ramp is not None:
         told, wait = pace.ramp.told(now), pace.ramp.wait(now).seconds

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from relay.outgoing.rewrite import Rewrite
 from relay.policy.breaker import Health
@@ -246,6 +246,9 @@ class Config:
     files: tuple[Path, ...] = ()  # every file that was read, for `check` and errors
     warnings: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)  # of the file, by name: a digest of what stands there
+    tree: Any = field(
+        default=None, repr=False
+    )  # its file as it was read: what is changed at run time is laid over that
     suspended: tuple[Question, ...] = ()  # what lanes must answer for what is suspended by hand
     tenants: Mapping[str, frozenset[str]] = field(default_factory=dict)  # tenant -> its users
 

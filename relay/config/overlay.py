@@ -1,0 +1,164 @@
+"""What is changed at run time, as values laid over the tree of the file before anything is checked.
+
+Owns: which keys may be changed so, what a change is, and when it is out of date: once the file says something else at its key
+than it did, or no longer holds its owner. The shape and the builder see the tree with the changes in it, so that a changed value
+is checked, and told of, as if it stood in the file. Pure. None of these keys may hold a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from relay.config.problems import Keys, Mark, Problem
+from relay.config.yamltree import Node, spell
+
+_EGRESS = ("limits", "connections", "messages_per_connection", "recipients_per_message")
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "accounts": _EGRESS,
+    "direct": ("limits", "connections"),
+    "users": ("limits",),
+    "tenants": ("limits",),
+    "classes": ("limits",),
+}
+DOCUMENT = "changes"  # their key in the spool
+PLACE = Mark(Path("changed at run time"), 1, 1)  # where a changed value stands
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key of one named thing."""
+
+    section: str
+    name: str
+    key: str
+    value: Any  # as in the file
+    file: Any  # what the file says there; None: nothing
+    who: str
+    at: float
+
+    @property
+    def path(self) -> Keys:
+        return self.section, self.name, self.key
+
+    @property
+    def text(self) -> str:
+        return spell(self.path)
+
+    def row(self) -> dict[str, Any]:
+        return {"path": self.text, **asdict(self)}
+
+    def has(self, problem: Problem) -> bool:
+        """Whether it is about what this one says."""
+        return problem.path == self.text or problem.path.startswith((f"{self.text}.", f"{self.text}["))
+
+
+Changes = Mapping[Keys, Change]
+
+
+def of_file(root: Node, path: Keys) -> Any:
+    """What the file says there; None: nothing."""
+    found = root.find(path)
+    return None if found is None else found.plain()
+
+
+def changed(root: Node, changes: Changes, path: tuple[str, str, str], value: Any, who: str, at: float) -> Changes:
+    """With one more change, or one less: None, or what the file says there, takes it back."""
+    section, name, key = path
+    file, rest = of_file(root, path), {known: change for known, change in changes.items() if known != path}
+    if value is None or value == file:
+        return rest
+    return rest | {path: Change(section, name, key, value, file, who, at)}
+
+
+def standing(root: Node, changes: Iterable[Change]) -> tuple[Changes, list[str]]:
+    """Those that are still meant, now that this is the file; and why each of the others is dropped."""
+    kept: dict[Keys, Change] = {}
+    dropped = []
+    for change in changes:
+        owner, says = root.find(change.path[:-1]), of_file(root, change.path)
+        if owner is None or not isinstance(owner.value, dict):
+            dropped.append(_dropped(change, f"{spell(change.path[:-1])} is no more"))
+        elif says != change.file:
+            dropped.append(_dropped(change, f"the file says {_told(says)} there now, it said {_told(change.file)}"))
+        else:
+            kept[change.path] = change
+    return kept, dropped
+
+
+def without(changes: Changes, problems: Iterable[Problem]) -> tuple[Changes, list[str]]:
+    """Without those that these problems are about; of all of them if they are about none: together they do not fit the file."""
+    found: dict[Keys, str] = {}
+    for problem in problems:
+        for path, change in changes.items():
+            if change.has(problem):
+                found.setdefault(path, f"it does not fit the file: {problem.path}: {problem.text}")
+    found = found or dict.fromkeys(changes, "it does not fit the file")
+    return {p: c for p, c in changes.items() if p not in found}, [_dropped(changes[p], why) for p, why in found.items()]
+
+
+def taken_back(changes: Changes, why: str) -> list[str]:
+    """All of them."""
+    return [_dropped(change, why) for change in changes.values()]
+
+
+def _dropped(change: Change, why: str) -> str:
+    return f"{change.text}: {_told(change.value)}, changed by {change.who}, is dropped: {why}"
+
+
+def _told(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+# -- on the tree
+
+
+def laid(root: Node, changes: Changes) -> Node:
+    """A new tree: the one of the file is as it was."""
+    for change in changes.values():
+        root = _with(root, change.path, _grown(change.value))
+    return root
+
+
+def _with(node: Node, path: Keys, value: Node) -> Node:
+    """Along the path everything is new: below an alias of YAML another place may show the same node."""
+    first, *rest = path
+    assert isinstance(node.value, dict)
+    assert isinstance(first, str)
+    below = _with(node.value[first], tuple(rest), value) if rest else value
+    keys = node.keys if first in node.keys else node.keys | {first: PLACE}
+    return replace(node, value=node.value | {first: below}, keys=keys)
+
+
+def _grown(value: Any) -> Node:
+    if isinstance(value, dict):
+        return Node(PLACE, {key: _grown(one) for key, one in value.items()}, dict.fromkeys(value, PLACE))
+    if isinstance(value, list):
+        return Node(PLACE, [_grown(one) for one in value])
+    return Node(PLACE, value)
+
+
+# -- made durable
+
+
+def document(changes: Changes) -> str | None:
+    """For the spool; None: there is none."""
+    return json.dumps([asdict(change) for change in changes.values()]) if changes else None
+
+
+def read(text: str) -> list[Change]:
+    """What `document` gave. Raises ValueError or TypeError for anything else."""
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise TypeError("no list")
+    changes = [Change(**entry) for entry in found]
+    for change in changes:
+        words = (change.section, change.name, change.key, change.who)
+        if not all(isinstance(word, str) for word in words) or not isinstance(change.at, int | float):
+            raise TypeError("a change of another form")
+        if change.key not in KEYS.get(change.section, ()):
+            raise ValueError(f"{change.text} is no key that is changed at run time")
+    return changes
