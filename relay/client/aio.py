@@ -158,8 +158,12 @@ class AsyncRelay:
     async def explain(self, to: str, **asked: Any) -> Row:
         return await self._do(calls.explain({"to": to} | {name.rstrip("_"): value for name, value in asked.items()}))
 
-    async def reports(self, consumer: str) -> AsyncReports:
-        rows, cursor, more = await self._do(calls.reports(consumer))
+    async def reports(self, consumer: str, *, wait: float = 0.0, **filters: Unpack[EventFilters]) -> AsyncReports:
+        call = calls.reports(consumer, filters, wait)
+        rows, cursor, more = await self._do(call)
+        while more and not rows:  # of so many, none was for this consumer
+            await self.acknowledge(consumer, cursor)
+            rows, cursor, more = await self._do(call)
         return AsyncReports(rows, cursor, more, consumer, self)
 
     async def acknowledge(self, consumer: str, cursor: int) -> None:

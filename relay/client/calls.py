@@ -208,13 +208,14 @@ def explain(asked: Mapping[str, Any]) -> Call[Row]:
 # -- delivery reports
 
 
-def reports(consumer: str) -> Call[tuple[list[Row], int, bool]]:
+def reports(consumer: str, filters: EventFilters, wait: float) -> Call[tuple[list[Row], int, bool]]:
     """(reports, the cursor behind them, whether there are more)."""
 
     def read(told: Mapping[str, Any]) -> tuple[list[Row], int, bool]:
         return list(told["reports"]), int(told["cursor"]), bool(told["more"])
 
-    return Call(request("GET", _consumer(consumer)), read)
+    query = _query(filters) | ({"wait": f"{wait:g}"} if wait else {})
+    return Call(request("GET", _consumer(consumer), query=query), read, wait=wait)
 
 
 def acknowledge(consumer: str, cursor: int) -> Call[None]:

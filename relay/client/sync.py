@@ -131,9 +131,16 @@ class Relay:
         """What would become of a message to this recipient; `from_`, `headers`, `class_` and so on as `relay explain` has them."""
         return self._do(calls.explain({"to": to} | {name.rstrip("_"): value for name, value in asked.items()}))
 
-    def reports(self, consumer: str) -> Reports:
-        """Delivery reports that this consumer has not acknowledged, the oldest first; the same again until it does."""
-        rows, cursor, more = self._do(calls.reports(consumer))
+    def reports(self, consumer: str, *, wait: float = 0.0, **filters: Unpack[EventFilters]) -> Reports:
+        """Delivery reports that this consumer has not acknowledged, the oldest first; the same again until it does.
+
+        `wait`: seconds until there is one. `filters` select, as of `events`.
+        """
+        call = calls.reports(consumer, filters, wait)
+        rows, cursor, more = self._do(call)
+        while more and not rows:  # of so many, none was for this consumer
+            self.acknowledge(consumer, cursor)
+            rows, cursor, more = self._do(call)
         return Reports(rows, cursor, more, consumer, self)
 
     def acknowledge(self, consumer: str, cursor: int) -> None:
