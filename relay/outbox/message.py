@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import io
 import json
 import re
 from collections.abc import Mapping
+from email.generator import BytesGenerator
 from email.message import Message
 from email.utils import getaddresses
 from typing import Any
@@ -44,8 +46,9 @@ def raw(message: Message[Any, Any], sender: str = "", recipients: list[str] | No
     open_ = copy.copy(message)
     open_._headers = list(message._headers)  # type: ignore[attr-defined]  # the copy shares them otherwise
     del open_["Bcc"]
-    content = open_.as_bytes(policy=message.policy.clone(linesep="\r\n", mangle_from_=False))
-    return {"from": origin, "to": to, "raw": base64.b64encode(content).decode()}
+    content = io.BytesIO()
+    BytesGenerator(content, mangle_from_=False).flatten(open_, linesep="\r\n")
+    return {"from": origin, "to": to, "raw": base64.b64encode(content.getvalue()).decode()}
 
 
 def _addresses(message: Message[Any, Any], *names: str) -> list[str]:

@@ -62,8 +62,8 @@ class Store(ABC):
         self._taken_at = 0.0
 
     @abstractmethod
-    def transaction(self) -> contextlib.AbstractContextManager[Callable[..., Any]]:
-        """What executes a statement with `?`s, in a transaction of its own that writes."""
+    def transaction(self, *, reads: bool = False) -> contextlib.AbstractContextManager[Callable[..., Any]]:
+        """What executes a statement with `?`s, in a transaction of its own. `reads`: it writes nothing."""
 
     @abstractmethod
     def close(self) -> None:
@@ -71,19 +71,20 @@ class Store(ABC):
 
     def hold(self, ids: Sequence[int]) -> list[Row]:
         """Rows that were marked, to be submitted."""
-        with self.transaction() as execute:
+        with self.transaction(reads=True) as execute:
             return self._read(execute, ids)
 
     # -- the reader
 
     def take(self, now: float, most: int, doubtful: float) -> tuple[list[Row], int]:
         """Rows to submit now, and how many became `in_doubt`: attempted before `doubtful`, and never answered."""
+        due = f"FROM {self.table} WHERE state = 'waiting' AND next_at <= ?"
+        with self.transaction(reads=True) as execute:  # idle, it must not keep the application from writing
+            if execute(f"SELECT id {due} LIMIT 1", (now,)).fetchone() is None:
+                return [], 0
         with self.transaction() as execute:
-            found = execute(
-                f"SELECT id, attempted_at, length(message) FROM {self.table} "
-                f"WHERE state = 'waiting' AND next_at <= ? ORDER BY id LIMIT ?{self.skip}",
-                (now, most),
-            ).fetchall()
+            sql = f"SELECT id, attempted_at, length(message) {due} ORDER BY id LIMIT ?{self.skip}"
+            found = execute(sql, (now, most)).fetchall()
             old = [number for number, at, _ in found if at is not None and at < doubtful]
             fit = _fitting([(number, size) for number, _, size in found if number not in set(old)])
             if old:
@@ -135,7 +136,7 @@ class Store(ABC):
 
     def check(self) -> None:
         """Raises OutboxError where there is no table."""
-        with self.transaction() as execute:
+        with self.transaction(reads=True) as execute:
             execute(f"SELECT id FROM {self.table} LIMIT 0", ())
 
     def rows(self, states: Sequence[str], limit: int) -> list[dict[str, Any]]:
@@ -143,11 +144,11 @@ class Store(ABC):
         columns = ("id", "key", "state", "created_at", "attempts", "attempted_at", "next_at", "queue_id", "last_error")
         marks = ", ".join("?" * len(states))
         sql = f"SELECT {', '.join(columns)} FROM {self.table} WHERE state IN ({marks}) ORDER BY id LIMIT ?"
-        with self.transaction() as execute:
+        with self.transaction(reads=True) as execute:
             return [dict(zip(columns, row, strict=True)) for row in execute(sql, (*states, limit)).fetchall()]
 
     def counts(self) -> dict[str, int]:
-        with self.transaction() as execute:
+        with self.transaction(reads=True) as execute:
             found = execute(f"SELECT state, count(*) FROM {self.table} GROUP BY state", ()).fetchall()
         return dict.fromkeys(STATES, 0) | {str(state): int(count) for state, count in found}
 
@@ -188,11 +189,11 @@ class SqliteStore(Store):
         self._connection: sqlite3.Connection | None = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Callable[..., Any]]:
+    def transaction(self, *, reads: bool = False) -> Iterator[Callable[..., Any]]:
         try:
             connection = self._connection or self._open()
             # At once for writing: a lock that is asked for in the midst of a transaction may be refused without waiting.
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
             try:
                 yield connection.execute
                 connection.execute("COMMIT")
@@ -232,7 +233,7 @@ class PostgresStore(Store):
         self._connection: psycopg.Connection[Any] | None = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Callable[..., Any]]:
+    def transaction(self, *, reads: bool = False) -> Iterator[Callable[..., Any]]:
         with self._told():
             connection = self._connection or self._open()
             # The one that `hold` left open ends here: what is settled is so together with its locks.
