@@ -82,7 +82,7 @@ bench: install programs ## Speed, latency and memory side by side with Postfix, 
 storm: install ## kill -9, restarts, power cuts, flipped bytes, fuzzing, lines without end, large among small: half an hour; STORM_KILLS=50 STORM_CUTS=200 STORM_SEEDS=20
 	@STORM_KILLS=$${STORM_KILLS:-50} STORM_MAILS=$${STORM_MAILS:-20000} STORM_CUTS=$${STORM_CUTS:-200} \
 		STORM_SEEDS=$${STORM_SEEDS:-20} STORM_STOPS=$${STORM_STOPS:-20} STORM_FLIPS=$${STORM_FLIPS:-500} STORM_INPUTS=$${STORM_INPUTS:-1000000} \
-		STORM_LINE_MB=$${STORM_LINE_MB:-1024} STORM_CROWD=$${STORM_CROWD:-1000000} STORM_LARGE=$${STORM_LARGE:-100} STORM_SHOW=1 \
+		STORM_LINE_MB=$${STORM_LINE_MB:-1024} STORM_CROWD=$${STORM_CROWD:-1000000} STORM_LARGE=$${STORM_LARGE:-100} STORM_OUTBOX=$${STORM_OUTBOX:-100} STORM_SHOW=1 \
 		$(BIN)/pytest -s -m storm
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input atheris >/dev/null 2>&1 || true
 	@! $(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python tests/fuzz/guided.py -runs=$${STORM_GUIDED:-100000}
