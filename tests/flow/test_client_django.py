@@ -43,7 +43,7 @@ class Django:
 
     async def arrived(self) -> list[tuple[Transaction, Parsed]]:
         await self.rig.settled()
-        return [(t, message_from_bytes(t.content, policy=policy.default)) for t in self.up.transactions if t.content]  # type: ignore[misc]
+        return [(t, message_from_bytes(t.message, policy=policy.default)) for t in self.up.transactions if t.message]  # type: ignore[misc]
 
 
 @pytest.fixture
