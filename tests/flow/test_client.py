@@ -101,6 +101,37 @@ async def test_the_same_key_is_the_same_message(tmp_path: Path) -> None:
         assert told.value.status == 422 and await rig.count() == 1
 
 
+async def test_an_answer_that_was_lost_on_its_way_makes_no_second_mail(tmp_path: Path) -> None:
+    async with running(waiting(tmp_path)) as rig:
+        lost = 0
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Of each two requests that reach the relay, the first one's answer does not come back."""
+            nonlocal lost
+            there, back = await asyncio.open_unix_connection(str(rig.app.config.admin.socket))
+            try:
+                while data := await reader.read(1 << 20):
+                    back.write(data)
+                    if not data.endswith(b"}"):
+                        continue
+                    answer = await there.read(1 << 20)
+                    lost += 1
+                    if lost % 2:
+                        return
+                    writer.write(answer)
+            finally:
+                back.close()
+                writer.close()
+
+        front = tmp_path / "front.sock"
+        async with await asyncio.start_unix_server(swallow, front), AsyncRelay(f"unix:{front}") as relay:
+            receipts = [await relay.send(shop(i)) for i in range(5)]
+            results = await relay.send_many(shop(i) for i in range(5, 10))
+        assert [one.repeated for one in receipts] == [True] * 5
+        assert [isinstance(one, Receipt) and one.repeated for one in results] == [True] * 5
+        assert await rig.count() == 10
+
+
 async def test_many_in_batches_and_a_bad_one_keeps_no_other_back(tmp_path: Path) -> None:
     async with running(waiting(tmp_path)) as rig:
         messages = [shop(i, to="no address" if i == 1100 else f"c{i}@example.net") for i in range(1201)]
