@@ -21,6 +21,7 @@ from relay.api.server import Admin
 from relay.api.tokens import Tokens
 from relay.attachments import Attaching
 from relay.deliver.network import Network
+from relay.drop.watch import Drops
 from relay.feedback.doors import Doors
 from relay.feedback.heard import Heard
 from relay.generations import Generations
@@ -117,6 +118,7 @@ class App:
         self.intake = Intake(
             self.spool, lambda: self.runtime.config, self.log, quotas, self.scheduler, self.suppressions
         )
+        self.drops = Drops(config, self.intake, self.log)
         self.housekeeper = Housekeeper(self.spool, self.scheduler, self.log, self.suppressions)
         self.webhooks = Webhooks(self.spool, lambda: self.runtime.config, self.log)
         self.scheduler.ask = self.runtime.ask
@@ -130,6 +132,7 @@ class App:
             generations.apply,
             self.webhooks.apply,
             lambda _: self.tokens.reloaded(),
+            self.drops.apply,
         ]
         await self._begin_webhooks()
         await self._open_admin(config)
@@ -160,6 +163,7 @@ class App:
             "tokens": self.scheduler.carriers.keeper.run,
             "sts": network.sts.run,
             "webhooks": self.webhooks.run,
+            "drop": self.drops.run,
         }
 
     def _limits(self, config: Config) -> None:
@@ -193,6 +197,7 @@ class App:
                 suppressing=suppressing,
                 tokens=self.tokens,
                 attaching=Attaching(lambda: self.runtime.config.attachments, config.spool.path.parent / "attachments"),
+                drops=self.drops,
                 stream=Stream(self.spool, lambda: self.runtime.config.tenant_of),
                 changing=self.runtime,
             )
@@ -313,7 +318,7 @@ class App:
         for door in self.doors:
             door.stop()
         self.feedback.stop()
-        await self.supervisor.stop("dispatch", "feedback", "webhooks")
+        await self.supervisor.stop("dispatch", "feedback", "webhooks", "drop")
         self.scheduler.sites.stop()
         work: asyncio.Future[Any] = asyncio.gather(
             *(door.drain(min(5.0, timeout)) for door in self.doors),

@@ -70,6 +70,12 @@ class Usage(Protocol):
     def reputation(self, now: float) -> list[dict[str, Any]]: ...
 
 
+class Folders(Protocol):
+    """Folders whose files are mail: flat rows."""
+
+    def standing(self) -> list[dict[str, Any]]: ...
+
+
 class Hooks(Protocol):
     """Endpoints that events go to. Raises LookupError, in words, for a name that is none, and SpoolError."""
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from relay.admin.events import Stream
 from relay.admin.pauses import Pausing
-from relay.admin.ports import Control, Hooks, Outlook, Usage
+from relay.admin.ports import Control, Folders, Hooks, Outlook, Usage
 from relay.admin.service import Service
 from relay.admin.simulation import Simulated
 from relay.admin.suppress import Suppressing
@@ -46,6 +46,7 @@ class Rooms:
     suppressing: Suppressing
     tokens: Tokens
     attaching: Attaching
+    drops: Folders
     stream: Stream
     changing: Changing
 

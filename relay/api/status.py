@@ -41,6 +41,7 @@ class Status(Answer):
 
 def operations(rooms: Rooms) -> list[Operation]:
     async def status(call: Call) -> dict[str, Any]:
-        return rooms.service.status() | {"webhooks": rooms.hooks.rows(), "changes": len(rooms.changing.changes)}
+        own = {"webhooks": rooms.hooks.rows(), "drop": rooms.drops.standing(), "changes": len(rooms.changing.changes)}
+        return rooms.service.status() | own
 
     return [Operation("GET", "/v1/status", "read", "How the relay fares", status, Status, whole=True)]

@@ -141,6 +141,7 @@ def status(json_: bool) -> None:
         ("spool", found["spool"]),
         ("listen", ", ".join(found["listen"]) or "nowhere"),
         *(("feedback", _door(door)) for door in found.get("feedback", ())),
+        *(("drop", _drop(row)) for row in found.get("drop", ())),
         ("stopping", "yes" if found["stopping"] else ""),
         ("alive", "yes" if found["alive"] else f"no ({found['why']})"),
         ("accepting", "yes" if found["accepting"] else f"no ({_why_not(found)})"),
@@ -165,6 +166,13 @@ def _door(row: dict[str, Any]) -> str:
     """One way by which what comes back comes in."""
     state = {True: "", False: f"fails: {row['why']}", None: "(not looked into yet)"}[row["up"]]
     return show.clean(" ".join(filter(None, (row["door"], row["address"], state))))
+
+
+def _drop(row: dict[str, Any]) -> str:
+    """One folder: that it is looked into, or why not; and what is left in it."""
+    fails = f"fails: {row['why']}" if row["up"] is False else ""
+    left = [f"{row[key]} {words}" for key, words in (("odd", "left alone"), ("later", "tried again")) if row[key]]
+    return show.clean(" ".join(filter(None, (f"{row['drop']}: {row['folder']}", fails, ", ".join(left)))))
 
 
 def _hook(row: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from relay.config.attachments import build_attachments
 from relay.config.classes import ClassBuilder
 from relay.config.direct import BUILT_IN, EGRESSES, DirectBuilder
 from relay.config.doors import DoorBuilder, default_listen
+from relay.config.drop import build_drop
 from relay.config.leaving import DnsSection
 from relay.config.limits import LimitsBuilder
 from relay.config.matches import MatchSection, build_match
@@ -119,6 +120,7 @@ class Builder:
             suppression=build_suppression(file.suppression, self.site),
             webhooks=build_webhooks(file, self.site),
             attachments=build_attachments(file.attachments, self.site),
+            drop=build_drop(file, self.site),
             dns=dns,
             log=Log(file.log.format, file.log.redact),
             probes=file.probes.address,
@@ -198,10 +200,11 @@ class Builder:
         return self.site.names("classes", also=("default",))
 
     def listener_names(self) -> set[str] | None:
+        folders = {f"drop:{name}" for name in self.site.names("drop") or ()}
         if self.site.root.find(("listen",)) is None:
-            return {API.name, *(one.name for one in default_listen())}
-        named = self.site.list_names("listen", "listener")
-        return None if named is None else named | {API.name}
+            return {API.name, *(one.name for one in default_listen())} | folders
+        found = self.site.list_names("listen", "listener")
+        return None if found is None else found | folders | {API.name}
 
     def dangling(self, path: Keys, what: str, patterns: tuple[str, ...] | None, known: set[str] | None) -> None:
         for number, pattern in enumerate(patterns or ()):

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relay.config.attachments import AttachmentsSection
+from relay.config.drop import DropEntry
 from relay.config.feedback import FeedbackSection
 from relay.config.feedbackhttp import HttpTlsSection
 from relay.config.leaving import ArcSection, DnsSection, RewriteSection, SigningEntry
@@ -284,4 +285,5 @@ class File(Section):
     attachments: AttachmentsSection = Field(
         AttachmentsSection(), description="What a program may name over HTTP instead of sending it."
     )
+    drop: dict[Name, DropEntry] = Field({}, description="Folders whose files are mail, by name.")
     dns: DnsSection = Field(DnsSection(), description="How the DNS is asked.")

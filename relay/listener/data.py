@@ -108,3 +108,27 @@ def _ends(text: bytes) -> object:
     decoder = IncrementalNewlineDecoder(None, translate=False)
     decoder.decode(text.decode("latin-1"), final=True)
     return decoder.newlines
+
+
+class ContentReader(DataReader):
+    """A message that comes by another way than SMTP: no dot ends it, none is stuffed. `take` all of it, then `end`."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held, self._started = b"", True
+        self._open = False  # the last line has no end yet
+
+    def take(self, data: bytes) -> bytes:
+        text = self._held + data
+        self._held = b"\r" if text.endswith(b"\r") else b""
+        clean = self._clean(text[: len(text) - len(self._held)], False)
+        self._open = not clean.endswith(b"\r\n") if clean else self._open
+        return clean
+
+    def end(self) -> bytes:
+        """What is missing of the last line."""
+        clean = self._clean(self._held, False) or (b"\r\n" if self._open else b"")
+        self._held, self._open = b"", False
+        return clean

@@ -21,6 +21,7 @@ from relay.policy.warmup import WarmUp
 from relay.secrets import Reference
 from relay.settings.attachments import Attachments
 from relay.settings.base import Activated, Address, OAuth2, ServerTls, Tls, TlsMode, is_loopback
+from relay.settings.drop import Drop
 from relay.settings.feedback import Endpoint, Feedback, FeedbackDoor, FeedbackHttp, Mailbox, Provider
 from relay.signing.key import SigningKey
 from relay.signing.rules import Rules
@@ -29,6 +30,7 @@ __all__ = [  # beside what is defined here
     "Activated",
     "Address",
     "Attachments",
+    "Drop",
     "Endpoint",
     "Feedback",
     "FeedbackDoor",
@@ -239,6 +241,7 @@ class Config:
     suppression: SuppressionRule = field(default_factory=SuppressionRule)
     webhooks: Mapping[str, Endpoint] = field(default_factory=dict)
     attachments: Attachments = field(default_factory=Attachments)
+    drop: Mapping[str, Drop] = field(default_factory=dict)
     dns: Dns = Dns()
     log: Log = Log()
     probes: Address | None = None

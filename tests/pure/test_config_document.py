@@ -101,7 +101,8 @@ def test_sample_uncommented_loads_and_has_every_key(tmp_path: Path) -> None:
         key.write_text(generate(kind).pem())
         key.chmod(0o640)
     file = tmp_path / "relay.yaml"
-    file.write_text(uncommented())
+    (tmp_path / "orders").mkdir()
+    file.write_text(uncommented().replace("/var/spool/relay/orders", "orders"))
     config = load(file)
     assert all("this machine has no address" in warning for warning in config.warnings), config.warnings
     assert [r.name for r in config.routes.routes] == ["old", "lab", "news", "large", "noise", "rest"]

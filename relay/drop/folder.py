@@ -1,0 +1,179 @@
+"""A drop folder as the file system has it. Blocks: call it off the loop.
+
+All is done from one descriptor of the folder, and no name is followed: what is taken is a plain file with this one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+QUIET = 2.0  # seconds since its last change: before that a file may be being written
+REFUSED = "refused"
+_GONE = ".done-"  # how the name of what is about to be removed begins
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+class Odd(Exception):
+    """Why a file is left where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a file from every other one, whatever it is called."""
+
+    device: int
+    inode: int
+    modified: int  # nanoseconds
+    size: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Identity:
+        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+    def key(self, digest: str) -> str:
+        """For idempotency: by the content as well, for inodes are used again."""
+        return hashlib.sha256(f"{self.device} {self.inode} {self.modified} {self.size} {digest}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Seen:
+    """One look: what may be taken, the oldest first; and what is odd, by name."""
+
+    files: list[tuple[str, Identity]] = field(default_factory=list)
+    odd: dict[str, str] = field(default_factory=dict)
+    more: bool = False
+
+
+class Folder:
+    """Open until `close`. All raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, _FOLDER)
+        self._state = os.fstat(self._fd)
+        self._writable = os.access(path, os.W_OK | os.X_OK, effective_ids=True)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def look(self, now: float, limit: int, skip: Callable[[str, Identity], bool], most_odd: int = 1000) -> Seen:
+        seen = Seen()
+        names = heapq.nsmallest(limit + 1, self._takeable(now, skip, seen.odd, most_odd))
+        seen.more = len(names) > limit
+        seen.files = [(name, identity) for _, name, identity in names[:limit]]
+        return seen
+
+    def _takeable(
+        self, now: float, skip: Callable[[str, Identity], bool], odd: dict[str, str], most: int
+    ) -> Iterator[tuple[int, str, Identity]]:
+        with os.scandir(self._fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or not name.lower().endswith(".eml"):
+                    continue
+                try:
+                    found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+                    self._check(found)
+                except FileNotFoundError:
+                    continue
+                except (Odd, OSError) as error:
+                    if len(odd) < most:
+                        odd[name] = getattr(error, "strerror", None) or str(error)
+                    continue
+                identity = Identity.of(found)
+                # One from the future was not written just now.
+                if not 0 <= now - found.st_mtime < QUIET and not skip(name, identity):
+                    yield found.st_mtime_ns, name, identity
+
+    def _check(self, found: os.stat_result) -> None:
+        """Raises Odd for what must not be taken, or could not be removed once it was."""
+        kind = stat.S_IFMT(found.st_mode)
+        if kind != stat.S_IFREG:
+            raise Odd(f"it is {_KINDS.get(kind, 'a device')}; only plain files are taken")
+        if found.st_nlink != 1:
+            raise Odd("it has a second name (a hard link), so it may be another's; copy it instead")
+        user = os.geteuid()
+        sticky = self._state.st_mode & stat.S_ISVTX and user not in (0, found.st_uid, self._state.st_uid)
+        if sticky or not self._writable:
+            raise Odd("it could not be removed once it was sent; let the relay's user write into the folder")
+
+    def open(self, name: str, identity: Identity) -> int:
+        """A descriptor of the very file that was seen. Raises Odd where it is another one by now."""
+        descriptor = os.open(name, _FILE, dir_fd=self._fd)
+        try:
+            found = os.fstat(descriptor)
+            self._check(found)
+            if Identity.of(found) != identity:
+                raise Odd("it changes")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def remove(self, name: str, identity: Identity) -> None:
+        """The file that was seen, and no other that has its name by now."""
+        if hidden := self._withdrawn(name, identity):
+            os.unlink(hidden, dir_fd=self._fd)
+
+    def refuse(self, name: str, identity: Identity, why: str) -> None:
+        """Into `refused`, with the reason beside it."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(REFUSED, 0o770, dir_fd=self._fd)
+        refused = os.open(REFUSED, _FOLDER | os.O_NOFOLLOW, dir_fd=self._fd)
+        try:
+            if hidden := self._withdrawn(name, identity):
+                free = _free(name, refused)  # nobody else writes there
+                os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                with os.fdopen(os.open(f"{free}.why", flags, 0o640, dir_fd=refused), "w", encoding="utf-8") as out:
+                    out.write(f"{why}\n")
+                os.fsync(refused)
+        finally:
+            os.close(refused)
+
+    def _withdrawn(self, name: str, identity: Identity) -> str:
+        """Its name once nobody else has it in hand; empty where another one has its place, or none."""
+        hidden = f"{_GONE}{secrets.token_hex(8)}"
+        try:
+            os.rename(name, hidden, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileNotFoundError:
+            return ""
+        if Identity.of(os.stat(hidden, dir_fd=self._fd, follow_symlinks=False)) == identity:
+            return hidden
+        self._give_back(hidden)
+        return ""
+
+    def recover(self) -> None:
+        """What a crash left half removed comes back: if it became a message, its key tells."""
+        with os.scandir(self._fd) as entries:
+            left = [entry.name for entry in entries if entry.name.startswith(_GONE)]
+        for hidden in left:
+            self._give_back(hidden)
+
+    def _give_back(self, hidden: str) -> None:
+        """By a name that nobody else writes to meanwhile."""
+        os.rename(hidden, f"recovered-{secrets.token_hex(8)}.eml", src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+
+def _free(name: str, folder: int) -> str:
+    """`name`, or if `refused` has one already, one like it."""
+    for number in itertools.count():
+        free = f"{number}-{name}"[:200] if number else name[:200]
+        try:
+            os.stat(free, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return free
+    raise AssertionError

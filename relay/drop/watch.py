@@ -1,0 +1,254 @@
+"""Looks into the drop folders, and hands what it finds to the intake.
+
+Promises: a bounded number of files in memory, whatever lies there; one folder holds up no other; what fails is told once
+and tried again. It ends by cancellation at any point, and by kill -9: see the key of `folder.Identity`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay import clock, metrics
+from relay.drop.folder import REFUSED, Folder, Identity, Odd, Seen
+from relay.drop.letter import Letter, open_letter, prefix
+from relay.incoming import Incoming
+from relay.intake import Envelope, Intake
+from relay.listener.data import ContentReader
+from relay.maillog import MailLog
+from relay.settings import Address, Config, Drop, Listen
+from relay.spool import SpoolError
+from relay.submission import MAX_HEAD, BadMessage
+
+BATCH = 500  # files of one look
+AT_ONCE = 8  # that are on their way into the spool: they share a commit
+LATER = 60.0  # seconds until what could not be taken is tried again
+MOST_KEPT = 10_000  # files that wait for that; a folder with more of them rests as a whole
+SLICE = 1 << 18
+
+FILES = metrics.Counter("relay_drop_files_total", "Files of drop folders by what became of them", ["folder", "result"])
+
+
+@dataclass
+class Place:
+    """A folder, and what is known of it."""
+
+    drop: Drop
+    due: float = 0.0
+    up: bool | None = None  # None: not looked into yet
+    why: str = ""
+    later: dict[str, tuple[Identity, float]] = field(default_factory=dict)  # name -> until when it is left alone
+    told: dict[str, str] = field(default_factory=dict)  # name -> what was said of it
+
+    def rests(self, name: str, identity: Identity, now: float) -> bool:
+        known = self.later.get(name)
+        return known is not None and known[0] == identity and now < known[1]
+
+
+class Drops:
+    """`run` as a supervised loop; `apply` hears of a reload."""
+
+    def __init__(self, config: Config, intake: Intake, log: MailLog) -> None:
+        self._config, self._intake, self._log = config, intake, log
+        self._places: dict[str, Place] = {}
+        self._news = asyncio.Event()
+        self.apply(config)
+
+    def apply(self, config: Config) -> None:
+        self._config = config
+        self._places = {
+            name: place if (place := self._places.get(name)) and place.drop == drop else Place(drop)
+            for name, drop in config.drop.items()
+        }
+        self._news.set()
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Each folder: {drop, folder, up, why, odd, later}. `odd`: files that are left alone; `later`: that are tried again."""
+        return [
+            {"drop": name, "folder": str(p.drop.folder), "up": p.up, "why": p.why}
+            | {"odd": len(p.told.keys() - p.later.keys()), "later": len(p.later)}
+            for name, p in sorted(self._places.items())
+        ]
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        while True:
+            self._news.clear()
+            now = clock.monotonic()
+            due = [place for place in self._places.values() if place.due <= now]
+            async with asyncio.TaskGroup() as group:
+                for place in due:
+                    group.create_task(self._look(place))
+            now = clock.monotonic()
+            wait = min((place.due - now for place in self._places.values()), default=None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait if wait is None else max(0.0, wait)):
+                    await self._news.wait()
+
+    async def _look(self, place: Place) -> None:
+        more = False
+        try:
+            if why := self._intake.refuse_now():
+                raise SpoolError(why)
+            folder = await asyncio.to_thread(Folder, place.drop.folder)
+            try:
+                more = await self._empty(place, folder)
+            finally:
+                await asyncio.to_thread(folder.close)
+            place.up, place.why = True, ""
+        except (OSError, SpoolError) as error:
+            why = _why(error)
+            if place.why != why:
+                self._log.error("drop_failed", folder=str(place.drop.folder), drop=place.drop.name, why=why)
+            place.up, place.why = False, why
+        place.due = clock.monotonic() + (0.0 if more else place.drop.every)
+
+    async def _empty(self, place: Place, folder: Folder) -> bool:
+        """Takes what can be taken, up to BATCH; whether there is more. Raises OSError."""
+        if place.up is None:
+            await asyncio.to_thread(folder.recover)
+        now = clock.now()
+        place.later = {name: known for name, known in place.later.items() if now < known[1]}
+        if len(place.later) >= MOST_KEPT:
+            return False
+        seen = await asyncio.to_thread(folder.look, now, BATCH, lambda name, identity: place.rests(name, identity, now))
+        self._tell_odd(place, seen)
+        for start in range(0, len(seen.files), AT_ONCE):
+            files = seen.files[start : start + AT_ONCE]
+            await asyncio.gather(*(self._file(place, folder, name, identity) for name, identity in files))
+            await asyncio.to_thread(folder.sync)
+        return seen.more
+
+    def _tell_odd(self, place: Place, seen: Seen) -> None:
+        for name, why in seen.odd.items():
+            self._tell(place, name, why, "left")
+        here = {*seen.odd, *place.later, *(name for name, _ in seen.files)}
+        place.told = {name: why for name, why in place.told.items() if name in here}
+
+    def _tell(self, place: Place, name: str, why: str, result: str) -> None:
+        """Once, as long as it is the same."""
+        if place.told.get(name) != why and len(place.told) < MOST_KEPT:
+            place.told[name] = why
+            FILES.inc(1, place.drop.name, result)
+            self._log.warning(f"drop_{result}", drop=place.drop.name, file=_shown(name), why=why)
+
+    async def _file(self, place: Place, folder: Folder, name: str, identity: Identity) -> None:
+        """One file, to its end; whatever is wrong with it, the others go on."""
+        try:
+            fresh = await self._submit(place.drop, folder, name, identity)
+        except FileNotFoundError:
+            return
+        except Odd as error:
+            self._tell(place, name, str(error), "left")
+        except BadMessage as error:
+            await self._refused(place, folder, name, identity, error)
+        except Exception as error:  # noqa: BLE001 - one file that nobody has thought of must not stop the folder
+            self._wait(place, name, identity, _why(error))
+        else:
+            await self._taken(place, folder, name, identity, fresh)
+
+    async def _taken(self, place: Place, folder: Folder, name: str, identity: Identity, fresh: bool) -> None:
+        FILES.inc(1, place.drop.name, "accepted" if fresh else "repeated")
+        try:
+            await asyncio.to_thread(folder.remove, name, identity)
+        except OSError as error:
+            self._wait(place, name, identity, f"it is sent, and cannot be removed: {_why(error)}", math.inf)
+        else:
+            place.told.pop(name, None)
+
+    async def _refused(self, place: Place, folder: Folder, name: str, identity: Identity, no: BadMessage) -> None:
+        why = f"{no.code} {no.enhanced} {no.text}"
+        if no.code < 500:
+            return self._wait(place, name, identity, why)
+        try:
+            await asyncio.to_thread(folder.refuse, name, identity, why)
+        except OSError as error:
+            self._wait(place, name, identity, f"{why}; it cannot be moved to {REFUSED}: {_why(error)}")
+        else:
+            FILES.inc(1, place.drop.name, "refused")
+            self._log.warning("drop_refused", drop=place.drop.name, file=_shown(name), why=why)
+
+    def _wait(self, place: Place, name: str, identity: Identity, why: str, seconds: float = LATER) -> None:
+        place.later[name] = (identity, clock.now() + seconds)
+        self._tell(place, name, why, "later")
+
+    async def _submit(self, drop: Drop, folder: Folder, name: str, identity: Identity) -> bool:
+        """Whether it is a new message; it is durable. Raises BadMessage, Odd, SpoolError, OSError."""
+        spool = self._intake.spool
+        if identity.size > spool.max_message_size:
+            raise BadMessage(552, "5.3.4", f"message is larger than {spool.max_message_size} bytes")
+        descriptor = await asyncio.to_thread(folder.open, name, identity)
+        incoming = Incoming(spool, self._intake.budget)
+        try:
+            digest = await asyncio.to_thread(_digest, descriptor)
+            reader, pieces = ContentReader(), _pieces(descriptor)
+            front = bytearray()
+            async for piece in pieces:
+                front += reader.take(piece)
+                if len(front) > MAX_HEAD:
+                    break
+            complete = len(front) <= MAX_HEAD
+            front += reader.end() if complete else b""
+            letter = open_letter(bytes(front), complete)
+            envelope = self._envelope(drop, letter)
+            await _feed(incoming, prefix(drop, identity.key(digest), letter) + front[letter.start :])
+            async for piece in pieces:
+                await _feed(incoming, reader.take(piece))
+            await _feed(incoming, b"" if complete else reader.end())
+            if Identity.of(os.fstat(descriptor)) != identity:
+                raise Odd("it changes")
+            _, fresh = await self._intake.accept(envelope, incoming, needs=reader.needs)
+            return fresh
+        finally:
+            incoming.release()
+            os.close(descriptor)
+
+    def _envelope(self, drop: Drop, letter: Letter) -> Envelope:
+        """Raises BadMessage: a file is taken whole, or not at all."""
+        user = self._config.users.get(drop.user)
+        ascii_ = all(address.isascii() for address in (letter.sender, *letter.recipients))
+        listen = Listen(drop.listener, Address("127.0.0.1", 0))
+        envelope = Envelope(listen, "", "drop", "drop", letter.sender, smtputf8=not ascii_, user=user)
+        if refusal := self._intake.refuse_sender(envelope):
+            raise refusal
+        if len(letter.recipients) > listen.max_recipients:
+            raise BadMessage(554, "5.5.3", f"too many recipients, {listen.max_recipients} are allowed")
+        refused = [no for r in letter.recipients if (no := self._intake.refuse_recipient(envelope, r)) is not None]
+        if refused:
+            raise next((no for no in refused if no.code < 500), refused[0])
+        envelope.recipients = letter.recipients
+        return envelope
+
+
+async def _feed(incoming: Incoming, data: bytes | bytearray) -> None:
+    if data and incoming.feed(bytes(data)):
+        await incoming.spill()
+
+
+async def _pieces(descriptor: int) -> AsyncIterator[bytes]:
+    place = 0
+    while piece := await asyncio.to_thread(os.pread, descriptor, SLICE, place):
+        place += len(piece)
+        yield piece
+
+
+def _digest(descriptor: int) -> str:
+    made, place = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, SLICE, place):
+        place += len(piece)
+        made.update(piece)
+    return made.hexdigest()
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or (str(error) if isinstance(error, SpoolError) else repr(error))
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
