@@ -207,7 +207,7 @@ def _unknown(options: Options, config: Config, user: User | None) -> list[str]:
         found.append(f"x-relay-class: class {options.class_!r} is none of this user's")
     if options.route and options.route not in config.table.by_name:
         found.append(f"x-relay-route: no route {options.route!r} in the configuration")
-    elif options.route and user and (ways := config.table.open_to(user.name)) and options.route not in ways:
+    elif options.route and user and options.route not in config.table.open_to([user.name]):
         found.append(f"x-relay-route: route {options.route!r} is not for tenant {user.tenant}")
     return found
 

@@ -180,8 +180,7 @@ class Service:
         if replace(wanted, users=None) == Filter():
             raise BadRequest(f"{verb} wants queue ids or a filter; to select all, use --sender '*'")
         action = VERBS[verb] or Verb.RETRY
-        override = self._override(verb, to, whole=wanted.users is None)
-        self._must_be_open(to, wanted.users)
+        override = self._override(verb, to, wanted.users)
         told, knows = said(wanted), _states(verb)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
         count, sample, part = 0, list[str](), list[dict[str, Any]]()
@@ -255,20 +254,21 @@ class Service:
             for why, n in counts.most_common(MAX_NOTES)
         ]
 
-    def _override(self, verb: str, to: str, *, whole: bool) -> dict[str, str | bool]:
-        """`whole`: who asks is of the whole relay. Others name no account: which they may use, routes say."""
+    def _override(self, verb: str, to: str, users: frozenset[str] | None) -> dict[str, str | bool]:
+        """`users`: of whose mail. Who is not of the whole relay names no account: which he may use, his routes say."""
         if verb != "reroute":
             return {"released": True} if verb == "release" else {}
         config = self.control.config
         if not to:
             return {"route": "", "via": ""}
-        if whole and to in config.table.ways:
+        if users is None and to in config.table.ways:
             return {"via": to, "route": ""}
-        if to in config.table.by_name:
+        routes = [*config.table.by_name] if users is None else config.table.open_to(users)
+        if to in routes:
             return {"route": to, "via": ""}
-        if not whole:
-            raise BadRequest(f"reroute: {to!r} is no route; there are {', '.join(config.table.by_name)}")
-        names = ", ".join([*config.accounts, *config.pools, *config.table.by_name])
+        if users is not None:
+            raise BadRequest(f"reroute: {to!r} is no route of yours; there are {', '.join(routes)}")
+        names = ", ".join([*config.accounts, *config.pools, *routes])
         raise BadRequest(f"reroute: {to!r} is no account, direct entry, pool or route; there are {names}")
 
     def _must_be_open(self, to: str, users: frozenset[str] | None) -> None:

@@ -18,6 +18,7 @@ from relay import clock, metrics
 from relay.api.problem import Problem, invalid, problem_of
 from relay.api.rooms import Rooms
 from relay.api.route import ID, Call, Operation
+from relay.api.tokens import without_tokens
 from relay.policy.access import Principal, local
 from relay.reply import clean
 from relay.spool.access import Audit
@@ -137,8 +138,7 @@ class Endpoint:
         wanted = (*(("application/json",) if operation.body else ()), *operation.consumes)
         if not wanted:
             return ""
-        said = request.can_read_body and request.headers.get("Content-Type")
-        kind = request.content_type if said else "application/json"
+        kind = request.content_type if request.can_read_body and "Content-Type" in request.headers else wanted[0]
         if kind not in wanted:
             raise Problem(415, f"the body is to be of {' or '.join(wanted)}")
         if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -178,7 +178,7 @@ class Endpoint:
             self.rooms.log.event("audit", who=principal.who, act=named, status=status, request=call.id)
 
     def _act(self, call: Call) -> str:
-        return f"{self.operation.method} {clean(call.request.path)[:300]}"
+        return f"{self.operation.method} {_path(call.request)}"
 
     def _asked(self, call: Call) -> Mapping[str, Any]:
         """Without what is, or is called, a secret; clipped."""
@@ -186,8 +186,9 @@ class Endpoint:
         if isinstance(call.body, BaseModel):
             asked |= call.body.model_dump(mode="json", by_alias=True, exclude_unset=True)
         hidden = {key: "…" if _SECRET.search(key) else value for key, value in asked.items()}
-        text = json.dumps(hidden)
-        return hidden if len(text) <= AUDITED else {"clipped": text[:AUDITED]}
+        text = without_tokens(json.dumps(hidden))
+        found: Mapping[str, Any] = json.loads(text) if len(text) <= AUDITED else {"clipped": text[:AUDITED]}
+        return found
 
     def _response(self, found: Any, call: Call) -> web.StreamResponse:
         if isinstance(found, web.StreamResponse):
@@ -212,7 +213,7 @@ def telling(rooms: Rooms, who: Who) -> Any:
         try:
             response = await _answer(request, handler)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told and logged in one way
-            response = problem_of(error, f"{request.method} {clean(request.path)[:300]}").response(request[ID])
+            response = problem_of(error, f"{request.method} {_path(request)}").response(request[ID])
         REQUESTS.inc(1, _named(request), str(response.status))
         return response
 
@@ -225,6 +226,10 @@ def telling(rooms: Rooms, who: Who) -> Any:
             raise
 
     return told
+
+
+def _path(request: web.Request) -> str:
+    return without_tokens(clean(request.path)[:300])
 
 
 def _named(request: web.Request) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from relay.policy.networks import is_loopback, parse
 from relay.settings import Address, ServerTls
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")  # RFC 3986 §3.2.2, §3.2.3
 May = Callable[
     [web.Request, bool], None
 ]  # whether what is no operation may be seen; the second: it is of the whole relay
@@ -85,7 +87,7 @@ class Admin:
     async def _open(self, site: TcpSite) -> int:
         await site.start()
         self._sites.append(site)
-        return site.port
+        return site.bound
 
     async def refresh(self) -> None:
         """Take a renewed certificate, if there is one."""
@@ -197,8 +199,11 @@ def _guarded(handler: Handler, may: May, *, whole: bool) -> Handler:
 def names_this_machine(host: str, hostname: str) -> bool:
     """Whether a Host header (RFC 9110 §7.2) is an address, `localhost` or our own name: none of them can be made to lead here
     by another's DNS. Empty: it is no browser's."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return not name or name.lower() in ("localhost", hostname.lower()) or parse(name) is not None
+    if not host:
+        return True
+    written = _HOST.fullmatch(host)
+    name = (written[1] or written[2]).lower() if written else ""
+    return name in ("localhost", hostname.lower()) or parse(name) is not None
 
 
 def _pauses(pausing: Pausing) -> list[web.RouteDef]:

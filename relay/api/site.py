@@ -7,6 +7,7 @@ keep-alive. Sockets and their certificate are owned here.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from relay.api.problem import Problem
 from relay.listener.crowd import Crowd, peer
 from relay.listener.tls import Certificate
 from relay.settings import Address
@@ -76,6 +78,23 @@ class _Protocol(RequestHandler):
             self._late.cancel()
             self._late = None
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is answered without its own words, and fills no log; our own trouble is logged."""
+        if status >= 500 and exc is not None:
+            self.log_exception("%s %s", request.method, request.rel_url.path[:100], exc_info=exc)
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("an answer was under way")
+        detail = "internal trouble; the relay's log has it" if status >= 500 else "this is no request of HTTP"
+        response = Problem(status, detail).response(secrets.token_hex(8))
+        response.force_close()
+        return response
+
     def _over(self) -> None:
         if self.transport is not None:
             self.transport.abort()  # uvloop's is one by what it does, not by its class
@@ -95,22 +114,17 @@ class TcpSite(web.TCPSite):
         """Raises OSError."""
         await web.BaseSite.start(self)
         context: ssl.SSLContext | None = await self._certificate.renewing() if self._certificate else None
-        server = self._runner.server
-        assert server is not None
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Protocol(server, self.crowd, self._bounds),
+        handler = self._runner.server
+        assert handler is not None
+        self._server = server = await asyncio.get_running_loop().create_server(
+            lambda: _Protocol(handler, self.crowd, self._bounds),
             self._address.host,
             self._address.port,
             ssl=context,
             ssl_handshake_timeout=HANDSHAKE if context else None,
             reuse_address=True,
         )
-
-    @property
-    def port(self) -> int:
-        assert isinstance(self._server, asyncio.Server | asyncio.AbstractServer)
-        port: int = self._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        return port
+        self.bound: int = server.sockets[0].getsockname()[1]
 
     async def refresh(self) -> None:
         """Take a renewed certificate, if there is one."""

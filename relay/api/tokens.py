@@ -136,5 +136,10 @@ def find(tokens: Mapping[str, Token], text: str) -> Token | None:
     return token if good else None
 
 
+def without_tokens(text: str) -> str:
+    """For log and audit, whatever somebody put a token into."""
+    return _TEXT.sub(r"relay_\1_…", text)
+
+
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

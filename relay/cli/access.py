@@ -81,6 +81,8 @@ def list_(json_: bool) -> None:
 @click.argument("number", metavar="ID")
 def revoke(number: str) -> None:
     """End a token at once, by its id as `relay token list` shows it."""
+    if number.startswith("relay_"):  # its whole text: the id is all that the relay is to hear
+        number = number.split("_")[1]
     row = client.ask("DELETE", f"/v1/tokens/{quote(number, safe='')}")
     click.echo(f"revoked: {row['id']} ({show.clean(row['name'])}); {_whose(row)}")
 

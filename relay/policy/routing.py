@@ -236,13 +236,14 @@ class Table:
         route = self.by_name.get(name)
         return None if route is None or route.closed_to(ask) else route
 
-    def open_to(self, user: str) -> frozenset[str] | None:
-        """The routes that mail of a user may take and their egresses, to be sent to by name; None: whatever there is."""
-        facts = Facts(sender="", recipient="", user=user)
-        mine = [route for route in self.routes if not route.closed_to(lambda q: q.ask(facts))]
-        if len(mine) == len(self.routes):
-            return None
-        return frozenset(name for route in mine for name in (route.name, *route.via))
+    def open_to(self, users: Iterable[str]) -> list[str]:
+        """The routes that mail of each of these users may take."""
+
+        def takes(route: Route, user: str) -> bool:
+            facts = Facts(sender="", recipient="", user=user)
+            return not route.closed_to(lambda q: q.ask(facts))
+
+        return [route.name for route in self.routes if all(takes(route, user) for user in users)]
 
     def unless_captured(self, route: Route, ask: Callable[[Question], bool | None]) -> Route | Undecided:
         """In staging the rules decide as they do elsewhere; only what would be dialled is kept back."""

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bearers import ask
 from certificates import Authority
 from fakes import Upstream
 from front import Client, plain
-from rig import ENV, Process, process, submit
+from rig import ENV, Process, free_port, process, submit
 
 from relay.listener.auth import hasher_
 
@@ -224,6 +225,45 @@ async def test_no_canary_comes_out(tmp_path: Path, format_: str) -> None:
         if path.is_file():
             everything[path.name] = path.read_bytes()
     assert b"5.7.8" in everything["log"] and b"5.7.8" in everything["spool.db"] + everything["spool.db-wal"]
+    assert {where: setting.found(text) for where, text in everything.items() if setting.found(text)} == {}
+
+
+@pytest.mark.parametrize("format_", ["logfmt", "json"])
+async def test_no_token_comes_out(tmp_path: Path, format_: str) -> None:
+    """One that is used rightly, one that is put where none belongs, one that is wrong: of none the secret is anywhere."""
+    setting, port = Setting(tmp_path, format_), free_port()
+    file = setting.write(free_port())
+    file.write_text(file.read_text().replace("address: null", f'address: "127.0.0.1:{port}"'))
+    everything: dict[str, bytes] = {}
+    with process(file, env=setting.env) as relay:
+        made = [relay.call("token", "add", f"n{n}", "--scope", "admin").stdout.strip() for n in range(2)]
+        setting.secrets = {f"token {n}": text.split("_")[2] for n, text in enumerate(made)}
+        good, other, url = made[0], made[1], f"http://127.0.0.1:{port}"
+        assert relay.call("token", "revoke", other).returncode == 0  # by its whole text
+        for bearer in (good, other, good.replace("relay_", "relay-"), other[:-1]):
+            for method, path, body in (
+                ("GET", f"/v1/status?token={other}", None), ("DELETE", f"/v1/tokens/{other}", None),
+                ("POST", "/v1/tokens", {"name": f"x {other}", "scopes": ["read"], "user": other}),
+                ("POST", "/v1/tokens", {"name": "x", other: 1}), ("POST", f"/{other}", None),
+            ):  # fmt: skip
+                status, headers, _ = await ask(url + path, method, bearer, body)
+                assert status >= 400 or path.startswith("/v1/status")
+                everything[f"{method} {path[:12]} {status}"] = repr(headers).encode()
+        for verb in (
+            ("token", "list"),
+            ("token", "list", "--json"),
+            ("audit",),
+            ("audit", "--json"),
+            ("status", "--json"),
+        ):
+            everything[" ".join(verb)] = relay.cli(*verb).encode()
+        for path in ("/metrics", "/openapi.json", "/v1/audit", "/v1/tokens"):
+            everything[path] = get(relay.socket, path)
+        everything["arguments"] = Path(f"/proc/{relay.popen.pid}/cmdline").read_bytes()
+        everything["log"] = relay.log.encode()
+    assert b"relay_" in everything["audit --json"]
+    for part in (tmp_path / "spool").rglob("*"):
+        everything[part.name] = part.read_bytes() if part.is_file() else b""
     assert {where: setting.found(text) for where, text in everything.items() if setting.found(text)} == {}
 
 
