@@ -33,6 +33,7 @@ MAX_SKIPPED = 1000
 
 
 Eta = tuple[float | None, str, int]  # when, by which rule, behind how many
+Forecast = tuple[str, float | None, tuple[str, ...]]  # see `Outlook`
 Users = frozenset[str] | None  # whose mail who asks may see; None: everybody's
 
 
@@ -64,7 +65,11 @@ class Service:
         found = found[:limit]
         cursor = f"{found[-1]['message']}.{found[-1]['n']}" if more else ""
         now = clock.now()
-        return [self.told(row, now) for row in found], cursor
+        forecasts, rows = dict[int, Forecast](), list[dict[str, Any]]()
+        for i, row in enumerate(found):
+            await breathe(i)
+            rows.append(self.told(row, now, forecasts))
+        return rows, cursor
 
     async def messages(
         self, wanted: Filter, after: str, limit: int, *, newest: bool
@@ -78,14 +83,16 @@ class Service:
             row["tenant"] = tenants.get(row["user"], "")
         return found, found[-1]["queue_id"] if more else ""
 
-    def told(self, row: dict[str, Any], now: float) -> dict[str, Any]:
-        """A recipient as the operator sees it: with why it waits and when it moves next."""
+    def told(self, row: dict[str, Any], now: float, forecasts: dict[int, Forecast]) -> dict[str, Any]:
+        """A recipient as the operator sees it: with why it waits and when it moves next. `forecasts`: of lanes, made here."""
         lane = row["lane"]
+        if lane not in forecasts:
+            forecasts[lane] = self.outlook.forecast(lane, now)
         row["lane_id"], row["lane"] = lane, lane_name(self.outlook, lane, row["class"])
         row["route"], row["destination"] = self.outlook.route_name(lane), self.outlook.destination(lane)
         row["next_at"] = None
         if row["state"] in ("queued", "deferred"):
-            why, until, egresses = self.outlook.forecast(lane, now)
+            why, until, egresses = forecasts[lane]
             if row["due_at"] > now:
                 row["next_at"] = max(row["due_at"], until or 0.0)
                 row["why"] = row["why"] or "it is to be sent later"
@@ -96,7 +103,7 @@ class Service:
                 row["why"] = why or "its turn comes next"
             row["egress"] = row["egress"] or (name_of(egresses[0]) if egresses else "")
         elif row["state"] == "active":
-            _, _, egresses = self.outlook.forecast(lane, now)
+            _, _, egresses = forecasts[lane]
             row["egress"] = row["egress"] or (name_of(egresses[0]) if egresses else "")
             row["why"], row["next_at"] = f"it is being delivered{f' via {egresses[0]}' if egresses else ''}", now
         elif row["state"] == "held" and "relay queue release" not in row["why"]:
@@ -107,26 +114,29 @@ class Service:
     async def message(self, text: str, users: Users = None) -> dict[str, Any]:
         """One message: facts, header block, recipients, events."""
         found = await self._message(text, users)
-        now, foreseen = clock.now(), dict[tuple[Any, ...], Eta]()
-        found["recipients"] = [await self._foreseen(r, now, foreseen) for r in found["recipients"]]
+        now, foreseen, forecasts = clock.now(), dict[tuple[Any, ...], Eta](), dict[int, Forecast]()
+        for i, row in enumerate(found["recipients"]):
+            await breathe(i)
+            eta = await self._eta(row, now, foreseen)
+            found["recipients"][i] = self.told(row, now, forecasts) | dict(
+                zip(("eta", "rule", "before"), eta, strict=True)
+            )
         found["head"] = found["head"].decode("utf-8", "replace")
         found["body"] = {0: "kept", 1: "kept", 2: "dropped"}[found.pop("place")]
         found["tenant"] = self.control.config.tenant_of.get(found["user"], "")
         return found
 
-    async def _foreseen(self, row: dict[str, Any], now: float, known: dict[tuple[Any, ...], Eta]) -> dict[str, Any]:
-        """As `told`, and when it leaves, about: behind how many of its lane, and by which rule.
+    async def _eta(self, row: dict[str, Any], now: float, known: dict[tuple[Any, ...], Eta]) -> Eta:
+        """When it leaves, about, by which rule, and behind how many of its lane.
 
         `known`: of a message to a thousand most are at the same place, and who is before them is counted once.
         """
-        eta: Eta = (None, "", 0)
-        if row["state"] in ("queued", "deferred"):
-            place = row["lane"], row["priority"], row["due_at"]
-            if place not in known:
-                known[place] = await self.outlook.eta(row, now)
-            eta = known[place]
-        await asyncio.sleep(0)
-        return self.told(row, now) | dict(zip(("eta", "rule", "before"), eta, strict=True))
+        if row["state"] not in ("queued", "deferred"):
+            return None, "", 0
+        place = row["lane"], row["priority"], row["due_at"]
+        if place not in known:
+            known[place] = await self.outlook.eta(row, now)
+        return known[place]
 
     def number(self, text: str) -> int:
         """Raises BadRequest."""

@@ -1,7 +1,7 @@
 """What a filter selects, as pages of recipients and of messages, on the read-only connection.
 
-A filter that matches nothing walks over all rows: so it asks first what lies in the small rows of recipients, and messages
-only where it must.
+A filter that matches nothing walks over all rows. So what recipients and their lanes know is asked of their small rows, and of
+messages only what they alone know; that first, and their recipients after.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ _NAMES = (
 
 
 class _Part(NamedTuple):
-    """One condition; `{id}` is the message's number, in whichever table is at hand. `of`: `r`, `m`, or both."""
+    """One condition; `{id}` is the message's number, in whichever table is at hand. `of`: `r`, `m`, or empty: both.
+
+    `first`: it leaves out so much that messages are gone through, and recipients of what is left.
+    """
 
     of: str
     sql: str
     values: tuple[Any, ...]
+    first: bool = False
 
 
 def like(glob: str) -> str:
@@ -48,14 +52,15 @@ def _among(numbers: Iterable[Any]) -> tuple[str]:
     return (json.dumps(list(numbers)),)
 
 
+_WILD = frozenset("*?")
 _LISTED = "IN (SELECT value FROM json_each(?))"
 
 
 def _parts(wanted: Filter) -> list[_Part]:
     found = list[_Part]()
 
-    def add(of: str, sql: str, *values: Any) -> None:
-        found.append(_Part(of, sql, values))
+    def add(of: str, sql: str, *values: Any, first: bool = False) -> None:
+        found.append(_Part(of, sql, values, first))
 
     if wanted.ids:
         add("", f"{{id}} {_LISTED}", *_among(wanted.ids))
@@ -77,12 +82,20 @@ def _parts(wanted: Filter) -> list[_Part]:
         word = wanted.error.lower()
         said = [f"instr(lower(json_extract(r.note, '$.{name}')), ?)" for name in ("why", "last_reply")]
         add("r", f"r.note <> '{{{{}}}}' AND ({' OR '.join(said)})", word, word)
-    columns = {"sender": wanted.sender, "class": wanted.class_, "tag": wanted.tag, "user": wanted.user}
-    for column, glob in columns.items():
+    # A lane's facts have its class and user: the few lanes are asked, not the many messages.
+    for name, glob in (("class", wanted.class_), ("user", wanted.user)):
         if glob:
-            add("m", f"lower(m.{column}) GLOB ?", like(glob))
+            add("r", f"r.lane IN (SELECT id FROM lane WHERE lower(json_extract(facts, '$.{name}')) GLOB ?)", like(glob))
     if wanted.users is not None:
-        add("m", f"m.user {_LISTED}", *_among(sorted(wanted.users)))
+        names = _among(sorted(wanted.users))
+        add("r", f"r.lane IN (SELECT id FROM lane WHERE json_extract(facts, '$.user') {_LISTED})", *names)
+        add("m", f"m.user {_LISTED}", *names)  # what the message itself says is what counts
+    if wanted.sender:
+        add("m", "lower(m.sender) GLOB ?", like(wanted.sender), first=True)
+    if wanted.tag and not _WILD & set(wanted.tag):
+        add("m", "m.tag <> '' AND m.tag = ? COLLATE NOCASE", wanted.tag, first=True)  # by the index `tagged`
+    elif wanted.tag:
+        add("m", "lower(m.tag) GLOB ?", like(wanted.tag), first=True)
     if wanted.accepted_before is not None:
         add("m", "m.accepted_at <= ?", wanted.accepted_before)
     return found
@@ -102,11 +115,18 @@ def page(
     connection: sqlite3.Connection, wanted: Filter, after: tuple[int, int] | None, limit: int
 ) -> list[dict[str, Any]]:
     """Recipients with their message, in order of acceptance."""
-    where, values = _where(_parts(wanted), "r.message")
+    parts = _parts(wanted)
+    where, values = _where(parts, "m.id" if any(part.first for part in parts) else "r.message")
+    message, n = after or (-1, -1)
+    # CROSS JOIN: SQLite keeps the order in which they are said.
+    if any(part.first for part in parts):
+        source, start = "message m CROSS JOIN recipient r ON r.message = m.id", "m.id >= ? AND (m.id > ? OR r.n > ?)"
+        values, order = [message, message, n, *values], "m.id, r.n"
+    else:
+        source, start = "recipient r CROSS JOIN message m ON m.id = r.message", "(r.message, r.n) > (?, ?)"
+        values, order = [message, n, *values], "r.message, r.n"
     cursor = connection.execute(
-        f"SELECT {_COLUMNS} FROM recipient r JOIN message m ON m.id = r.message "
-        f"WHERE (r.message, r.n) > (?, ?) AND {where} ORDER BY r.message, r.n LIMIT ?",
-        [*(after or (-1, -1)), *values, limit],
+        f"SELECT {_COLUMNS} FROM {source} WHERE {start} AND {where} ORDER BY {order} LIMIT ?", [*values, limit]
     )
     names = [d[0] for d in cursor.description]
     return [_flat(dict(zip(names, row, strict=True))) for row in cursor]
@@ -158,8 +178,10 @@ def _numbers(connection: sqlite3.Connection, wanted: Filter, after: int | None, 
         number, source = "m.id", "message m"
     elif "m" not in asked:
         number, source = "r.message", "recipient r"
+    elif any(part.first for part in parts):
+        number, source = "m.id", "message m CROSS JOIN recipient r ON r.message = m.id"
     else:
-        number, source = "r.message", "recipient r JOIN message m ON m.id = r.message"
+        number, source = "r.message", "recipient r CROSS JOIN message m ON m.id = r.message"
     where, values = _where(parts, number)
     start, order = ("<", "DESC") if newest else (">", "ASC")
     first = (1 << 63) - 1 if newest else -1

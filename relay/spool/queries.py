@@ -58,7 +58,9 @@ def stats(connection: sqlite3.Connection, users: frozenset[str] | None = None) -
     source, whose, named = "recipient r", "", list[str]()
     if users is not None:
         source += " JOIN message m ON m.id = r.message"
-        whose, named = "AND m.user IN (SELECT value FROM json_each(?)) ", [json.dumps(sorted(users))]
+        among = "IN (SELECT value FROM json_each(?))"
+        whose = f"AND lane IN (SELECT id FROM lane WHERE json_extract(facts, '$.user') {among}) AND m.user {among} "
+        named = [json.dumps(sorted(users))] * 2
     for after, last in parts(connection):
         # In parts: what groups a million rows sorts them in memory. Ids grow with time, so that no message is read for it.
         for lane, state, count, first, due in connection.execute(

@@ -35,3 +35,6 @@ CREATE TABLE consumer (
 ) WITHOUT ROWID;
 
 ALTER TABLE idempotency ADD COLUMN digest TEXT NOT NULL DEFAULT '';  -- of what was submitted; empty: not asked
+
+-- An application asks for what it tagged; others' mail pays nothing for it.
+CREATE INDEX tagged ON message (tag COLLATE NOCASE) WHERE tag <> '';
