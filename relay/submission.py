@@ -333,8 +333,10 @@ class Options:
 
     def under(self, other: Options) -> Options:
         """With all that another one says."""
+        if self is _NONE:
+            return other
         said = {f.name: value for f in fields(other) if (value := getattr(other, f.name)) not in ("", None)}
-        return replace(self, **said) if self is not _NONE else other
+        return replace(self, **said)
 
 
 _NONE = Options()

@@ -45,10 +45,10 @@ def _open(folder: Path, parts: list[str]) -> int:
 
 
 def _read(descriptor: int, most: int) -> bytes:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotAttached("it is no regular file")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotAttached("it is no regular file")
         content = file.read(most + 1)
     if len(content) > most:
         raise NotAttached(f"it is larger than the {most} bytes that are left for it")

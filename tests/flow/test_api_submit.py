@@ -49,9 +49,11 @@ async def ask(
     given = {"Authorization": f"Bearer {secret}"} if secret else {}
     kind = {"Content-Type": "message/rfc822" if isinstance(body, bytes) else "application/json"}
     data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
-    async with aiohttp.ClientSession(connector=connector) as session:
-        async with session.post(base + path, data=data, headers=kind | given | (headers or {})) as answer:
-            return answer.status, await answer.json()
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.post(base + path, data=data, headers=kind | given | (headers or {})) as answer,
+    ):
+        return answer.status, await answer.json()
 
 
 async def test_what_was_asked_arrives(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Batches: a result for each, none of which fails another, in the order of the request, and durable when they are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fakes import Upstream
+from rig import free_port, running
+from test_api_submit import MAIL, ask, token, written
+
+BATCH = "/v1/messages/batch"
+
+
+async def test_a_thousand_are_accepted_and_arrive_once(tmp_path: Path) -> None:
+    async with Upstream() as upstream, running(written(tmp_path, upstream.port)) as rig:
+        messages = [MAIL | {"to": f"user{n}@example.net", "tag": f"t{n}"} for n in range(1000)]
+        status, told = await ask(rig, {"messages": messages}, BATCH)
+        assert (status, told["accepted"], told["refused"]) == (202, 1000, 0)
+        assert [r["recipients"][0]["recipient"] for r in told["results"]] == [m["to"] for m in messages]
+        assert len({r["queue_id"] for r in told["results"]}) == 1000
+        await rig.settled()
+        assert sorted(upstream.delivered()) == sorted(m["to"] for m in messages)
+
+
+async def test_one_bad_message_fails_alone(tmp_path: Path) -> None:
+    async with Upstream() as upstream, running(written(tmp_path, upstream.port)) as rig:
+        secret = await token(rig, user="shop")
+        bad: list[Any] = [
+            {**MAIL, "to": "nobody"},
+            7,
+            None,
+            {**MAIL, "from": "me@elsewhere.example"},
+            {**MAIL, "attachments": [{"filename": "a", "path": "a"}]},
+            {**MAIL, "raw": "AA=="},
+        ]
+        status, told = await ask(rig, {"messages": [MAIL, *bad, MAIL]}, BATCH, secret)
+        assert status == 202
+        assert [r["status"] for r in told["results"]] == [202, 400, 400, 400, 422, 422, 400, 202]
+        assert told["results"][1]["errors"][0]["field"] == "to"
+        assert told["results"][4]["code"] == 553 and told["results"][4]["enhanced"] == "5.7.1"
+        assert (told["accepted"], told["refused"]) == (2, 6)
+        await rig.settled()
+        assert len(upstream.done) == 2
+
+
+async def test_the_key_of_a_batch_is_that_of_each_with_its_number(tmp_path: Path) -> None:
+    async with Upstream() as upstream, running(written(tmp_path, upstream.port)) as rig:
+        messages = [MAIL, MAIL | {"idempotency_key": "mine"}, MAIL]
+        key = {"Idempotency-Key": "b1"}
+        first = (await ask(rig, {"messages": messages}, BATCH, headers=key))[1]
+        again = (await ask(rig, {"messages": messages}, BATCH, headers=key))[1]
+        assert [r["queue_id"] for r in first["results"]] == [r["queue_id"] for r in again["results"]]
+        assert all(r["repeated"] for r in again["results"])
+        assert (await ask(rig, MAIL | {"idempotency_key": "b1/2"}))[1]["queue_id"] == first["results"][2]["queue_id"]
+        # Twice the same in one batch.
+        twice = (await ask(rig, {"messages": [MAIL | {"idempotency_key": "x"}] * 2}, BATCH))[1]
+        assert [r["repeated"] for r in twice["results"]].count(False) == 1
+        await rig.settled()
+        assert len(upstream.done) == 4
+
+
+async def test_neither_none_nor_more_than_a_thousand(tmp_path: Path) -> None:
+    async with running(written(tmp_path, free_port())) as rig:
+        for messages in ([], [MAIL] * 1001):
+            status, told = await ask(rig, {"messages": messages}, BATCH)
+            assert status == 400 and told["errors"][0]["field"] == "messages", json.dumps(told)
+        assert await rig.count() == 0
