@@ -27,7 +27,7 @@ def told(text: str) -> set[str]:
     """The verbs that a text names, `relay queue retry|hold` being two."""
     found = set()
     groups = "|".join(name for name, command in cli.commands.items() if isinstance(command, click.Group))
-    for words in re.findall(rf"relay ((?:(?:{groups}) )?[a-z|]+)", text):
+    for words in re.findall(rf"relay ((?:(?:{groups}) )?[a-z]+(?:\|[a-z]+)*)", text):
         *group, alternatives = words.split(" ")
         found |= {" ".join(["relay", *group, one]) for one in alternatives.split("|")}
     return found
