@@ -113,7 +113,10 @@ def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
         except ValueError:
             detail = {}
         message = (
-            detail.get("detail") or "; ".join(detail.get("notes") or []) or f"the relay answered {response.status}"
+            detail.get("detail")
+            or "; ".join(detail.get("notes") or [])
+            or detail.get("why")
+            or f"the relay answered {response.status}"
         )
         raise Failed(message, {400: 64, 404: 65, 409: 65, 422: 78}.get(response.status, 69))
     return response

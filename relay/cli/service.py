@@ -128,9 +128,13 @@ def reload(reset: bool, json_: bool) -> None:
 
 
 @click.command()
+@click.option("--health", is_flag=True, help="Only whether it is alive, for a supervisor: exit 0, or 69 and why.")
 @click.option("--json", "json_", is_flag=True, help="One JSON object.")
-def status(json_: bool) -> None:
+def status(health: bool, json_: bool) -> None:
     """Is it running, does it accept, does mail leave?"""
+    if health:
+        client.ask("GET", "/healthz")
+        return
     found = client.ask("GET", "/v1/status")
     if json_:
         show.as_json(found)

@@ -15,6 +15,9 @@ import pytest
 from fakes import Upstream
 from rig import ENV, Rig, free_port, running, until, write_config
 
+from relay.cli.simulate import _in_force
+from relay.config.load import load
+from relay.simulate.snapshot import Snapshot
 from relay.spool import SpoolError
 
 FILE = {"main": "port: PORT, tls: none, limits: [1000/h], connections: 4"}
@@ -164,6 +167,10 @@ async def test_over_a_restart_and_dropped_where_the_file_changed_meanwhile(tmp_p
         main = rig.egress().account
         assert (str(main.limits[0]), main.connections, main.recipients_per_message) == ("14/s", 2, 7)
         assert len(await changes(rig)) == 3
+        snapshot = Snapshot(0.0, {}, await rig.app.spool.remembered(), {})
+        assert (
+            _in_force(load(file), snapshot).accounts["main"].connections == 2
+        )  # a simulation of its queue knows it too
     rewrite(file, "connections: 4", "connections: 6")
     async with running(file) as rig:
         assert rig.egress().account.connections == 6
