@@ -134,13 +134,11 @@ def _say(line: str) -> None:
 def _submitter() -> Submitter:
     from relay.outbox import Submitter
 
-    url = os.environ.get("RELAY_URL", "")
+    url = os.environ.get("RELAY_URL") or f"unix:{os.path.abspath(client.endpoint())}"
     try:
-        if url:
-            return Submitter(url=url, token=os.environ.get("RELAY_TOKEN", ""))
-        return Submitter(path=client.endpoint())
+        return Submitter(url)
     except ValueError as error:
-        raise Failed(f"RELAY_URL: {error}", 78) from None
+        raise Failed(f"RELAY_URL, RELAY_TOKEN: {error}", 78) from None
 
 
 @contextlib.contextmanager

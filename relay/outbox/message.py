@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import copy
-import io
 import json
 import re
 from collections.abc import Mapping
-from email.generator import BytesGenerator
 from email.message import Message
 from email.utils import getaddresses
 from typing import Any
+
+from relay.client.message import octets
 
 _KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")  # as the relay has it
 
@@ -22,7 +22,7 @@ def wire(message: Any) -> dict[str, Any]:
     Raises ValueError or TypeError, in the application's transaction, where nobody could ever send it.
     """
     if isinstance(message, Message):
-        found = raw(message)
+        found = _raw(message)
     elif callable(getattr(message, "wire", None)):
         found = dict(message.wire())
     elif isinstance(message, Mapping):
@@ -34,21 +34,19 @@ def wire(message: Any) -> dict[str, Any]:
     return found
 
 
-def raw(message: Message[Any, Any], sender: str = "", recipients: list[str] | None = None) -> dict[str, Any]:
-    """A whole message and its envelope; without one given, from its own fields (RFC 5322 §3.6.2, §3.6.3).
+def _raw(message: Message[Any, Any]) -> dict[str, Any]:
+    """A whole message and its envelope, from its own fields (RFC 5322 §3.6.2, §3.6.3).
 
-    Bcc does not leave the application (RFC 5322 §3.6.3): whoever it names is in the envelope.
+    Bcc does not leave the application: whoever it names is in the envelope.
     """
-    to = recipients or _addresses(message, "To", "Cc", "Bcc")
-    origin = sender or next(iter(_addresses(message, "Sender", "From")), "")
+    to = _addresses(message, "To", "Cc", "Bcc")
+    origin = next(iter(_addresses(message, "Sender", "From")), "")
     if not origin or not to:
         raise ValueError("a message wants From, and one of To, Cc, Bcc")
-    open_ = copy.copy(message)
-    open_._headers = list(message._headers)  # type: ignore[attr-defined]  # the copy shares them otherwise
-    del open_["Bcc"]
-    content = io.BytesIO()
-    BytesGenerator(content, mangle_from_=False).flatten(open_, linesep="\r\n")
-    return {"from": origin, "to": to, "raw": base64.b64encode(content.getvalue()).decode()}
+    shown = copy.copy(message)
+    shown._headers = list(message._headers)  # type: ignore[attr-defined]  # the copy shares them otherwise
+    del shown["Bcc"]
+    return {"from": origin, "to": to, "raw": base64.b64encode(octets(shown)).decode()}
 
 
 def _addresses(message: Message[Any, Any], *names: str) -> list[str]:

@@ -83,7 +83,7 @@ def configured(folder: Path, up: Upstream) -> Path:
 
 
 def socket(folder: Path) -> Submitter:
-    return Submitter(path=str(folder / "admin.sock"))
+    return Submitter(f"unix:{folder}/admin.sock")
 
 
 async def turn(reader: Reader, now: float = NOW) -> Turn:
@@ -345,10 +345,10 @@ async def test_over_tcp_by_a_token(app: Application, tmp_path: Path) -> None:
         async with running(file) as rig:
             url = f"http://{rig.app.config.admin.address}"
             app.book("ann")
-            found = await turn(Reader(app.store, Submitter(url=url, token="relay_wrong")))
+            found = await turn(Reader(app.store, Submitter(url, token="relay_wrong")))
             assert "401" in found.why and app.rows("waiting")[0]["attempted_at"] is None
             token = await asyncio.to_thread(made_token, tmp_path)
-            assert (await turn(Reader(app.store, Submitter(url=url, token=token)))).sent == 1
+            assert (await turn(Reader(app.store, Submitter(url, token=token)))).sent == 1
 
 
 def made_token(folder: Path) -> str:
@@ -426,7 +426,9 @@ def test_the_verbs_say_what_is_wrong(app: Application, verb: Verb, tmp_path: Pat
     assert not (tmp_path / "none.db").exists()
     app.book("ann")
     assert "admin.sock" in verb("run", "--once", code=75).stderr
-    assert "such as http" in verb("run", code=78, RELAY_URL="relay.example").stderr
+    assert "such are http" in verb("run", code=78, RELAY_URL="relay.example").stderr
+    said = verb("run", code=78, RELAY_URL="http://127.0.0.1:1", RELAY_TOKEN="geheim\n")
+    assert "the token has" in said.stderr and "geheim" not in said.stderr
 
 
 async def test_a_signal_ends_it(app: Application, tmp_path: Path) -> None:

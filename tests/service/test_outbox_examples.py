@@ -60,7 +60,7 @@ async def python(*arguments: str, cwd: Path, code: int = 0, **env: str) -> str:
 async def sent(url: str, folder: Path) -> list[tuple[list[str], email.message.Message]]:
     """What the outbox holds, through a real relay: recipients and message of each mail, by the subject."""
     async with Upstream() as up, running(write_config(folder, {"main": f"port: {up.port}, tls: none"})) as rig:
-        reader = Reader(url, Submitter(path=str(folder / "admin.sock")))
+        reader = Reader(url, Submitter(f"unix:{folder}/admin.sock"))
         found = await asyncio.to_thread(reader.turn, 1_800_000_000.0, 0.5)
         reader.close()
         assert not found.why and not found.refused
@@ -116,7 +116,8 @@ async def test_django(url: str, tmp_path: Path) -> None:
     mails = await sent(url, tmp_path)
     assert sorted(to for recipients, _ in mails for to in recipients) == ["ann@example.net", "books@example.com"]
     for _, message in mails:
-        assert message["Subject"] == "Order 1 is booked" and message["Bcc"] is None
+        assert message["Subject"] == "Order 1 is booked" and message["X-Order"] == "1"
+        assert message["Bcc"] is None and message["X-Relay-Tag"] is None
         assert message.get_content_type() == "multipart/alternative"
     await python("manage.py", "migrate", "relay_outbox", "zero", cwd=shop, **env)
 

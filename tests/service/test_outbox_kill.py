@@ -24,7 +24,7 @@ import psycopg
 import pytest
 from fakes import Upstream
 from postgres import server
-from rig import ENV, Process, process, write_config
+from rig import ENV, Process, write_config
 
 from relay import outbox
 
@@ -142,7 +142,9 @@ async def test_what_arrives_is_what_was_committed(url: str, tmp_path: Path) -> N
     kills = int(os.environ.get("STORM_OUTBOX", "10"))
     seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(1 << 32))
     async with Upstream() as up:
-        with process(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})) as relay:
+        relay = Process(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"}))
+        with closing(relay):
+            await asyncio.to_thread(relay.ready, 120)
             storm = Storm(url, tmp_path, kills, seed)
             try:
                 await storm.blow()

@@ -17,7 +17,7 @@ class Order(models.Model):
             "Thank you.\n",
             to=[customer],
             bcc=["books@example.com"],
-            headers={"X-Order": str(order.pk)},
+            headers={"X-Order": str(order.pk), "X-Relay-Tag": "orders"},
         )
         mail.attach_alternative("<p>Thank <b>you</b>.</p>", "text/html")
         mail.send()
