@@ -128,6 +128,7 @@ class Wanted:
     egress: tuple[str, ...] = ()
     message: int = 0
     users: frozenset[str] | None = None  # of exactly these; None: of all, and what is of nobody
+    mail: bool = False  # only what is about a message
 
     @cached_property
     def _globs(self) -> list[tuple[str, list[Any]]]:
@@ -138,6 +139,8 @@ class Wanted:
         if self.kinds and row.kind not in self.kinds:
             return False
         if self.message and row.message != self.message:
+            return False
+        if self.mail and not row.message:
             return False
         if self.users is not None and row.user not in self.users:
             return False

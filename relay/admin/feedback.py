@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
-
 from relay import clock
-from relay.admin.ports import BadRequest, Usage
+from relay.admin.ports import Usage
 from relay.envelope import ascii_domain, domain_of
 from relay.events import Row
 from relay.policy.bounces import classify
@@ -136,16 +134,3 @@ async def stats(spool: Spool, usage: Usage, since: float) -> dict[str, Any]:
             for figures, name in of_kind[:MOST_ROWS]
         ]
     return {"since": since, "until": now, "rows": found}
-
-
-def routes(spool: Spool, usage: Usage) -> list[web.RouteDef]:
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            seconds = float(request.query.get("seconds", WEEK))
-            if not 0 < seconds < 1e9:
-                raise ValueError
-        except ValueError:
-            raise BadRequest("seconds wants a number: how far back the figures go") from None
-        return web.json_response(await stats(spool, usage, clock.now() - seconds))
-
-    return [web.get("/v1/feedback/stats", handle)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay.policy.gate import EgressView
@@ -61,9 +61,9 @@ class Control(Protocol):
 
 
 class Usage(Protocol):
-    """What binds mail now: flat rows."""
+    """What binds mail now: flat rows. `whose`: of these alone."""
 
-    def limits(self, now: float) -> list[dict[str, Any]]: ...
+    def limits(self, now: float, whose: Container[str] | None = None) -> list[dict[str, Any]]: ...
     def of_egress(self, name: str, now: float) -> list[dict[str, Any]]: ...
     def shaping(self, now: float) -> list[dict[str, Any]]: ...
     def alarms(self) -> list[dict[str, Any]]: ...

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from aiohttp import web
 
 from relay import clock
 from relay.admin.ports import BadRequest, Control
@@ -136,25 +134,6 @@ class Suppressing:
             kind, _, name = scope.partition(":")
             if kind and name not in known[kind]:
                 raise BadRequest(f"no {kind} {name!r}; there are: {', '.join(sorted(known[kind])) or 'none'}")
-
-
-def routes(suppressing: Suppressing, read: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> list[web.RouteDef]:
-    """`read`: the body of a request as a JSON object."""
-
-    async def page(request: web.Request) -> web.StreamResponse:
-        return web.json_response(await suppressing.page(dict(request.query)))
-
-    async def add(request: web.Request) -> web.StreamResponse:
-        return web.json_response(await suppressing.add(await read(request)))
-
-    async def remove(request: web.Request) -> web.StreamResponse:
-        return web.json_response(await suppressing.remove(await read(request)))
-
-    return [
-        web.get("/v1/suppressions", page),
-        web.post("/v1/suppressions", add),
-        web.post("/v1/suppressions/remove", remove),
-    ]
 
 
 def row(one: Suppression) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _ALWAYS = {
 }
 _PARAMETERS: Mapping[str, dict[str, Any]] = {
     "id": {"type": "string", "pattern": "^[0-9A-Za-z]{11}$", "description": "A queue id."},
+    "consumer": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "description": "A consumer's name."},
 }
 
 

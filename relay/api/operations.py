@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from relay.api import access, accounts, changes, lanes, messages, overview, queue, status, submit
+from relay.api import (
+    access,
+    accounts,
+    changes,
+    events,
+    feedback,
+    lanes,
+    messages,
+    overview,
+    queue,
+    reports,
+    service,
+    status,
+    submit,
+    suppressions,
+    suspensions,
+    usage,
+    webhooks,
+)
 from relay.api.rooms import Rooms
 from relay.api.route import Operation
 
-_MODULES = (status, submit, messages, queue, lanes, overview, accounts, changes, access)
+_MODULES = (
+    *(status, submit, messages, queue, lanes, overview, events, reports, suspensions, suppressions, accounts, changes),
+    *(usage, webhooks, feedback, access, service),
+)
 
 
 def operations(rooms: Rooms) -> list[Operation]:

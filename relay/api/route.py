@@ -49,6 +49,7 @@ class Call:
     query: Any  # its model, read
     body: Any  # its model, read; bytes for another content type than JSON; None where there is none
     users: frozenset[str] | None  # whose mail it sees; None: everybody's
+    renewed: Callable[[], Principal]  # who asks, looked at again; raises Problem where that is over
     noted: dict[str, Any] = field(default_factory=dict)  # what the audit says of the result
 
     def path(self, name: str) -> str:

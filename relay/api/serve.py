@@ -86,7 +86,8 @@ class Endpoint:
         data = await self._read(request) if operation.body or operation.consumes else b""
         try:
             body = self._body(kind, data)
-            call = Call(request, principal, request[ID], query, body, self.rooms.users(principal))
+            users = self.rooms.users(principal)
+            call = Call(request, principal, request[ID], query, body, users, lambda: self.who(request, self.rooms))
             if operation.is_audited:
                 return await self._audited(call)
             with self.rooms.tokens.while_valid(principal, clock.now()):

@@ -6,6 +6,7 @@ is set or read and no other origin is let in (CORS): a browser can do nothing he
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -14,14 +15,10 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from relay import metrics
-from relay.admin import events, feedback, limits, suppress, webhooks
-from relay.admin.pauses import Pausing
-from relay.admin.ports import BadRequest
 from relay.api.openapi import document
 from relay.api.operations import operations
 from relay.api.problem import Problem
@@ -29,6 +26,7 @@ from relay.api.rooms import Rooms
 from relay.api.route import ID, MAX_BODY
 from relay.api.serve import Endpoint, Who, by_socket, by_token, telling
 from relay.api.site import BOUNDS, OPTIONS, Bounds, TcpSite
+from relay.api.sse import CLOSING
 from relay.listener.tls import Certificate
 from relay.policy.networks import is_loopback, parse
 from relay.settings import Address, ServerTls
@@ -45,8 +43,6 @@ class Admin:
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms, self.service, self.stream = rooms, rooms.service, rooms.stream
-        self.pausing, self.usage = rooms.pausing, rooms.usage
-        self.hooks, self.suppressing = rooms.hooks, rooms.suppressing
         self.operations = operations(rooms)
         self._runners: list[web.AppRunner] = []
         self._sites: list[TcpSite] = []
@@ -61,9 +57,7 @@ class Admin:
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise OSError(errno.EEXIST, "a file that is no socket is there")
             path.unlink()  # left by one that was killed
-        app = self._app(by_socket, _anybody)
-        self._untyped(app)
-        runner = await self._runner(app)
+        runner = await self._runner(self._app(by_socket, _anybody))
         before = os.umask(0o177)
         try:
             await web.UnixSite(runner, str(path)).start()
@@ -109,6 +103,8 @@ class Admin:
     def _empty(self, who: Who) -> web.Application:
         app = web.Application(middlewares=[telling(self.rooms, who)], client_max_size=MAX_BODY)
         app.on_response_prepare.append(_identified)
+        app[CLOSING] = asyncio.Event()
+        app.on_shutdown.append(_closing)
         return app
 
     def _app(self, who: Who, may: May) -> web.Application:
@@ -141,22 +137,6 @@ class Admin:
         if not names_this_machine(request.headers.get("Host", ""), self.rooms.config.hostname):
             self._reader(request, whole)
 
-    # -- what has no model yet
-
-    def _untyped(self, app: web.Application) -> None:
-        app.add_routes(
-            [
-                web.post("/v1/spool/check", self._check),
-                web.post("/v1/spool/backup", self._backup),
-            ]
-        )
-        app.add_routes(_pauses(self.pausing))
-        app.add_routes(limits.routes(self.usage))
-        app.add_routes(events.routes(self.stream))
-        app.add_routes(feedback.routes(self.service.spool, self.usage))
-        app.add_routes(webhooks.routes(self.hooks, _object))
-        app.add_routes(suppress.routes(self.suppressing, _object))
-
     # -- health
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -176,12 +156,6 @@ class Admin:
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return web.json_response(document(self.operations))
-
-    async def _check(self, request: web.Request) -> web.Response:
-        return web.json_response(await self.service.check())
-
-    async def _backup(self, request: web.Request) -> web.Response:
-        return web.json_response(await self.service.backup(str((await _object(request)).get("folder") or "")))
 
 
 def _anybody(request: web.Request, whole: bool) -> None:
@@ -206,23 +180,6 @@ def names_this_machine(host: str, hostname: str) -> bool:
     return name in ("localhost", hostname.lower()) or parse(name) is not None
 
 
-def _pauses(pausing: Pausing) -> list[web.RouteDef]:
-    async def every(_: web.Request) -> web.Response:
-        return web.json_response({"suspensions": pausing.list()})
-
-    async def suspend(request: web.Request) -> web.Response:
-        return web.json_response(await pausing.suspend(await _object(request)))
-
-    async def resume(request: web.Request) -> web.Response:
-        return web.json_response(await pausing.resume(await _object(request)))
-
-    return [
-        web.get("/v1/suspensions", every),
-        web.post("/v1/suspend", suspend),
-        web.post("/v1/resume", resume),
-    ]
-
-
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
@@ -232,19 +189,12 @@ def _answers(path: Path) -> bool:
     return True
 
 
-async def _object(request: web.Request) -> dict[str, Any]:
-    if not request.can_read_body:
-        return {}
-    try:
-        found = await request.json()
-    except ValueError:
-        raise BadRequest("the body is not JSON") from None
-    if not isinstance(found, dict):
-        raise BadRequest("the body is not a JSON object")
-    return found
-
-
 async def _identified(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)  # what we are made of is no stranger's business
     if ID in request:  # not where no request could be read
         response.headers["X-Request-Id"] = request[ID]
+
+
+async def _closing(app: web.Application) -> None:
+    """Streams end by themselves, with their last line whole."""
+    app[CLOSING].set()

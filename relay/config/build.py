@@ -77,6 +77,7 @@ class Builder:
             self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock",
             file.admin.address,
             doors.http_tls(file.admin.tls, ("admin", "tls")),
+            file.admin.audit,
         )
         listen = doors.listen(file, kept)
         doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)

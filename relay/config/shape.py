@@ -143,6 +143,7 @@ class AdminSection(Section):
         Address("127.0.0.1", 2580), description="Where the API is for who has a token; `null`: on the socket only."
     )
     tls: Given[HttpTlsSection] = Field(None, description="Its certificate; beyond loopback there must be one.")
+    audit: Duration = Field(365 * 86400.0, description="How long it is kept who changed what.")
 
 
 class ProbesSection(Section):

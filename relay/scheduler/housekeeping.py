@@ -108,6 +108,7 @@ class Housekeeper:
                     await self.spool.purge(now - self.spool.keep)
                     await self.spool.forget_spent(now)
                     await self.spool.forget_feed(now)
+                    await self.spool.forget_audits(now - self.scheduler.config.admin.audit)
                     self.scheduler.egresses.forget()
                 if now >= lanes_at:
                     lanes_at = now + FORGET_EVERY

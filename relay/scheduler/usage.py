@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -21,10 +21,11 @@ class Usage:
         self.carriers, self.standing = carriers, standing
         self.doors: Callable[[], Iterable[Meter]] = lambda: ()
 
-    def limits(self, now: float) -> list[dict[str, Any]]:
-        """A flat row for each limit of which something is spent. `wait`: seconds until one message more may leave."""
-        rows = sorted(self._limits(now), key=lambda row: (-row["share"], row["whose"]))
-        return rows[:MOST]
+    def limits(self, now: float, whose: Container[str] | None = None) -> list[dict[str, Any]]:
+        """A flat row for each limit of which something is spent. `wait`: seconds until one message more may leave. `whose`: of
+        these alone, such as `user shop`."""
+        found = (row for row in self._limits(now) if whose is None or row["whose"] in whose)
+        return sorted(found, key=lambda row: (-row["share"], row["whose"]))[:MOST]
 
     def of_egress(self, name: str, now: float) -> list[dict[str, Any]]:
         """A row for each limit of an account or direct entry, spent or not."""

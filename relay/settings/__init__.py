@@ -206,6 +206,7 @@ class Admin:
     socket: Path
     address: Address | None
     tls: ServerTls | None = None  # beyond loopback always
+    audit: float = 365 * 86400.0  # seconds that an entry of the audit is kept
 
 
 @dataclass(frozen=True, slots=True)

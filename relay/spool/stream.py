@@ -138,7 +138,9 @@ def lift(connection: sqlite3.Connection, now: float, restored: bool) -> None:
     """At a start: the next id is above all that a reader may know. Of a restored backup nobody knows how far they came; so
     it is by the time, as the numbers of messages are."""
     top = last(connection)
-    wanted: int = connection.execute("SELECT coalesce(max(cursor), 0) FROM endpoint").fetchone()[0]
+    wanted: int = connection.execute(
+        "SELECT coalesce(max(cursor), 0) FROM (SELECT cursor FROM endpoint UNION ALL SELECT cursor FROM consumer)"
+    ).fetchone()[0]
     if restored:
         wanted = max(wanted, top + (1 << 20), int(now) << 20)
     if wanted > top:

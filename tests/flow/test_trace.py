@@ -16,8 +16,8 @@ from fakes import Upstream
 from rig import ENV, Rig, running, until, write_config
 
 from relay import clock
-from relay.admin.events import parse
 from relay.admin.feedback import stats
+from relay.api.events import EventsQuery
 from relay.cli import show
 from relay.cli.events import line
 from relay.cli.feedback_stats import SHARES, narrow
@@ -83,7 +83,7 @@ async def test_a_story_from_the_first_try_to_the_report_that_came_back(tmp_path:
             assert [e["event"] for e in found["events"]] == [
                 "accepted", "deferred", "delivered", "retried", "delivered", "bounced", "complained"
             ]  # fmt: skip
-            page = await rig.app.admin.stream.read(parse({"message": number}))
+            page = await rig.app.admin.stream.read(EventsQuery(message=number).asked())
             assert found["events"] == page["events"]
             (row,) = [r for r in found["message"]["recipients"] if r["recipient"] == "b@example.net"]
             assert row["suppressed"][0]["why"] == "hard_bounce"
@@ -146,7 +146,7 @@ async def test_complaints_hold_a_warm_up(tmp_path: Path) -> None:
             rates = standing.reputation.rates("egress main", clock.now())
             assert (rates.total, rates.complaints) == (40, wilson(2, 40))
             await until(lambda: not rig.app.scheduler.journal._events)
-            (event,) = (await rig.app.admin.stream.read(parse({"kind": "throttled"})))["events"]
+            (event,) = (await rig.app.admin.stream.read(EventsQuery(kind="throttled").asked()))["events"]
             assert (event["egress"], event["what"]) == ("main", "warm_up") and "complaints" in event["why"]
 
 

@@ -1,0 +1,137 @@
+"""Delivery reports by pull: each consumer has a cursor of its own, which moves when it acknowledges.
+
+Promises: what is not acknowledged is answered again, over restarts of either side (at least once, in order); only what is about
+messages of the caller's. `cursor` of an answer is how far was looked, so what a filter leaves out is acknowledged with the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from relay import clock
+from relay.admin.events import LONGEST, MOST, Asked
+from relay.admin.ports import BadRequest, NotFound
+from relay.api.events import EventFilter, EventRow
+from relay.api.problem import Problem
+from relay.api.rooms import Rooms
+from relay.api.route import Answer, Call, Model, Operation
+from relay.spool.access import Consumer
+
+CONSUMERS = 100  # of one owner
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class ReportsQuery(EventFilter):
+    limit: int = Field(100, ge=1, description=f"At most {MOST}.")
+    wait: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description=f"Seconds until there is something to tell; at most {LONGEST:.0f}."
+    )
+    from_: Literal["oldest", "now"] = Field(
+        "oldest", alias="from", description="Where a new consumer begins; of a known one it changes nothing."
+    )
+
+
+class Acknowledge(Model):
+    acknowledged: int = Field(
+        strict=True, ge=0, lt=1 << 62, description="The `cursor` of an answer, or the id of the last event dealt with."
+    )
+
+
+class ConsumerRow(Answer):
+    name: str
+    cursor: int = Field(description="All up to this event is acknowledged.")
+    at: float = Field(description="When that was, or when it began; epoch seconds.")
+    behind: int = Field(description="Events of the whole stream after it: at most so many are for this consumer.")
+
+
+class Consumers(Answer):
+    consumers: list[ConsumerRow]
+
+
+class Reports(Answer):
+    reports: list[EventRow]
+    cursor: int = Field(description="To be acknowledged when all of them are dealt with.")
+    more: bool = Field(description="There is more already.")
+
+
+def operations(rooms: Rooms) -> list[Operation]:
+    spool, changing = rooms.spool, asyncio.Lock()
+
+    async def mine(call: Call) -> dict[str, Consumer]:
+        return {one.name: one for one in await spool.consumers(call.principal.owner)}
+
+    async def known(call: Call) -> Consumer:
+        """Raises NotFound."""
+        found = (await mine(call)).get(name := _name(call))
+        if found is None:
+            raise NotFound(f"no consumer {name!r}; the first GET of /v1/reports/{name} makes it")
+        return found
+
+    async def begun(call: Call) -> Consumer:
+        """As it is, or new."""
+        async with changing:
+            there, name = await mine(call), _name(call)
+            if name in there:
+                return there[name]
+            if len(there) >= CONSUMERS:
+                raise Problem(409, f"{CONSUMERS} consumers are the most; DELETE one that nobody uses any more")
+            cursor = await spool.last_event() if call.query.from_ == "now" else 0
+            made = Consumer(call.principal.owner, name, cursor, clock.now())
+            return replace(made, cursor=await spool.acknowledge(made))
+
+    async def every(call: Call) -> dict[str, Any]:
+        last = await spool.last_event()
+        return {"consumers": [_row(one, last) for one in (await mine(call)).values()]}
+
+    async def fetch(call: Call) -> dict[str, Any]:
+        asked: ReportsQuery = call.query
+        consumer = await begun(call)
+        wanted = asked.wanted(call.users, mail=True)
+        limit, wait = min(asked.limit, MOST), min(asked.wait, LONGEST)
+        page = await rooms.stream.read(Asked(wanted, consumer.cursor, limit=limit, wait=wait))
+        return {"reports": page["events"], "cursor": page["next"], "more": page["more"]}
+
+    async def acknowledge(call: Call) -> dict[str, Any]:
+        async with changing:
+            consumer, upto, last = await known(call), call.body.acknowledged, await spool.last_event()
+            if upto > max(last, consumer.cursor):
+                raise BadRequest(
+                    f"acknowledged: {upto} is beyond the last event, {last}; say the `cursor` of an answer"
+                )
+            consumer = replace(consumer, cursor=upto, at=clock.now())
+            return _row(replace(consumer, cursor=await spool.acknowledge(consumer)), last)
+
+    async def forget(call: Call) -> None:
+        async with changing:
+            consumer = await known(call)
+            await spool.forget_consumer(consumer.tenant, consumer.name)
+
+    where = "/v1/reports/{consumer}"
+    return [
+        Operation("GET", "/v1/reports", "read", "Who fetches reports, and how far they are", every, Consumers),
+        Operation("GET", where, "read", "Reports not acknowledged yet", fetch, Reports, query=ReportsQuery),
+        # Part of reading: the token needs no other scope for it, and the audit would say nothing.
+        Operation(
+            "POST", where, "read", "These are dealt with", acknowledge, ConsumerRow, body=Acknowledge, audited=False,
+            examples={"body": {"acknowledged": 0}},
+        ),
+        Operation("DELETE", where, "read", "Forget a consumer", forget, status=204),
+    ]  # fmt: skip
+
+
+def _name(call: Call) -> str:
+    """Raises BadRequest."""
+    name = call.path("consumer")
+    if not _NAME.fullmatch(name):
+        raise BadRequest("a consumer's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return name
+
+
+def _row(consumer: Consumer, last: int) -> dict[str, Any]:
+    behind = max(0, last - consumer.cursor)
+    return {"name": consumer.name, "cursor": consumer.cursor, "at": round(consumer.at, 3), "behind": behind}
