@@ -59,57 +59,71 @@ class Reports(Answer):
     more: bool = Field(description="There is more already.")
 
 
-def operations(rooms: Rooms) -> list[Operation]:
-    spool, changing = rooms.spool, asyncio.Lock()
+class Places:
+    """Where the consumers of an owner stand; changed one after the other."""
 
-    async def mine(call: Call) -> dict[str, Consumer]:
-        return {one.name: one for one in await spool.consumers(call.principal.owner)}
+    def __init__(self, rooms: Rooms) -> None:
+        self.spool, self._changing = rooms.spool, asyncio.Lock()
 
-    async def known(call: Call) -> Consumer:
-        """Raises NotFound."""
-        found = (await mine(call)).get(name := _name(call))
-        if found is None:
-            raise NotFound(f"no consumer {name!r}; the first GET of /v1/reports/{name} makes it")
-        return found
+    async def of(self, owner: str) -> dict[str, Consumer]:
+        return {one.name: one for one in await self.spool.consumers(owner)}
 
-    async def begun(call: Call) -> Consumer:
-        """As it is, or new."""
-        async with changing:
-            there, name = await mine(call), _name(call)
+    async def begun(self, owner: str, name: str, start: Literal["oldest", "now"]) -> Consumer:
+        """As it is, or new. Raises Problem."""
+        async with self._changing:
+            there = await self.of(owner)
             if name in there:
                 return there[name]
             if len(there) >= CONSUMERS:
                 raise Problem(409, f"{CONSUMERS} consumers are the most; DELETE one that nobody uses any more")
-            cursor = await spool.last_event() if call.query.from_ == "now" else 0
-            made = Consumer(call.principal.owner, name, cursor, clock.now())
-            return replace(made, cursor=await spool.acknowledge(made))
+            cursor = await self.spool.last_event() if start == "now" else 0
+            made = Consumer(owner, name, cursor, clock.now())
+            return replace(made, cursor=await self.spool.acknowledge(made))
+
+    async def acknowledge(self, owner: str, name: str, upto: int) -> dict[str, Any]:
+        """Raises NotFound, BadRequest."""
+        async with self._changing:
+            consumer, last = await self._known(owner, name), await self.spool.last_event()
+            if upto > max(last, consumer.cursor):
+                raise BadRequest(
+                    f"acknowledged: {upto} is beyond the last event, {last}; say the `cursor` of an answer"
+                )
+            consumer = replace(consumer, cursor=upto, at=clock.now())
+            return _row(replace(consumer, cursor=await self.spool.acknowledge(consumer)), last)
+
+    async def forget(self, owner: str, name: str) -> None:
+        """Raises NotFound."""
+        async with self._changing:
+            await self._known(owner, name)
+            await self.spool.forget_consumer(owner, name)
+
+    async def _known(self, owner: str, name: str) -> Consumer:
+        found = (await self.of(owner)).get(name)
+        if found is None:
+            raise NotFound(f"no consumer {name!r}; the first GET of /v1/reports/{name} makes it")
+        return found
+
+
+def operations(rooms: Rooms) -> list[Operation]:
+    places = Places(rooms)
 
     async def every(call: Call) -> dict[str, Any]:
-        last = await spool.last_event()
-        return {"consumers": [_row(one, last) for one in (await mine(call)).values()]}
+        last = await rooms.spool.last_event()
+        return {"consumers": [_row(one, last) for one in (await places.of(call.principal.owner)).values()]}
 
     async def fetch(call: Call) -> dict[str, Any]:
         asked: ReportsQuery = call.query
-        consumer = await begun(call)
+        consumer = await places.begun(call.principal.owner, _name(call), asked.from_)
         wanted = asked.wanted(call.users, mail=True)
         limit, wait = min(asked.limit, MOST), min(asked.wait, LONGEST)
         page = await rooms.stream.read(Asked(wanted, consumer.cursor, limit=limit, wait=wait))
         return {"reports": page["events"], "cursor": page["next"], "more": page["more"]}
 
     async def acknowledge(call: Call) -> dict[str, Any]:
-        async with changing:
-            consumer, upto, last = await known(call), call.body.acknowledged, await spool.last_event()
-            if upto > max(last, consumer.cursor):
-                raise BadRequest(
-                    f"acknowledged: {upto} is beyond the last event, {last}; say the `cursor` of an answer"
-                )
-            consumer = replace(consumer, cursor=upto, at=clock.now())
-            return _row(replace(consumer, cursor=await spool.acknowledge(consumer)), last)
+        return await places.acknowledge(call.principal.owner, _name(call), call.body.acknowledged)
 
     async def forget(call: Call) -> None:
-        async with changing:
-            consumer = await known(call)
-            await spool.forget_consumer(consumer.tenant, consumer.name)
+        await places.forget(call.principal.owner, _name(call))
 
     where = "/v1/reports/{consumer}"
     return [

@@ -165,13 +165,16 @@ async def test_a_restored_backup_starts_above_what_anybody_may_know(spools: Spoo
     assert (await everything(later))[-1].id > rows[-1].id + 1000
 
 
-async def test_a_cursor_that_is_ahead_is_never_caught_up_with(spools: Spools) -> None:
+@pytest.mark.parametrize(
+    "reader", ["endpoint VALUES ('crm', 10)", "consumer VALUES ('red', 'crm', 10, 0)"], ids=["push", "pull"]
+)
+async def test_a_cursor_that_is_ahead_is_never_caught_up_with(spools: Spools, reader: str) -> None:
     """Somebody made room by hand."""
     spool = await spools.open()
     await spool.note([told()] * 10)
     await spools.close(spool)
     with sqlite3.connect(spools.path()) as by_hand:
-        by_hand.execute("INSERT INTO endpoint VALUES ('crm', 10)")
+        by_hand.execute(f"INSERT INTO {reader}")
         by_hand.execute("DELETE FROM event")
     by_hand.close()
     spool = await spools.open()
