@@ -14,9 +14,9 @@ DAY = 86400.0
 HEAD = b"Subject: hello\r\n\r\n"
 
 
-def lane(name: str = "default") -> str:
-    """The facts of a lane of that class, as `policy.lanefacts.lane_facts` writes them."""
-    return f'{{"class":"{name}","user":""}}'
+def lane(name: str = "default", user: str = "") -> str:
+    """The facts of a lane of that class and user, as `policy.lanefacts.lane_facts` writes them."""
+    return f'{{"class":"{name}","user":"{user}"}}'
 
 
 def message(

@@ -352,7 +352,7 @@ async def test_purge_in_slices(spools: Spools) -> None:
 
 async def test_every_filter_selects(spools: Spools) -> None:
     spool = await spools.open()
-    one = await put(spool, "Ann@One.example", tag="order-1", class_="a", user="u1", at=NOW - 10, facts=lane("a"))
+    one = await put(spool, "Ann@One.example", tag="order-1", class_="a", user="u1", at=NOW - 10, facts=lane("a", "u1"))
     two = await put(spool, "bob@two.example", sender="x[1]@example.com", state=State.HELD, facts=lane("b"))
     claims = await claim(spool)
     await spool.record(settled(claims, State.DEFERRED, why="421 Come Later"))
