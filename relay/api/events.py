@@ -91,14 +91,14 @@ class EventFilter(Model):
     message: Annotated[str, AfterValidator(_message)] = Field(
         "", description="The queue id of one message.", json_schema_extra={"pattern": r"^([0-9A-Za-z]{11})?$"}
     )
-    tag: str = Field("", max_length=1000, description="Globs on the tag.")
-    class_: str = Field("", alias="class", max_length=1000, description="Globs on the traffic class.")
-    user: str = Field("", max_length=1000, description="Globs on the user.")
-    tenant: str = Field("", max_length=1000, description="Globs on the tenant.")
-    sender: str = Field("", max_length=1000, description="Globs on MAIL FROM.")
-    recipient: str = Field("", max_length=1000, description="Globs on the recipient.")
-    domain: str = Field("", max_length=1000, description="Globs on the recipient's domain.")
-    egress: str = Field("", max_length=1000, description="Globs on the account or direct entry.")
+    tag: str = Field("", max_length=200, description="Globs on the tag.")
+    class_: str = Field("", alias="class", max_length=200, description="Globs on the traffic class.")
+    user: str = Field("", max_length=200, description="Globs on the user.")
+    tenant: str = Field("", max_length=200, description="Globs on the tenant.")
+    sender: str = Field("", max_length=200, description="Globs on MAIL FROM.")
+    recipient: str = Field("", max_length=200, description="Globs on the recipient.")
+    domain: str = Field("", max_length=200, description="Globs on the recipient's domain.")
+    egress: str = Field("", max_length=200, description="Globs on the account or direct entry.")
 
     def wanted(self, users: frozenset[str] | None, *, mail: bool = False) -> Wanted:
         return Wanted(

@@ -31,7 +31,7 @@ HEARTBEAT = 15.0  # seconds without a word before a comment says that it lives
 LOOK = 1.0  # seconds between two looks whether the token and the client are still there
 PACE = 0.1  # seconds between two pages: a busy spool is not asked after each commit by each stream
 DRAIN = 30.0  # seconds in which a reader has to read something
-PAGE = 50  # events that are held for a reader
+PAGE = 500  # events that are held for a reader: as many as one look at the spool finds
 RETRY = 3000  # milliseconds before a client comes back
 
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the server stops
