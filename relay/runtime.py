@@ -189,7 +189,7 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
     pairs = {
         "listen": (old.listen, new.listen),
         "spool.path": (old.spool.path, new.spool.path),
-        "admin": ((old.admin.socket, old.admin.address), (new.admin.socket, new.admin.address)),
+        "admin": (replace(old.admin, audit=0.0), replace(new.admin, audit=0.0)),  # that one is taken at once
         "probes": (old.probes, new.probes),
         "hostname": (old.hostname, new.hostname),
     }

@@ -97,8 +97,7 @@ def _acknowledged(world: World) -> Good:
 
 
 def _gone_consumer(world: World) -> Good:
-    # The first answer is not acknowledged: it is by this that a consumer is known.
-    world.call("POST", "/v1/reports/gone", json={"acknowledged": 0})
+    assert world.call("GET", "/v1/reports/gone").status_code == 200
     return Good({"consumer": "gone"})
 
 
@@ -122,7 +121,7 @@ GOOD: dict[str, Callable[[World], Good]] = {
     "get_messages_id": of_message(),
     "get_messages_id_raw": of_message(),
     "get_messages_id_trace": of_message(),
-    "post_messages_id_resend": of_message(recipients=["other@example.net"]),
+    "post_messages_id_resend": of_message(recipients=["you@example.net"]),
     "get_queue": plain(state="queued,held", limit=5),
     "post_queue_retry": body(**QUEUED),
     "post_queue_hold": body(**QUEUED),
@@ -149,7 +148,7 @@ GOOD: dict[str, Callable[[World], Good]] = {
     "post_resume": _suspended,
     "get_suppressions": plain(limit=5),
     "post_suppressions": body(entries=[{"address": "gone@example.net"}]),
-    "post_suppressions_remove": body(address="gone@example.net"),
+    "post_suppressions_remove": body(entries=[{"address": "gone@example.net"}]),
     "get_accounts": plain(),
     "get_accounts_name": lambda world: Good({"name": "dead"}),
     "patch_accounts_name": lambda world: Good({"name": "dead"}, body={"connections": 5}),
