@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from relay import __version__, clock, recovery
@@ -27,7 +27,7 @@ from relay.feedback.heard import Heard
 from relay.generations import Generations
 from relay.intake import Intake
 from relay.listener.activation import inherited
-from relay.listener.front import Door, ListenError, watch
+from relay.listener.front import Door, ListenError, renew, sweep, watch
 from relay.listener.guard import Guard, room_for_clients
 from relay.maillog import MailLog
 from relay.notices import Reports
@@ -52,6 +52,15 @@ STUCK_AFTER = 30.0  # seconds without a round of dispatch or a word of the writi
 
 class StartError(Exception):
     """Why the relay cannot start; the text says what to do."""
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the spool says against a start."""
+    try:
+        yield
+    except SpoolError as error:
+        raise StartError(str(error)) from None
 
 
 class App:
@@ -83,16 +92,32 @@ class App:
             spool=config.spool.path,
             descriptors=self._descriptors,
         )
-        try:
+        kept, documents = await self._wake(config)
+        config = self.config  # with what is changed at run time
+        watch, network = self._compose(config, kept, documents)
+        with _told():
+            await self.webhooks.begin()
+        await self._open_admin(config)
+        await self._open_doors(config)
+        await self._open_feedback(config)
+        # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
+        for name, loop in self._loops(watch, network).items():
+            self.supervisor.start(name, loop)
+        self.housekeeper.reloaded()
+        self.log.event("ready", listeners=len(self.doors))
+        notify("READY=1\nSTATUS=accepting and delivering mail")
+        if (interval := watchdog_interval()) is not None:
+            self.supervisor.start("watchdog", self._watchdog(interval))
+
+    async def _wake(self, config: Config) -> tuple[dict[str, list[tuple[float, int]]], dict[str, str]]:
+        """The spool, and what earlier runs left in it: (what was spent, documents). Raises StartError."""
+        with _told():
             self.spool = await SqliteSpool.open(config.spool.path, clock.now())
-        except SpoolError as error:
-            raise StartError(str(error)) from None
-        # First of all: what died in flight may be told to its sender.
-        self.spool.reporter = Reports(
-            lambda: self.runtime.config, self.spool.next_id, lambda: secrets.token_hex(16), self.log
-        )
-        opening.tell(self.spool.opened, self.log)
-        try:
+            # First of all: what died in flight may be told to its sender.
+            self.spool.reporter = Reports(
+                lambda: self.runtime.config, self.spool.next_id, lambda: secrets.token_hex(16), self.log
+            )
+            opening.tell(self.spool.opened, self.log)
             await recovery.recover(self.spool, config, self.log)
             kept, documents = await self.spool.spent(), await self.spool.remembered()
             self.suppressions = await recovery.suppressions(
@@ -100,11 +125,14 @@ class App:
             )
             self.tokens = Tokens(self.spool, lambda: self.runtime.config)
             await self.tokens.load()
-        except SpoolError as error:
-            raise StartError(str(error)) from None
         self.runtime.keep = self.spool.remember
         self.runtime.adopt(documents)
-        config = self.config  # with what is changed at run time
+        return kept, documents
+
+    def _compose(
+        self, config: Config, kept: dict[str, list[tuple[float, int]]], documents: dict[str, str]
+    ) -> tuple[Watch, Network]:
+        """The rooms, each knowing those that it asks; nothing runs yet."""
         self._limits(config)
         watch = Watch(self.log, Resolver(config.dns.servers, config.dns.timeout))
         self.preparer = Preparer(config, watch, self.log)
@@ -134,18 +162,7 @@ class App:
             lambda _: self.tokens.reloaded(),
             self.drops.apply,
         ]
-        await self._begin_webhooks()
-        await self._open_admin(config)
-        await self._open_doors(config)
-        await self._open_feedback(config)
-        # Last: a start that fails, and is tried again and again, must not have claimed or sent anything.
-        for name, loop in self._loops(watch, network).items():
-            self.supervisor.start(name, loop)
-        self.housekeeper.reloaded()
-        self.log.event("ready", listeners=len(self.doors))
-        notify("READY=1\nSTATUS=accepting and delivering mail")
-        if (interval := watchdog_interval()) is not None:
-            self.supervisor.start("watchdog", self._watchdog(interval))
+        return watch, network
 
     def _loops(self, watch: Watch, network: Network) -> dict[str, Callable[[], Awaitable[None]]]:
         """Whatever runs from the start to the stop, by the name that health tells it by."""
@@ -176,16 +193,8 @@ class App:
         for door in self.doors:
             door.advertise()
 
-    async def _begin_webhooks(self) -> None:
-        """Raises StartError."""
-        try:
-            await self.webhooks.begin()
-        except SpoolError as error:
-            raise StartError(str(error)) from None
-
     async def _open_admin(self, config: Config) -> None:
         scheduler = self.scheduler
-        suppressing = Suppressing(self.spool, self.suppressions, self, self.log)
         self.admin = Admin(
             Rooms(
                 *(self.spool, self.intake, scheduler.outlook, self, self.log),
@@ -194,7 +203,7 @@ class App:
                 usage=scheduler.usage,
                 simulated=Simulated(self.spool, scheduler, scheduler.outlook),
                 hooks=self.webhooks,
-                suppressing=suppressing,
+                suppressing=Suppressing(self.spool, self.suppressions, self, self.log),
                 tokens=self.tokens,
                 attaching=Attaching(lambda: self.runtime.config.attachments, config.spool.path.parent / "attachments"),
                 drops=self.drops,
@@ -246,8 +255,8 @@ class App:
         if not self.doors:
             raise StartError("no listener could be opened; see the warnings before this line")
         self.runtime.subscribers.append(lambda _: self._renew.set())
-        self.supervisor.start("sweep", self._sweep)
-        self.supervisor.start("certificates", self._certificates)
+        self.supervisor.start("sweep", lambda: sweep(self.doors))
+        self.supervisor.start("certificates", lambda: renew([*self.doors, self.admin], self._renew))
 
     async def _open_feedback(self, config: Config) -> None:
         self.understanding = Understanding()
@@ -260,23 +269,6 @@ class App:
             await self.feedback.open()
         except ListenError as error:
             raise StartError(str(error)) from None
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            for door in self.doors:
-                door.sweep()
-
-    async def _certificates(self) -> None:
-        """A renewed certificate counts at once after a reload, else within a minute."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(60.0):
-                    await self._renew.wait()
-            self._renew.clear()
-            for door in self.doors:
-                await door.refresh()
-            await self.admin.refresh()
 
     def _watchdog(self, interval: float) -> Callable[[], Any]:
         async def ping() -> None:

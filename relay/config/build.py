@@ -73,12 +73,8 @@ class Builder:
     def config(self, file: File, kept: Mapping[str, list[int]]) -> Config:
         """`kept` says which elements of the tree's lists those of `file` are."""
         doors = DoorBuilder(self.site)
-        admin = Admin(
-            self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock",
-            file.admin.address,
-            doors.http_tls(file.admin.tls, ("admin", "tls")),
-            file.admin.audit,
-        )
+        socket = self.site.path(file.admin.socket) or places.runtime_folder(self.env) / "admin.sock"
+        admin = Admin(socket, file.admin.address, doors.tls(file.admin.tls, ("admin", "tls")), file.admin.audit)
         listen = doors.listen(file, kept)
         doors.addresses(listen, kept.get("listen", []), admin, file.probes.address)
         class_builder = ClassBuilder(self.site, self.match)

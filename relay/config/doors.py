@@ -111,24 +111,16 @@ class DoorBuilder:
             if sum(ip.num_addresses for ip in ipaddress.collapse_addresses(networks)) >= many:
                 self.site.wrong(path, "together these are everybody: that would be an open relay; name your networks")
 
-    def tls(self, section: ListenTlsSection | None, path: Keys) -> ServerTls | None:
+    def tls(self, section: ListenTlsSection | HttpTlsSection | None, path: Keys) -> ServerTls | None:
+        """A server of HTTP speaks it from the first byte."""
         if section is None:
             return None
         certificate = self.site.existing(section.certificate, (*path, "certificate"))
         assert certificate is not None
         key = self.site.reference(section.key, (*path, "key"))
         self.fits(certificate, key, (*path, "certificate"))
-        return ServerTls(section.mode, certificate, key, section.minimum)
-
-    def http_tls(self, section: HttpTlsSection | None, path: Keys) -> ServerTls | None:
-        """Of a server of HTTP: from the first byte."""
-        if section is None:
-            return None
-        certificate = self.site.existing(section.certificate, (*path, "certificate"))
-        assert certificate is not None
-        key = self.site.reference(section.key, (*path, "key"))
-        self.fits(certificate, key, (*path, "certificate"))
-        return ServerTls("implicit", certificate, key, section.minimum)
+        mode = section.mode if isinstance(section, ListenTlsSection) else "implicit"
+        return ServerTls(mode, certificate, key, section.minimum)
 
     def fits(self, certificate: Path, key: Reference | None, path: Keys) -> None:
         """That a listener could start with these. One that can't be read was told already; no command is run."""

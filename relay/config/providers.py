@@ -55,7 +55,7 @@ class ProvidersBuilder:
         if not section.providers and (section.token_key is None or not section.one_click):
             text = "nothing comes in by it: there are no `providers`, and one-click unsubscription wants `feedback.token_key`"
             self.site.warn(path, text, on_key=True)
-        return FeedbackHttp(http.address, self.doors.http_tls(http.tls, (*path, "tls")), http.proxy)
+        return FeedbackHttp(http.address, self.doors.tls(http.tls, (*path, "tls")), http.proxy)
 
     def providers(self, section: FeedbackSection) -> dict[str, Provider]:
         made = {name: self.provider(name, entry) for name, entry in section.providers.items()}

@@ -10,7 +10,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from relay import clock, metrics
 from relay.intake import Intake
@@ -244,3 +244,26 @@ def watch(doors: Callable[[], Iterable[Door]]) -> None:
     """`doors` returns those that are open."""
     CONNECTIONS.source = lambda: [((d.listen.name,), float(len(d.sessions))) for d in doors()]
     EXPIRES.source = lambda: [((d.listen.name,), d.certificate.expires) for d in doors() if d.certificate]
+
+
+async def sweep(doors: Sequence[Door]) -> None:
+    """Ends what has been silent for too long, each second."""
+    while True:
+        await asyncio.sleep(1.0)
+        for door in doors:
+            door.sweep()
+
+
+class Certified(Protocol):
+    async def refresh(self) -> None: ...
+
+
+async def renew(servers: Sequence[Certified], asked: asyncio.Event) -> None:
+    """A renewed certificate counts at once after a reload, else within a minute."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(60.0):
+                await asked.wait()
+        asked.clear()
+        for server in servers:
+            await server.refresh()
