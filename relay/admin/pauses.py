@@ -20,7 +20,7 @@ class Pausing:
     def list(self) -> list[dict[str, Any]]:
         return self.pauses.suspensions()
 
-    async def suspend(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def suspend(self, asked: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
         """`kind` and `value`, and for how many seconds (`for`; none: until it is resumed) and why (`reason`)."""
         kind, value = self._selector(asked)
         seconds = asked.get("for")
@@ -29,12 +29,12 @@ class Pausing:
         self._must_exist(kind, value)
         until = None if seconds is None else clock.now() + seconds
         try:
-            notes = await self.pauses.suspend(kind, value, until, str(asked.get("reason") or ""))
+            notes = await self.pauses.suspend(kind, value, until, str(asked.get("reason") or ""), owner)
         except ValueError as error:
             raise BadRequest(str(error)) from None
         return {"kind": kind, "value": value, "until": until, "notes": notes}
 
-    async def resume(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def resume(self, asked: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
         """`kind` and `value`, or `all`. Of an egress its breaker is asked again as well."""
         if asked.get("all"):
             resumed, again = 0, list[str]()
@@ -43,7 +43,7 @@ class Pausing:
                 again += self.pauses.ask_again(row["value"]) if row["kind"] == "egress" else []
             return {"resumed": resumed, "asked_again": again}
         kind, value = self._selector(asked)
-        resumed = await self.pauses.resume(kind, value)
+        resumed = await self.pauses.resume(kind, value, owner)
         if not resumed and kind == "egress":
             self._must_exist(kind, value)
         elif not resumed:

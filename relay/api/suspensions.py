@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -44,6 +46,7 @@ class SuspensionRow(Suspended):
     left: float | None = Field(description="Seconds.")
     reason: str
     at: float
+    owner: str = Field(description="The tenant, or `user:NAME`, whose token did it; empty: an operator of the relay.")
     why: str = Field(description="As it is told of what waits for it.")
 
 
@@ -81,10 +84,11 @@ def operations(rooms: Rooms) -> list[Operation]:
 
     async def suspend(call: Call) -> dict[str, Any]:
         must_be_own(call, call.body.kind, call.body.value)
-        return await rooms.pausing.suspend(call.body.model_dump(by_alias=True))
+        with _allowed():
+            return await rooms.pausing.suspend(call.body.model_dump(by_alias=True), call.principal.owner)
 
     async def resume(call: Call) -> dict[str, Any]:
-        asked = call.body
+        asked, owner = call.body, call.principal.owner
         if call.users is None:
             return await rooms.pausing.resume(asked.model_dump())
         rows = visible(call)
@@ -92,8 +96,10 @@ def operations(rooms: Rooms) -> list[Operation]:
             must_be_own(call, asked.kind, asked.value)
             if asked.kind and asked.value and asked.value.lower() not in {row["value"].lower() for row in rows}:
                 raise NotFound(f"no suspension of user {asked.value} is in force")
-            return await rooms.pausing.resume(asked.model_dump())
-        found = [await rooms.pausing.resume({"kind": row["kind"], "value": row["value"]}) for row in rows]
+            with _allowed():
+                return await rooms.pausing.resume(asked.model_dump(), owner)
+        mine = [row for row in rows if row["owner"] == owner]
+        found = [await rooms.pausing.resume({"kind": row["kind"], "value": row["value"]}, owner) for row in mine]
         return {"resumed": sum(one["resumed"] for one in found), "asked_again": []}
 
     example = {"kind": "class", "value": "default", "for": 3600, "reason": "maintenance"}
@@ -108,6 +114,15 @@ def operations(rooms: Rooms) -> list[Operation]:
             examples={"body": {"all": True}},
         ),
     ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _allowed() -> Iterator[None]:
+    """What an operator stopped no tenant lets go."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Problem(403, str(error)) from None
 
 
 def _own(value: str, call: Call, rooms: Rooms) -> bool:

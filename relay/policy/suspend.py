@@ -36,9 +36,10 @@ class Suspension:
     until: float | None = None  # None: until it is resumed
     reason: str = ""
     at: float = 0.0
+    owner: str = ""  # whose token did it (policy.access); empty: somebody of the whole relay
 
     @classmethod
-    def of(cls, kind: str, value: str, until: float | None, reason: str, at: float) -> Suspension:
+    def of(cls, kind: str, value: str, until: float | None, reason: str, at: float, owner: str = "") -> Suspension:
         """From what an operator said. Raises ValueError in words."""
         if kind not in KINDS:
             raise ValueError(f"unknown selector {kind!r}; there are {', '.join(KINDS)}")
@@ -51,7 +52,11 @@ class Suspension:
         if until is not None and not 0 < until - at <= _TEN_YEARS:
             raise ValueError("it is suspended for some time of at most ten years, or until it is resumed")
         said = "".join(c if c.isprintable() else "?" for c in " ".join(reason.split()))
-        return cls(cast(Kind, kind), value, until, said[:MAX_REASON], at)
+        return cls(cast(Kind, kind), value, until, said[:MAX_REASON], at, owner)
+
+    def yields_to(self, owner: str) -> bool:
+        """Whether that one may change it: an operator any, a tenant its users' too, a user his own."""
+        return not owner or self.owner == owner or bool(self.owner and not owner.startswith("user:"))
 
     @property
     def key(self) -> tuple[str, str]:
@@ -116,6 +121,10 @@ class Suspensions:
     def _sort(self) -> None:
         self._by_kind = {kind: [s for s in self.all() if s.kind == kind] for kind in KINDS}
 
+    def find(self, kind: str, value: str) -> Suspension | None:
+        """The one of these words."""
+        return self._by_key.get((kind, value.lower()))
+
     def all(self) -> list[Suspension]:
         return list(self._by_key.values())
 
@@ -161,7 +170,8 @@ class Suspensions:
 
     def state(self) -> str:
         rows = [
-            {"kind": s.kind, "value": s.value, "until": s.until, "reason": s.reason, "at": s.at} for s in self.all()
+            {"kind": s.kind, "value": s.value, "until": s.until, "reason": s.reason, "at": s.at, "owner": s.owner}
+            for s in self.all()
         ]
         return json.dumps(rows, ensure_ascii=False)
 
@@ -170,11 +180,13 @@ class Suspensions:
         """What `state` wrote. Raises ValueError."""
         found = json.loads(text)
         try:
-            rows = [(r["kind"], r["value"], r["until"], r["reason"], r["at"]) for r in found]
-        except (KeyError, TypeError) as error:
+            rows = [(r["kind"], r["value"], r["until"], r["reason"], r["at"], r.get("owner", "")) for r in found]
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no list of suspensions: {error!r}") from None
         return cls(
-            Suspension(kind, value, until, reason, at) for kind, value, until, reason, at in rows if kind in KINDS
+            Suspension(kind, value, until, reason, at, owner)
+            for kind, value, until, reason, at, owner in rows
+            if kind in KINDS
         )
 
 

@@ -64,10 +64,11 @@ class Pauses:
 
     # -- by hand
 
-    async def suspend(self, kind: str, value: str, until: float | None, reason: str) -> list[str]:
-        """Returns what it stops, a line each. Raises ValueError in words, SpoolError."""
+    async def suspend(self, kind: str, value: str, until: float | None, reason: str, owner: str = "") -> list[str]:
+        """Returns what it stops, a line each. Raises ValueError in words, SpoolError, and PermissionError as `resume` does."""
         async with self._changing:
-            mine = Suspension.of(kind, value, until, reason, clock.now())
+            mine = Suspension.of(kind, value, until, reason, clock.now(), owner)
+            self._must_own(kind, value, owner)
             wanted = Suspensions(self.in_force.all())
             wanted.add(mine)
             await self._take(wanted, [told("paused", mine, by="hand", until=mine.until, why=mine.reason)])
@@ -76,9 +77,20 @@ class Pauses:
         )
         return await self._stopped(mine)
 
-    async def resume(self, kind: str, value: str) -> int:
-        """How many suspensions were ended: 1, or 0 where there was none of these words. Raises SpoolError."""
+    def _must_own(self, kind: str, value: str, owner: str) -> None:
+        there = self.in_force.find(kind, value)
+        if owner and there is not None and there.owner != owner:
+            raise PermissionError(
+                f"{kind} {value} was suspended by an operator of the relay, who alone may change that"
+            )
+
+    async def resume(self, kind: str, value: str, owner: str = "") -> int:
+        """How many suspensions were ended: 1, or 0 where there was none of these words.
+
+        Raises SpoolError, and PermissionError where `owner`, if it is said, did not suspend it.
+        """
         async with self._changing:
+            self._must_own(kind, value, owner)
             wanted = Suspensions(self.in_force.all())
             gone = wanted.remove(kind, value)
             if gone is None:
@@ -103,7 +115,7 @@ class Pauses:
         now = clock.now()
         return [
             {"kind": s.kind, "value": s.value, "until": s.until, "left": None if s.until is None else s.left(now)}
-            | {"reason": s.reason, "at": s.at, "why": s.why}
+            | {"reason": s.reason, "at": s.at, "why": s.why, "owner": s.owner}
             for s in self.in_force.all()
         ]
 

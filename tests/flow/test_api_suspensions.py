@@ -56,6 +56,18 @@ async def test_what_is_not_its_own_is_not_there(at: Apart, verb: str, body: dict
     assert len(await listed(at, "all")) == 1
 
 
+async def test_what_an_operator_stopped_no_tenant_lets_go(at: Apart) -> None:
+    await at.good("all", "/v1/suspend", {"kind": "user", "value": "ann", "reason": "abuse"})
+    for verb in ("resume", "suspend"):
+        status, told = await at.ask("red", f"/v1/{verb}", {"kind": "user", "value": "Ann"})
+        assert status == 403 and "operator" in told["detail"]
+    assert await at.good("red", "/v1/resume", {"all": True}) == {"resumed": 0, "asked_again": []}
+    assert await listed(at, "red") == [("user", "ann")]
+    await at.good("all", "/v1/resume", {"kind": "user", "value": "ann"})
+    await at.good("red", "/v1/suspend", {"kind": "user", "value": "ann"})
+    assert (await at.good("all", "/v1/resume", {"all": True}))["resumed"] == 1  # the other way round it may
+
+
 async def test_to_resume_what_is_not_suspended_tells_nothing_else(at: Apart) -> None:
     await at.good("all", "/v1/suspend", {"kind": "class", "value": "default", "reason": "secret"})
     status, told = await at.ask("red", "/v1/resume", {"kind": "user", "value": "ann"})
