@@ -79,15 +79,15 @@ class Pauses:
 
     def _must_own(self, kind: str, value: str, owner: str) -> None:
         there = self.in_force.find(kind, value)
-        if owner and there is not None and there.owner != owner:
+        if there is not None and not there.yields_to(owner):
             raise PermissionError(
-                f"{kind} {value} was suspended by an operator of the relay, who alone may change that"
+                f"{kind} {value} was suspended by an operator, or its tenant, who alone may change that"
             )
 
     async def resume(self, kind: str, value: str, owner: str = "") -> int:
         """How many suspensions were ended: 1, or 0 where there was none of these words.
 
-        Raises SpoolError, and PermissionError where `owner`, if it is said, did not suspend it.
+        Raises SpoolError, and PermissionError where it does not yield to `owner`.
         """
         async with self._changing:
             self._must_own(kind, value, owner)
