@@ -1,19 +1,24 @@
 """An embedded SMTP relay: applications hand it mail on localhost:2525 and forget about it.
 
     app ──SMTP──▶ listener ─▶ intake ─▶ SPOOL ◀─▶ scheduler ─▶ deliver ──SMTP──▶ next hop
-    operator ─▶ cli ─▶ admin ─────────────┤  │        │
-    what bounces ─▶ feedback ─▶ returned ─┘  │ policy ┴─ prepare ─ settle
-                                             └▶ webhooks ──HTTP──▶ app
+    program ──HTTP──▶ api ──────┤       │ │           │
+    a file ─▶ drop ─────────────┘       │ │    policy ┴─ prepare ─ settle
+    operator ─▶ cli ─▶ api ─▶ admin ────┤ │
+    what bounces ─▶ feedback ─▶ returned┘ └▶ webhooks ──HTTP──▶ app
+
+In applications' processes, and in front of a relay that runs: client (over HTTP), outbox (in the application's transaction, then
+by client), sendmail (over SMTP).
 
 Rooms, left may import right and never back (held by import-linter):
 
-    cli -> app | sink | sendmail -> runtime -> feedback | api | drop -> config | listener | scheduler | admin | webhooks
-        -> resend -> intake -> suppressions -> notices -> settle | routed -> deliver | spool -> oauth | prepare -> trace
-        -> submission | bounce | returned | addressees -> repair -> settings -> events -> outgoing -> signing
-        -> secrets | policy -> recipient | https -> envelope | reply -> resolver
+    cli -> app | sink | simulate | sendmail -> runtime | generations | recovery -> feedback | api | drop
+        -> config | listener | scheduler | admin | webhooks -> resend -> intake -> incoming | quotas | suppressions | attachments
+        -> notices -> settle | routed -> deliver | spool -> oauth | prepare | nexthop -> trace
+        -> submission | bounce | returned | compose | addressees -> repair -> guard -> settings | certificate -> events -> outgoing
+        -> signing -> outbox -> secrets | policy -> recipient | https -> envelope | reply -> client
 
 Listener and scheduler meet in the spool only. `app` alone names implementations. The pure rooms (policy, settle, routed, addressees,
-submission, trace, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
+compose, submission, trace, repair, bounce, recipient, envelope, reply) read no clock, open nothing and import no event loop.
 docs/flow.md tells the life of a message.
 """
 
