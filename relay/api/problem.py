@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.admin.ports import BadRequest, NotFound
+from relay.config.problems import nearest
 from relay.reply import clean
 from relay.spool import SpoolCorrupt, SpoolError, SpoolFull
 from relay.submission import BadMessage
@@ -84,6 +85,11 @@ def problem_of(error: Exception, what: str) -> Problem:
             return Problem(503, str(error), headers={"Retry-After": RETRY_AFTER})
         case SpoolError():
             return Problem(409, str(error))
+        case web.HTTPNotFound():
+            return Problem(404, "there is nothing at this path; /openapi.json tells what there is")
+        case web.HTTPMethodNotAllowed():
+            meant = ", ".join(sorted(error.allowed_methods))
+            return Problem(405, f"this path has no {clean(error.method)[:20]}; it has {meant}", headers=_allowed(error))
         case web.HTTPException():
             return Problem(error.status, error.reason, headers=_allowed(error))
         case _:
@@ -99,12 +105,18 @@ def refused(error: BadMessage) -> Problem:
     return Problem(422, error.text, **extra)
 
 
-def invalid(error: ValidationError, where: str) -> Problem:
-    """`where`: `body` or `query`."""
-    found = [FieldError(field=_place(e["loc"]), message=_said(e)) for e in error.errors(include_url=False)[:MAX_ERRORS]]
+def invalid(error: ValidationError, where: str, model: type[BaseModel]) -> Problem:
+    """`where`: `body` or `query`, which `model` reads."""
+    told = error.errors(include_url=False)[:MAX_ERRORS]
+    found = [FieldError(field=_place(_where(e)), message=_said(e, model)) for e in told]
     first = found[0]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return Problem(400, f"{first.field or 'the ' + where}: {first.message}{more}", found)
+
+
+def _where(error: ErrorDetails) -> tuple[str | int, ...]:
+    """A check of the whole says in its context which field it is about."""
+    return (*error["loc"], *filter(None, [error.get("ctx", {}).get("field")]))
 
 
 def _place(loc: Sequence[str | int]) -> str:
@@ -115,11 +127,15 @@ def _place(loc: Sequence[str | int]) -> str:
     return text
 
 
-_WORDS = {"missing": "is missing", "extra_forbidden": "is no field there is", "json_invalid": "is not JSON"}
+_WORDS = {"missing": "is missing", "json_invalid": "is not JSON"}
 
 
-def _said(error: ErrorDetails) -> str:
+def _said(error: ErrorDetails, model: type[BaseModel]) -> str:
     """Ours for the usual ones; pydantic's otherwise. Never the value: it may be a secret."""
+    if error["type"] == "extra_forbidden":
+        names = [field.alias or name for name, field in model.model_fields.items()]
+        near = nearest(str(error["loc"][-1]), names) if len(error["loc"]) == 1 else ""
+        return "there is no field of that name" + (f"; did you mean `{near}`?" if near else "")
     text = _WORDS.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     return clean(text)[:300]
 

@@ -106,7 +106,7 @@ class Endpoint:
         try:
             return self.operation.query.model_validate(found)
         except ValidationError as error:
-            raise invalid(error, "query") from None
+            raise invalid(error, "query", self.operation.query) from None
 
     async def _read(self, request: web.Request) -> bytes:
         """The body, bounded by what the operation allows and by what all requests may hold together."""
@@ -155,7 +155,7 @@ class Endpoint:
         try:
             return operation.body.model_validate_json(data or b"{}")
         except ValidationError as error:
-            raise invalid(error, "body") from None
+            raise invalid(error, "body", operation.body) from None
 
     # -- what is written down
 

@@ -20,7 +20,9 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    ValidationError,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -146,6 +148,18 @@ def _metadata(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _meant(text: str) -> WrapValidator:
+    """Of a union: what was meant, once, and not what each of its members lacks."""
+
+    def checked(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("mail", "{text}", {"text": text}) from None
+
+    return WrapValidator(checked)
+
+
 Addresses = Annotated[
     Boxes,
     PlainValidator(_said(_boxes)),
@@ -169,7 +183,8 @@ Instant = Annotated[
         {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0, "maximum": FURTHEST}]}
     ),
 ]
-Scalar = str | int | float | bool | None
+Scalar = Annotated[str | int | float | bool | None, _meant("a text, a number, true, false or null")]
+Values = Annotated[str | list[str], _meant("a text, or a list of texts")]
 
 
 class Part(Model):
@@ -216,8 +231,8 @@ class Submission(Model):
     subject: Line = ""
     text: Text | None = None
     html: Text | None = None
-    headers: Annotated[dict[str, str | list[str]], Field(max_length=MAX_FIELDS), AfterValidator(_said(_fields))] = (
-        Field({}, description="More fields, such as `X-Order`; of several values each is a field.")
+    headers: Annotated[dict[str, Values], Field(max_length=MAX_FIELDS), AfterValidator(_said(_fields))] = Field(
+        {}, description="More fields, such as `X-Order`; of several values each is a field."
     )
     attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field([])
     class_: Option = Field("", alias="class", description="A traffic class of the configuration.")
@@ -242,13 +257,14 @@ class Submission(Model):
     def _whole(self) -> Submission:
         if self.raw is None:
             if self.from_ is None:
-                raise PydanticCustomError("mail", "`from` is missing: who writes the message?")
+                raise PydanticCustomError("mail", "is missing: who writes the message?", {"field": "from"})
             if not (self.to or self.cc or self.bcc):
-                raise PydanticCustomError("mail", "`to` is missing, and `cc` and `bcc`: who gets the message?")
+                text = "is missing, and `cc` and `bcc`: who gets the message?"
+                raise PydanticCustomError("mail", "{text}", {"text": text, "field": "to"})
             return self
         if said := sorted(_INSTEAD & self.model_fields_set):
             raise PydanticCustomError(
-                "mail", "`raw` is the whole message; {said} cannot stand beside it", {"said": said[0]}
+                "mail", "cannot stand beside `raw`, which is the whole message", {"field": said[0]}
             )
         return self
 

@@ -121,4 +121,4 @@ def _read(fields: Any) -> Submission:
     try:
         return Submission.model_validate(fields)
     except ValidationError as error:
-        raise invalid(error, "message") from None
+        raise invalid(error, "message", Submission) from None

@@ -161,6 +161,14 @@ def test_names_of_this_machine(host: str, is_ours: bool) -> None:
     assert names_this_machine(host, "relay.test") is is_ours
 
 
+async def test_a_wrong_path_or_method_says_where_to_look(rig: Rig) -> None:
+    text = await token(rig, "read")
+    status, _, told = await ask(f"{base(rig)}/v1/mesages", text=text)
+    assert status == 404 and "/openapi.json" in told["detail"]
+    status, fields, told = await ask(f"{base(rig)}/v1/explain", text=text)
+    assert status == 405 and fields["Allow"] == "POST" and told["detail"] == "this path has no GET; it has POST"
+
+
 async def test_probes_show_health_alone(rig: Rig) -> None:
     port = await rig.app.admin.open_probes(NEAR)
     text = await token(rig, "admin")

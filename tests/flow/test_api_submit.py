@@ -130,7 +130,13 @@ async def test_a_whole_message_is_sent_as_it_is(tmp_path: Path) -> None:
         ),
         pytest.param({"attachments": [{"filename": "a"}]}, "attachments[0]", "one of", id="no content"),
         pytest.param({"user": "nobody"}, "user", "there are: crm, lone, shop", id="no such user"),
+        pytest.param({"metadata": {"a": {"b": 1}}}, "metadata.a", "a text, a number", id="nested metadata"),
+        pytest.param({"headers": {"X-A": 1}}, "headers.X-A", "a list of texts", id="a number as a field"),
         pytest.param({"nonsense": 1}, "nonsense", "no field", id="unknown"),
+        pytest.param({"subjct": "a"}, "subjct", "did you mean `subject`?", id="misspelt"),
+        pytest.param({"from": None}, "from", "who writes", id="no author"),
+        pytest.param({"to": []}, "to", "who gets", id="no recipient"),
+        pytest.param({"raw": "YQ=="}, "subject", "beside `raw`", id="raw and a subject"),
         pytest.param({"to": [f"a{n}@b.c" for n in range(1001)]}, "to", "1000 are allowed", id="too many"),
     ],
 )
@@ -204,7 +210,7 @@ async def test_a_repetition_is_answered_though_it_would_be_refused_by_now(tmp_pa
 
 async def test_a_suppressed_recipient_is_told_and_stops_nobody_else(tmp_path: Path) -> None:
     async with Upstream() as upstream, running(written(tmp_path, upstream.port)) as rig:
-        await rig.app.admin.suppressing.add({"entries": [{"address": "eve@example.net"}]})
+        assert (await ask(rig, {"entries": [{"address": "eve@example.net"}]}, "/v1/suppressions"))[0] == 200
         status, told = await ask(rig, MAIL | {"to": "eve@example.net"})
         assert status == 422 and "suppressed" in told["detail"]
         status, told = await ask(rig, MAIL | {"to": ["eve@example.net", "ann@example.net"]})

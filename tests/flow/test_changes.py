@@ -111,7 +111,7 @@ BAD = {
     "none": ("PATCH", "/v1/accounts/main", {}, 400, "change what?"),
     "zero": ("PATCH", "/v1/accounts/main", {"connections": 0}, 400, "at least 1"),
     "huge": ("PATCH", "/v1/accounts/main", {"connections": 10**30}, 400, "at most"),
-    "unknown-key": ("PATCH", "/v1/accounts/main", {"password": "x"}, 400, "is no field there is"),
+    "unknown-key": ("PATCH", "/v1/accounts/main", {"password": "x"}, 400, "there is no field of that name"),
     "not-of-direct": ("PATCH", "/v1/accounts/mx", {"messages_per_connection": 3}, 400, "unknown key"),
     "reject": (
         "PATCH",
