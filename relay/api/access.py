@@ -27,16 +27,16 @@ class NewToken(Model):
 
 
 class TokenRow(Answer):
-    id: str
-    name: str
-    scopes: list[Scope]
-    user: str
-    tenant: str
-    state: str
-    created_at: float
-    created_by: str
-    expires_at: float | None
-    revoked_at: float | None
+    id: str = Field(description="What `DELETE` and the audit call it.")
+    name: str = Field(description="What it is for.")
+    scopes: list[Scope] = Field(description="What its bearer may do.")
+    user: str = Field(description="Whose it is; empty: no user's.")
+    tenant: str = Field(description="Whose it is; empty: no tenant's.")
+    state: str = Field(description="`valid`, `expired` or `revoked`.")
+    created_at: float = Field(description="Epoch seconds.")
+    created_by: str = Field(description="Who made it, as the audit says it.")
+    expires_at: float | None = Field(description="Epoch seconds; null: when it is revoked.")
+    revoked_at: float | None = Field(description="Epoch seconds; null: it is not.")
     last_used_at: float | None = Field(description="Since the relay was started; null: not yet.")
 
 
@@ -58,19 +58,19 @@ class AuditQuery(Model):
 
 class AuditRow(Answer):
     id: int
-    at: float
-    who: str
-    tenant: str
-    request_id: str
-    act: str
-    asked: dict[str, Any]
+    at: float = Field(description="When it began; epoch seconds.")
+    who: str = Field(description="`token ID (NAME)`, or `uid N` over the socket.")
+    tenant: str = Field(description="Whose token it was.")
+    request_id: str = Field(description="`X-Request-Id` of its answer, and of the log.")
+    act: str = Field(description="Method and path.")
+    asked: dict[str, Any] = Field(description="Without secrets.")
     status: int | None = Field(description="Of HTTP; null: it began, and how it ended is not known.")
-    result: dict[str, Any]
+    result: dict[str, Any] = Field(description="What came of it.")
 
 
 class AuditRows(Answer):
     audit: list[AuditRow]
-    next: int | None
+    next: int | None = Field(description="`before` of the next page; null: this was the last one.")
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -13,7 +13,7 @@ from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
 
 
-class LimitRow(Answer):
+class AccountLimit(Answer):
     limit: str
     unit: str
     spent: int
@@ -37,7 +37,7 @@ class Account(Answer):
     connections: int = Field(description="How many it may have.")
     messages_per_connection: int
     recipients_per_message: int
-    limits: list[LimitRow]
+    limits: list[AccountLimit]
     changes: list[ChangeRow] = Field(description="Keys that are changed at run time.")
     notes: list[str] = Field([], description="What to know of what was changed.")
 

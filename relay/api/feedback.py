@@ -31,7 +31,7 @@ class StatsRow(Answer):
     score: float | None
 
 
-class Stats(Answer):
+class FeedbackStats(Answer):
     since: float
     until: float
     rows: list[StatsRow]
@@ -43,7 +43,7 @@ def operations(rooms: Rooms) -> list[Operation]:
 
     return [
         Operation(
-            "GET", "/v1/feedback/stats", "read", "What came back, in figures", figures, Stats, query=StatsQuery,
+            "GET", "/v1/feedback/stats", "read", "What came back, in figures", figures, FeedbackStats, query=StatsQuery,
             whole=True,
         )
     ]  # fmt: skip

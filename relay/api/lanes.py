@@ -23,11 +23,11 @@ class LaneRow(Answer):
     name: str = Field(
         description="`class/route`, and its destination where it leaves by MX. Several lanes may share it."
     )
-    lane_id: int
-    route: str
-    class_: str = Field(alias="class")
-    user: str
-    destination: str
+    lane_id: int = Field(description="What suspensions know it by.")
+    route: str = Field(description="The route that its mail takes.")
+    class_: str = Field(alias="class", description="The traffic class of its mail.")
+    user: str = Field(description="Whose mail it is; empty: nobody's in particular.")
+    destination: str = Field(description="The domain, where it leaves by MX.")
     egresses: list[str] = Field(description="In the order in which they are tried.")
     recipients: dict[str, int] = Field(description="How many are in each state.")
     oldest: float | None = Field(description="When the oldest that waits was accepted, in epoch seconds.")
@@ -37,7 +37,7 @@ class LaneRow(Answer):
 
 class LaneRows(Answer):
     lanes: list[LaneRow]
-    next: int | None
+    next: int | None = Field(description="`after` of the next page; null: this was the last one.")
 
 
 def operations(rooms: Rooms) -> list[Operation]:

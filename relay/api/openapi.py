@@ -25,6 +25,40 @@ _PARAMETERS: Mapping[str, dict[str, Any]] = {
     "id": {"type": "string", "pattern": "^[0-9A-Za-z]{11}$", "description": "A queue id."},
     "consumer": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "description": "A consumer's name."},
 }
+_ABOUT = """Hand mail to the relay, see where it is, and move it. docs/http-api.md tells how, with examples.
+
+- Over TCP each request has `Authorization: Bearer TOKEN`. A token has scopes: `submit`; `read`; `operate`, which is `read` and more; \
+`admin`, which is all. One of a user or a tenant sees its own alone: what is another's is answered 404.
+- Errors are `application/problem+json` (RFC 9457); `errors` names each field that is wrong. `request_id` is what the log has.
+- A 503, or no answer: the same again, with the same `Idempotency-Key` where it is mail. Anything else from 400 on: not the same again.
+- Lists come in pages: `next` is what the next question says, and empty or null at the end. Times are epoch seconds.
+- Answers may get more fields; what a request says has to be known."""
+_TAGS = {
+    "messages": "Hand mail in; a message, its story, and what is done to it.",
+    "queue": "Recipients, and what is done to a selection of them.",
+    "reports": "What became of mail, for a program that acknowledges.",
+    "events": "What happens, as it happens.",
+    "suppressions": "Who gets nothing more, and why.",
+    "suspensions": "Mail that is stopped by hand.",
+    "lanes": "What waits, by where it goes and what holds it.",
+    "stats": "All mail in figures.",
+    "explain": "What would become of a message.",
+    "limits": "What is spent of limits, and those of users, tenants and classes.",
+    "accounts": "Accounts and direct entries: how they fare, and their limits.",
+    "changes": "What is changed at run time.",
+    "shaping": "What is done for a time because of replies.",
+    "alarms": "What somebody should look at.",
+    "reputation": "How mail fared of late.",
+    "feedback": "What came back.",
+    "webhooks": "Where events are pushed.",
+    "simulation": "What `relay simulate` asks.",
+    "tokens": "Who may ask.",
+    "audit": "Who changed what.",
+    "status": "How the relay fares.",
+    "reload": "The configuration, read again.",
+    "spool": "Check and copy.",
+}
+_WITH = {"suspend": "suspensions", "resume": "suspensions"}  # paths that stand beside the noun that they are about
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -38,8 +72,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "info": {
             "title": "relay",
             "version": __version__,
-            "description": "Hand mail to the relay, see where it is, and move it. docs/http-api.md tells how.",
+            "description": _ABOUT,
         },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -63,8 +98,8 @@ def _told(operation: Operation, refs: Mapping[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "description": f"Scope: `{operation.scope}`." + (" For tokens of the whole relay." if operation.whole else ""),
-        "tags": [re.findall(r"[a-z]+", operation.path.removeprefix("/v1"))[0]],
+        "description": _description(operation),
+        "tags": [_tag(operation)],
         "parameters": [*_in_path(operation), *_in_query(operation), *_in_headers(operation)],
         "responses": _answers(operation, refs),
     }
@@ -76,6 +111,16 @@ def _told(operation: Operation, refs: Mapping[Any, Any]) -> dict[str, Any]:
     if content:
         told["requestBody"] = {"content": content, "required": operation.body is None or _required(operation.body)}
     return told
+
+
+def _description(operation: Operation) -> str:
+    reach = "For tokens of the whole relay." if operation.whole else ""
+    return " ".join(filter(None, [operation.about, f"Scope: `{operation.scope}`.", reach]))
+
+
+def _tag(operation: Operation) -> str:
+    first: str = re.findall(r"[a-z]+", operation.path.removeprefix("/v1"))[0]
+    return _WITH.get(first, first)
 
 
 def _required(model: type[BaseModel]) -> bool:
@@ -119,9 +164,12 @@ def _in_headers(operation: Operation) -> list[dict[str, Any]]:
 
 def _answers(operation: Operation, refs: Mapping[Any, Any]) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": refs[ProblemBody, "serialization"]}}
-    good: dict[str, Any] = {"description": "done"}
+    good: dict[str, Any] = {"description": operation.summary}
     if operation.answer is not None:
-        good["content"] = {operation.produces: {"schema": refs[operation.answer, "serialization"]}}
+        said = {"schema": refs[operation.answer, "serialization"]}
+        if "answer" in operation.examples:
+            said["example"] = operation.examples["answer"]
+        good["content"] = {operation.produces: said}
     elif operation.status != 204:
         good["content"] = {operation.produces: {"schema": {"type": "string"}}}
     header = {
@@ -144,4 +192,6 @@ def _also(operation: Operation) -> dict[int, str]:
         also |= {408: "the body took too long", 413: "the body is too large", 415: "the body is of another type"}
     if operation.method != "GET":
         also |= {409: "its state, or another's request, is in the way", 422: "understood, and refused"}
+    if operation.produces == "text/event-stream":
+        also[429] = "there are too many streams; `Retry-After` says when"
     return also

@@ -81,7 +81,10 @@ class Operation:
     whole: bool = False  # of the whole relay: a token of a tenant or a user gets 403
     audited: bool | None = None  # None: whatever is no GET
     most: int | Callable[[], int] = MAX_BODY  # bytes of the body
-    examples: Mapping[str, Any] = field(default_factory=dict)  # of path parameters and of `body`, for the description
+    examples: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of path parameters, `body` and `answer`, for the description
+    about: str = ""  # what else a caller should know, for the description
 
     @property
     def name(self) -> str:

@@ -73,38 +73,38 @@ def own_evidence(rows: list[Json], call: Call) -> None:
 
 
 class RecipientRow(Answer):
-    queue_id: str
+    queue_id: str = Field(description="Of its message.")
     n: int = Field(description="Which recipient of the message it is, from 0.")
-    recipient: str
+    recipient: str = Field(description="The address.")
     state: str = Field(description="queued, deferred, active, held, delivered or failed.")
     why: str = Field(description="Why it waits, or failed; for people.")
     next_at: float | None = Field(description="When it moves next, in epoch seconds; null: nobody knows.")
     last_reply: str = Field(description="The next hop's last answer.")
-    attempts: int
+    attempts: int = Field(description="How often it was tried.")
     in_doubt: bool = Field(description="An attempt ended without an answer: it may have arrived.")
-    egress: str
+    egress: str = Field(description="The account or direct entry that tried it last, or would take it.")
     lane: str = Field(description="`class/route`, and its destination where it leaves by MX.")
-    lane_id: int
-    route: str
-    destination: str
+    lane_id: int = Field(description="What suspensions and `queue stats` know the lane by.")
+    route: str = Field(description="The route that took it.")
+    destination: str = Field(description="Its domain, where it leaves by MX.")
     priority: int = Field(description="0 is the most urgent.")
-    due_at: float
-    expires_at: float
+    due_at: float = Field(description="When it may be tried next, in epoch seconds.")
+    expires_at: float = Field(description="When it is given up.")
     settled_at: float | None = Field(description="When it was delivered or failed.")
-    remote_id: str
-    remote: str
-    tls: str
-    notify: str
-    orcpt: str
-    sender: str
-    from_: str = Field(alias="from")
-    user: str
-    class_: str = Field(alias="class")
-    tag: str
-    listener: str
-    client: str
-    accepted_at: float
-    size: int
+    remote_id: str = Field(description="What the next hop calls it.")
+    remote: str = Field(description="By MX: the host that it was said to.")
+    tls: str = Field(description="Its TLS.")
+    notify: str = Field(description="NOTIFY of RFC 3461.")
+    orcpt: str = Field(description="ORCPT of RFC 3461.")
+    sender: str = Field(description="The reverse-path; empty: the null one.")
+    from_: str = Field(alias="from", description="The author in the header.")
+    user: str = Field(description="Who submitted it; empty: nobody in particular.")
+    class_: str = Field(alias="class", description="The traffic class.")
+    tag: str = Field(description="What the application calls it.")
+    listener: str = Field(description="By which it came in; `api` for HTTP.")
+    client: str = Field(description="The address of who handed it in.")
+    accepted_at: float = Field(description="Epoch seconds.")
+    size: int = Field(description="Bytes.")
     report: int = Field(description="0: mail; 1: a report that the relay wrote; 2: one about a report.")
 
 
@@ -115,40 +115,40 @@ class OneRecipient(RecipientRow):
 
 
 class Facts(Answer):
-    queue_id: str
+    queue_id: str = Field(description="What the relay calls it.")
     sender: str = Field(description="The reverse-path; empty: the null one.")
-    user: str
-    tenant: str
-    class_: str = Field(alias="class")
-    tag: str
-    listener: str
-    client: str
-    priority: int
+    user: str = Field(description="Who submitted it; empty: nobody in particular.")
+    tenant: str = Field(description="That user's; empty: none.")
+    class_: str = Field(alias="class", description="The traffic class.")
+    tag: str = Field(description="What the application calls it.")
+    listener: str = Field(description="By which it came in; `api` for HTTP.")
+    client: str = Field(description="The address of who handed it in.")
+    priority: int = Field(description="0 is the most urgent, 3 the least.")
     send_at: float = Field(description="Not before this; 0: at once.")
-    accepted_at: float
-    size: int
-    report: int
+    accepted_at: float = Field(description="Epoch seconds.")
+    size: int = Field(description="Bytes.")
+    report: int = Field(description="0: mail; 1: a report that the relay wrote; 2: one about a report.")
     key: str = Field(description="Its idempotency key; empty: it has none.")
     metadata: Json = Field(description="What the application said of it.")
 
 
 class MessageRow(Facts):
-    from_: str = Field(alias="from")
-    recipients: int
+    from_: str = Field(alias="from", description="The author in the header.")
+    recipients: int = Field(description="How many.")
     states: dict[str, int] = Field(description="How many recipients are in each state.")
 
 
 class Whole(Facts):
-    header_from: str
+    header_from: str = Field(description="The author in the header.")
     body: str = Field(description="kept or dropped.")
-    envid: str
-    ret: str
-    smtp: int
-    recipients: list[OneRecipient]
+    envid: str = Field(description="ENVID of RFC 3461.")
+    ret: str = Field(description="RET of RFC 3461.")
+    smtp: int = Field(description="Bits of what SMTP said: 8BITMIME, SMTPUTF8, …")
+    recipients: list[OneRecipient] = Field(description="All of them.")
 
 
 class OneMessage(Whole):
-    head: str
+    head: str = Field(description="Its header block.")
     events: list[Json] = Field(description="What happened to it, the oldest first.")
 
 

@@ -196,7 +196,9 @@ class Part(Model):
         None, description="Without: as the ending of the filename says."
     )
     inline: bool = Field(False, description="Shown within `html`, which names it as `cid:CONTENT_ID`.")
-    content_id: Annotated[str, AfterValidator(_said(compose.check_content_id))] | None = None
+    content_id: Annotated[str, AfterValidator(_said(compose.check_content_id))] | None = Field(
+        None, description="Of an inline one: what `html` calls it."
+    )
     content: str | None = Field(None, description="Base64.")
     path: Annotated[Line, Field(min_length=1, max_length=4096)] | None = Field(
         None, description="Of a file, below `attachments.folder`."
@@ -223,20 +225,22 @@ class Submission(Model):
         allow_inf_nan=False,
         json_schema_extra={"anyOf": [{"required": ["from", "to"]}, {"required": ["raw"]}]},
     )
-    from_: Author | None = Field(None, alias="from", description="Its author. Needed, but with `raw`.")
-    to: Addresses = Field((), description="One or a list.")
-    cc: Addresses = ()
+    from_: Author | None = Field(
+        None, alias="from", description="Its author, `a@example.com` or `Name <a@example.com>`. Needed, but with `raw`."
+    )
+    to: Addresses = Field((), description="One or a list, each `a@example.com` or `Name <a@example.com>`.")
+    cc: Addresses = Field((), description="One or a list; named in the header.")
     bcc: Addresses = Field((), description="They get it, and nobody sees it.")
-    reply_to: Addresses = ()
-    subject: Line = ""
-    text: Text | None = None
-    html: Text | None = None
+    reply_to: Addresses = Field((), description="One or a list: who gets the answers.")
+    subject: Line = Field("", description="One line, in any language.")
+    text: Text | None = Field(None, description="The plain text. With `html`, its alternative.")
+    html: Text | None = Field(None, description="The HTML; images of it are attachments that are `inline`.")
     headers: Annotated[dict[str, Values], Field(max_length=MAX_FIELDS), AfterValidator(_said(_fields))] = Field(
         {}, description="More fields, such as `X-Order`; of several values each is a field."
     )
-    attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field([])
+    attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field([], description="What is attached.")
     class_: Option = Field("", alias="class", description="A traffic class of the configuration.")
-    priority: Priority | None = None
+    priority: Priority | None = Field(None, description="Before or behind other mail; without: that of its class.")
     send_at: Instant | None = Field(None, description="Not before this: RFC 3339 with a zone, or epoch seconds.")
     tag: Option = Field("", description="What it is told by in events and lists.")
     metadata: Annotated[dict[str, Scalar], AfterValidator(_said(_metadata))] = Field(
@@ -250,7 +254,8 @@ class Submission(Model):
         "", description="Who submits it; for tokens of a tenant or of the whole relay."
     )
     raw: Annotated[str | bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] | None = Field(
-        None, description="Base64 of a whole message, instead of `subject` to `attachments`."
+        None,
+        description="Base64 of a whole message, instead of `cc` to `attachments`; `from` and `to` are its envelope then.",
     )
 
     @model_validator(mode="after")
@@ -315,11 +320,11 @@ class Beside(Model):
 
     from_: str = Field("", alias="from", max_length=2000, description="The reverse-path; without: its From.")
     to: str = Field("", max_length=100_000, description="With commas between; without: its To, Cc and Bcc.")
-    class_: str = Field("", alias="class", max_length=200)
+    class_: str = Field("", alias="class", max_length=200, description="A traffic class of the configuration.")
     priority: str = Field("", max_length=10, description="immediate, high, normal, low, or 0 to 3.")
     send_at: str = Field("", max_length=100, description="RFC 3339 with a zone, or epoch seconds.")
-    tag: str = Field("", max_length=200)
-    user: str = Field("", max_length=100)
+    tag: str = Field("", max_length=200, description="What it is told by in events and lists.")
+    user: str = Field("", max_length=100, description="Who submits it; not for tokens of a user.")
 
     def fields(self) -> dict[str, Any]:
         """As a Submission has them."""
@@ -337,6 +342,8 @@ class Unread:
 
 
 class Batch(Model):
+    """Each is read by itself: one that is wrong is wrong alone."""
+
     model_config = ConfigDict(extra="forbid", str_max_length=None)
     messages: Annotated[
         list[Annotated[Any, BeforeValidator(lambda value: value), Unread()]], Field(min_length=1, max_length=MOST)
@@ -344,24 +351,24 @@ class Batch(Model):
 
 
 class Ended(Answer):
-    recipient: str
-    state: str
-    why: str
+    recipient: str = Field(description="The address.")
+    state: str = Field(description="`queued`, or for a repeated one what became of it; `failed`: a rule refused it.")
+    why: str = Field(description="Why it failed, or waits; for people.")
 
 
 class Accepted(Answer):
     """It is durable."""
 
-    status: int
-    queue_id: str
-    message_id: str
+    status: int = Field(description="202, also within a batch.")
+    queue_id: str = Field(description="What the relay calls it: `/v1/messages/{id}`, and `queue_id` of events.")
+    message_id: str = Field(description="Its Message-ID, as recipients see it.")
     repeated: bool = Field(description="It was accepted before, by the same idempotency key.")
-    recipients: list[Ended]
+    recipients: list[Ended] = Field(description="Each with what becomes of it.")
 
 
 class Results(Answer):
-    accepted: int
-    refused: int
+    accepted: int = Field(description="How many have a 202.")
+    refused: int = Field(description="How many have not.")
     results: list[dict[str, Any]] = Field(
         description="In the order of the request: as one alone is answered, or why not."
     )

@@ -23,6 +23,13 @@ _EXAMPLE = {
     "subject": "Your order",
     "text": "It is on its way.",
 }
+_ACCEPTED = {
+    "status": 202,
+    "queue_id": "1PGWBZ00001",
+    "message_id": "<1pgwbz00001@relay.example.com>",
+    "repeated": False,
+    "recipients": [{"recipient": "ann@example.net", "state": "queued", "why": ""}],
+}
 
 
 def operations(rooms: Rooms) -> list[Operation]:
@@ -58,7 +65,9 @@ def operations(rooms: Rooms) -> list[Operation]:
             status=202,
             audited=False,  # its story is that of the message
             most=most,
-            examples={"body": _EXAMPLE},
+            examples={"body": _EXAMPLE, "answer": _ACCEPTED},
+            about="As JSON, or whole as `message/rfc822`: then the envelope and the rest stand in the query, which JSON has not. "
+            "202 is said once the message is on the disk. Without an answer, say it again with the same Idempotency-Key.",
         ),
         Operation(
             *("POST", "/v1/messages/batch", "submit", "Send up to a thousand messages", batch, Results),
@@ -67,7 +76,11 @@ def operations(rooms: Rooms) -> list[Operation]:
             status=202,
             audited=False,
             most=lambda: max(most(), LONGEST_BATCH),
-            examples={"body": {"messages": [_EXAMPLE]}},
+            examples={
+                "body": {"messages": [_EXAMPLE]},
+                "answer": {"accepted": 1, "refused": 0, "results": [_ACCEPTED]},
+            },
+            about="202 says that each was looked at: what became of it stands in `results`, by its own `status`.",
         ),
     ]
 

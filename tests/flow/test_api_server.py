@@ -169,6 +169,19 @@ async def test_a_wrong_path_or_method_says_where_to_look(rig: Rig) -> None:
     assert status == 405 and fields["Allow"] == "POST" and told["detail"] == "this path has no GET; it has POST"
 
 
+async def test_the_description_is_enough_to_write_a_client(rig: Rig) -> None:
+    _, _, told = await ask(f"{base(rig)}/openapi.json")
+    used = {tag for path in told["paths"].values() for operation in path.values() for tag in operation["tags"]}
+    assert {tag["name"] for tag in told["tags"]} == used
+    schemas = told["components"]["schemas"]
+    assert not [name for name in schemas if "__" in name], "two models have one name: clients are generated of these"
+    for name in ("Submission", "Part", "Accepted", "MessageRow", "RecipientRow", "OneMessage", "TokenRow", "AuditRow"):
+        fields = schemas[name]["properties"].items()
+        assert [f for f, said in fields if "description" not in said and f not in ("id", "metadata")] == [], name
+    assert told["paths"]["/v1/messages"]["post"]["responses"]["202"]["content"]["application/json"]["example"]
+    assert "429" in told["paths"]["/v1/events/stream"]["get"]["responses"]
+
+
 async def test_probes_show_health_alone(rig: Rig) -> None:
     port = await rig.app.admin.open_probes(NEAR)
     text = await token(rig, "admin")
