@@ -133,7 +133,12 @@ def _entries(query: dict[str, str], left: int) -> Iterator[dict[str, Any]]:
 
 
 def _words(row: dict[str, Any]) -> str:
+    """What was asked and what came of it; without what is empty text, for it was not said."""
     said = row["asked"] | row["result"]
-    return ", ".join(
-        f"{k} {v if isinstance(v, str | int | float) else json.dumps(v, ensure_ascii=False)}" for k, v in said.items()
-    )
+    return ", ".join(f"{name} {_word(value)}" for name, value in said.items() if value != "")
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ("; " if any(" " in one for one in value) else " ").join(value) or "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

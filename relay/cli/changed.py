@@ -11,6 +11,7 @@ import click
 from relay import clock
 from relay.cli import client, show
 from relay.cli.client import Failed
+from relay.config.overlay import told
 
 KEYS = ("limits", "connections", "messages_per_connection", "recipients_per_message")
 _JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of objects.")
@@ -21,7 +22,7 @@ _KEY = click.Choice(KEYS)
 @_JSON
 @click.pass_context
 def accounts(context: click.Context, json_: bool) -> None:
-    """Accounts and direct entries: how each fares, and what binds it.
+    """How each account and direct entry fares, and its limits.
 
     A * stands at what was changed at run time; `relay changes` tells by whom.
     """
@@ -77,9 +78,10 @@ def accounts_reset(name: str, key: str | None) -> None:
 @click.command()
 @_JSON
 def changes(json_: bool) -> None:
-    """What is changed at run time: who did it, when, and what the file says.
+    """What is changed at run time, by whom, and over what.
 
-    `relay accounts reset` and `relay limits reset` take one back, `relay reload --reset` all.
+    IN THE FILE is what holds again once it is taken back: by `relay accounts reset` or `relay limits reset` one key, by
+    `relay reload --reset` all.
     """
     rows = client.ask("GET", "/v1/changes")["changes"]
     if json_:
@@ -88,7 +90,7 @@ def changes(json_: bool) -> None:
     now = clock.now()
     columns = ["KEY", "VALUE", "IN THE FILE", "SINCE", "WHO"]
     lines = (
-        (r["path"], _told(r["value"]), _told(r["file"]), show.age(now - r["at"]), show.clean(r["who"])) for r in rows
+        (r["path"], told(r["value"]), told(r["file"]), show.age(now - r["at"]), show.clean(r["who"])) for r in rows
     )
     show.table(columns, lines)
 
@@ -110,16 +112,8 @@ def value_of(key: str, text: str) -> Any:
 def tell(found: dict[str, Any]) -> None:
     """What is changed now of the entry that was."""
     for change in found["changes"]:
-        click.echo(f"{change['path']}: {_told(change['value'])}; the file says {_told(change['file'])}")
+        click.echo(f"{change['path']}: {told(change['value'])}; the file says {told(change['file'])}")
     if not found["changes"]:
         click.echo(f"{found['name']}: as the file has it")
     for note in found["notes"]:
         click.echo(f"  {note}")
-
-
-def _told(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, list):
-        return ", ".join(one if isinstance(one, str) else json.dumps(one) for one in value) or "none"
-    return str(value)

@@ -37,6 +37,21 @@ does not name one.
 .TP
 .B RELAY_ENDPOINT
 The path of the running relay's socket; else the configuration names it.
+.TP
+.BR RELAY_URL ", " RELAY_TOKEN
+The address of a relay's HTTP API and a token for it: for
+.B relay outbox run
+and the Python library.
+.TP
+.B RELAY_OUTBOX_DATABASE
+The database of
+.BR "relay outbox" ,
+where it has a password.
+.TP
+.BR RELAY_SMTP ", " RELAY_SMTP_USER ", " RELAY_SMTP_PASSWORD_FILE
+The listener that
+.B relay sendmail
+sends to, and a login there.
 .SH FILES
 .TP
 .I /etc/relay/relay.yaml

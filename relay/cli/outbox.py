@@ -222,8 +222,8 @@ def drop(ids: tuple[int, ...], all_: str | None, yes: bool, database: str, table
     """Take rows out of the table; they are never sent."""
     states = _states(ids, all_, ["waiting", *PROBLEMS])
     with _opened(database, table) as store:
-        if all_ and not yes:
-            raise Failed(f"drop would end {show.plural(store.counts()[all_], 'row')}; say --yes to do it", 64)
+        if all_ and not yes and (count := store.counts()[all_]):
+            raise Failed(f"drop would end {show.plural(count, 'row')}; say --yes to do it", 64)
         _changed(store.drop(ids, states), ids, "dropped")
 
 

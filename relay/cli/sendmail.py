@@ -20,9 +20,12 @@ class Plain(click.Command):
 
 @click.command(cls=Plain)
 def sendmail(**given: Any) -> None:
-    """Send what comes on standard input, as sendmail(8) does; for cron, PHP and scripts.
+    """Send standard input, as sendmail(8) does, for cron and PHP.
 
-    It reaches the relay by SMTP: RELAY_SMTP says where, default 127.0.0.1:2525.
+    It reaches the relay by SMTP: RELAY_SMTP says where, default 127.0.0.1:2525; RELAY_SMTP_USER and
+    RELAY_SMTP_PASSWORD_FILE log in. Its options are those of sendmail(8), before the recipients: -t takes these from the
+    header, -i ends at the end of input alone, -f ADDR and -F NAME say who sends, -N, -R and -V what is asked of reports, -bs
+    speaks SMTP, -bp shows the queue, -v tells the answer. It ends with 75 where no relay answers, and keeps nothing.
     """
     from relay.sendmail.main import run
 

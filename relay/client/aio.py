@@ -18,7 +18,7 @@ from relay.client import calls
 from relay.client.calls import Bulk, Changed, EventFilters, Filters, Outcome, Receipt, Row
 from relay.client.errors import RelayError, Unavailable
 from relay.client.message import Addresses, Message
-from relay.client.pool import unreachable
+from relay.client.pool import NO_HTTP, unreachable
 from relay.client.where import Where, where
 from relay.client.wire import LARGEST, Answer, Call, Page, Request, Tries
 
@@ -82,6 +82,8 @@ class AsyncRelay:
             raise unreachable(where, error.certificate_error) from error  # type: ignore[arg-type]
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise unreachable(where, getattr(error, "os_error", None) or OSError(str(error))) from error
+        except aiohttp.ClientResponseError as error:  # of its form: no status makes one
+            raise Unavailable(f"{where}: {NO_HTTP}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{where}: {error or 'timed out'}") from error
 

@@ -19,6 +19,7 @@ from relay.client.wire import LARGEST, Answer, Request
 
 IDLE = 8  # connections that are kept for whoever comes next
 SLICE = 1 << 20
+NO_HTTP = "what answers there speaks no HTTP; the API has the address of `admin.address`, a listener takes SMTP alone"
 
 
 class _Unix(http.client.HTTPConnection):
@@ -115,6 +116,9 @@ def unreachable(where: Where, error: OSError) -> RelayError:
 
 
 def _said(error: BaseException) -> str:
+    # RemoteDisconnected is one too, and says nothing but that the line was cut.
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return NO_HTTP
     return str(getattr(error, "strerror", None) or error)
 
 

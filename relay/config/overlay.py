@@ -83,7 +83,7 @@ def standing(root: Node, changes: Iterable[Change]) -> tuple[Changes, list[str]]
         if owner is None or not isinstance(owner.value, dict):
             dropped.append(_dropped(change, f"{spell(change.path[:-1])} is no more"))
         elif says != change.file:
-            dropped.append(_dropped(change, f"the file says {_told(says)} there now, it said {_told(change.file)}"))
+            dropped.append(_dropped(change, f"the file says {told(says)} there now, it said {told(change.file)}"))
         else:
             kept[change.path] = change
     return kept, dropped
@@ -106,11 +106,18 @@ def taken_back(changes: Changes, why: str) -> list[str]:
 
 
 def _dropped(change: Change, why: str) -> str:
-    return f"{change.text}: {_told(change.value)}, changed by {change.who}, is dropped: {why}"
+    return f"{change.text}: {told(change.value)}, changed by {change.who}, is dropped: {why}"
 
 
-def _told(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+def told(value: Any) -> str:
+    """As it is written on the command line: rates with commas between them."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list):
+        return (
+            ", ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in value) or "none"
+        )
+    return json.dumps(value, ensure_ascii=False)
 
 
 # -- on the tree

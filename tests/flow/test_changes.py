@@ -207,7 +207,7 @@ async def test_a_reload_keeps_it_but_where_the_file_changed(tmp_path: Path) -> N
         assert len(await changes(rig)) == 2 and rig.app.config.stop_timeout == 6
         rewrite(file, "limits: [1000/h]", "limits: [20/s]")
         taken, notes = rig.app.reload()
-        assert taken and len(notes) == 1 and 'the file says ["20/s"] there now' in notes[0]
+        assert taken and len(notes) == 1 and "the file says 20/s there now" in notes[0]
         account = rig.egress().account
         assert (str(account.limits[0]), account.connections) == ("20/s", 2)
         good = file.read_text()
@@ -311,7 +311,7 @@ async def test_the_verbs(tmp_path: Path) -> None:
         await cli(rig, "accounts", "set", "main", "limits", "none")
         assert rig.egress().account.limits == ()
         said = await cli(rig, "reload", "--reset")
-        assert re.search(r"accounts\.main\.limits: \[\], changed by uid \d+, is dropped: a reset by uid \d+", said)
+        assert re.search(r"accounts\.main\.limits: none, changed by uid \d+, is dropped: a reset by uid \d+", said)
         assert json.loads(await cli(rig, "accounts", "--json"))[0]["changes"] == []
 
 

@@ -115,6 +115,11 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(ask: Ask) -> None:
     assert len(server.requests) == 4 and keys(server) == {receipt.key}
 
 
+def test_a_listener_is_no_api_and_the_error_says_so(ask: Ask) -> None:
+    with Server(GARBAGE) as server, pytest.raises(Unavailable, match=r"`admin\.address`"):
+        ask(server.url, lambda relay: relay.send(MESSAGE), attempts=1)
+
+
 def test_tries_end_and_the_key_is_told(ask: Ask) -> None:
     with Server(http(503, {"detail": "the spool is full", "code": 452})) as server, pytest.raises(Unavailable) as told:
         ask(server.url, lambda relay: relay.send(MESSAGE), attempts=2)
