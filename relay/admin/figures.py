@@ -51,20 +51,17 @@ async def stats(spool: Spool, outlook: Outlook, users: frozenset[str] | None = N
 async def lanes(spool: Spool, outlook: Outlook, users: frozenset[str] | None) -> list[dict[str, Any]]:
     """A row for each lane that has something, by number: recipients by state; `due_at`: of the first that waits for its turn."""
     now = clock.now()
-    found: dict[int, dict[str, Any]] = {}
+    found = list[dict[str, Any]]()
     for i, row in enumerate(await spool.stats(users)):
         await breathe(i)
-        number, lane = row["lane"], found.get(row["lane"])
-        if lane is None:
-            name = lane_name(outlook, number, LaneFacts.parse(row["facts"]).class_)
-            lane = found[number] = {"lane": name, "lane_id": number, "facts": row["facts"], "due_at": None}
-            lane["destination"] = outlook.destination(number)
-        lane[row["state"]] = row["recipients"]
-        if row["state"] not in ("delivered", "failed"):
-            lane["oldest_age"] = max(lane.get("oldest_age", 0.0), now - row["oldest"])
-        if row["state"] in ("queued", "deferred"):
-            lane["due_at"] = min(lane["due_at"] or row["due_at"], row["due_at"])
-    return list(found.values())
+        number = row["lane"]
+        name = lane_name(outlook, number, LaneFacts.parse(row["facts"]).class_)
+        lane = {"lane": name, "lane_id": number, "facts": row["facts"], "due_at": row["due_at"]}
+        lane |= {"destination": outlook.destination(number), **row["states"]}
+        if row["oldest"] is not None:
+            lane["oldest_age"] = max(0.0, now - row["oldest"])
+        found.append(lane)
+    return found
 
 
 def foreseen(outlook: Outlook, lane: dict[str, Any], now: float) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from relay.envelope import queue_id
@@ -53,39 +55,60 @@ def file_bodies(connection: sqlite3.Connection) -> set[int]:
 
 
 def stats(connection: sqlite3.Connection, users: frozenset[str] | None = None) -> list[dict[str, Any]]:
-    """Counts by lane and state, with the oldest acceptance of each, and when the first of it is due; of mail of these users."""
-    groups: dict[tuple[int, int], tuple[int, int, float]] = {}
-    source, whose, named = "recipient r", "", list[str]()
+    """For each lane that has something: recipients by state, when the oldest of those that are not done was accepted, and when
+    the first is due of those that wait for their turn. Of the lanes of these users: what a lane holds is of one user."""
+    whose, named = "", list[str]()
     if users is not None:
-        source += " JOIN message m ON m.id = r.message"
-        among = "IN (SELECT value FROM json_each(?))"
-        whose = f"AND lane IN (SELECT id FROM lane WHERE json_extract(facts, '$.user') {among}) AND m.user {among} "
-        named = [json.dumps(sorted(users))] * 2
-    for after, last in parts(connection):
-        # In parts: what groups a million rows sorts them in memory. Ids grow with time, so that no message is read for it.
-        for lane, state, count, first, due in connection.execute(
-            f"SELECT lane, state, count(*), min(message), min(due_at) FROM {source} "
-            f"WHERE message > ? AND message <= ? {whose}GROUP BY lane, state",
-            (after, last, *named),
+        whose = "WHERE json_extract(facts, '$.user') IN (SELECT value FROM json_each(?))"
+        named = [json.dumps(sorted(users))]
+    facts = dict(connection.execute(f"SELECT id, facts FROM lane {whose}", named).fetchall())
+    found: defaultdict[int, _Lane] = defaultdict(_Lane)
+    of_lanes, among = "", list[str]()
+    if users is not None:
+        of_lanes, among = "AND lane IN (SELECT value FROM json_each(?))", [json.dumps(list(facts))]
+    # Those that wait by the index `ready`, which has them by lane: to group rows that lie otherwise is to sort them.
+    for lane, count, deferred, first, due in connection.execute(
+        "SELECT lane, count(*), sum(state), min(message), min(due_at) FROM recipient "
+        f"WHERE state < 2 {of_lanes} GROUP BY lane",
+        among,
+    ):
+        found[lane] = _Lane({0: count - deferred, 1: deferred}, first, due)
+    for part in parts(connection):
+        for lane, state, count, first in connection.execute(
+            "SELECT lane, state, count(*), min(message) FROM recipient "
+            f"WHERE message > ? AND message <= ? AND state > 1 {of_lanes} GROUP BY lane, state",
+            (*part, *among),
         ):
-            known = groups.get((lane, state), (0, first, due))
-            groups[lane, state] = known[0] + count, known[1], min(known[2], due)
-    firsts = json.dumps([first for _, first, _ in groups.values()])
-    among = "WHERE id IN (SELECT value FROM json_each(?))"
-    accepted = dict(connection.execute(f"SELECT id, accepted_at FROM message {among}", (firsts,)).fetchall())
-    facts = dict(connection.execute("SELECT id, facts FROM lane").fetchall())
+            found[lane].add(state, count, first)
+    firsts = json.dumps([lane.first for lane in found.values() if lane.first is not None])
+    ids = "WHERE id IN (SELECT value FROM json_each(?))"
+    # Ids grow with time, so that no other message is read for it.
+    accepted = dict(connection.execute(f"SELECT id, accepted_at FROM message {ids}", (firsts,)).fetchall())
     return [
         {
-            "lane": lane,
-            "facts": facts[lane],
-            "state": State(state).label,
-            "recipients": count,
-            "oldest": accepted[first],
-            "due_at": due,
+            "lane": number,
+            "facts": facts[number],
+            "states": {State(state).label: count for state, count in sorted(lane.states.items()) if count},
+            "oldest": accepted.get(lane.first),
+            "due_at": lane.due,
         }
-        for (lane, state), (count, first, due) in sorted(groups.items())
-        if first in accepted and lane in facts
+        for number, lane in sorted(found.items())
+        if number in facts and (lane.first is None or lane.first in accepted)
     ]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What is in it, by state; its first message that is not done; when the first is due."""
+
+    states: dict[int, int] = field(default_factory=dict)
+    first: int | None = None
+    due: float | None = None
+
+    def add(self, state: int, count: int, first: int) -> None:
+        self.states[state] = self.states.get(state, 0) + count
+        if state not in FINAL:
+            self.first = first if self.first is None else min(self.first, first)
 
 
 def used_lanes(connection: sqlite3.Connection) -> set[int]:
@@ -99,7 +122,7 @@ def used_lanes(connection: sqlite3.Connection) -> set[int]:
     }
 
 
-_PART = 100_000  # rows, by which all of them are gone through
+_PART = 5_000  # rows, by which all of them are gone through: what groups more of them sorts them for longer
 
 
 def parts(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:

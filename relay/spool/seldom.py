@@ -71,7 +71,7 @@ class Seldom:
         return await self._aside(listing.messages, wanted, after, limit, newest)
 
     async def stats(self, users: frozenset[str] | None = None) -> list[dict[str, Any]]:
-        """Counts by lane and state; of mail of these users alone."""
+        """A row for each lane: counts by state, the oldest, when it is due; of mail of these users alone."""
         return await self._aside(queries.stats, users)
 
     async def oldest(self) -> float | None:
