@@ -176,14 +176,38 @@ def check_content_id(text: str) -> str:
 
 def compose(draft: Draft) -> bytes:
     """The message, its lines ended by CRLF. Takes long where attachments are large."""
-    message = EmailMessage(_MAKE)
-    message["From"] = draft.from_.written()
+    fields = fields_of(draft)
+    return _plain(fields, draft) or _made(fields, draft)
+
+
+def fields_of(draft: Draft) -> list[tuple[str, str]]:
+    """All but those that tell what the content is, folded and encoded."""
+    fields = [("From", draft.from_.written())]
     for name, boxes in (("To", draft.to), ("Cc", draft.cc), ("Reply-To", draft.reply_to)):
         if boxes:
-            message[name] = _listed(name, boxes)
-    message["Subject"] = _folded("Subject", draft.subject)
-    for name, value in draft.headers:
-        message[name] = _folded(name, value)
+            fields.append((name, _listed(name, boxes)))
+    fields.append(("Subject", _folded("Subject", draft.subject)))
+    return [*fields, *((name, _folded(name, value)) for name, value in draft.headers)]
+
+
+def _plain(fields: list[tuple[str, str]], draft: Draft) -> bytes:
+    """Most messages: one text of ASCII in short lines. As `_made`, which takes ten times as long; empty: it is none of those."""
+    text, subtype = (draft.text or "", "plain") if draft.html is None else (draft.html, "html")
+    if draft.attachments or None not in (draft.text, draft.html) or not _is_plain(text):
+        return b""
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    lines = head.split("\r\n")
+    if not head.isascii() or max(map(len, lines)) > LINE or head.count("\n") >= len(lines):
+        return b""  # the last: an encoded name was folded by a bare LF
+    said = "".join(f"{name}: {value}\r\n" for name, value in _said_of(subtype))
+    body = (text if text.endswith("\n") else text + "\n").replace("\n", "\r\n")
+    return f"{head}{said}\r\n{body}".encode()
+
+
+def _made(fields: list[tuple[str, str]], draft: Draft) -> bytes:
+    message = EmailMessage(_MAKE)
+    for name, value in fields:
+        message[name] = value
     _fill(message, draft)
     return message.as_bytes(policy=_WRITE)
 
@@ -228,13 +252,25 @@ def _fill(message: EmailMessage, draft: Draft) -> None:
 
 def _text(message: EmailMessage, text: str, subtype: str) -> None:
     """Most are ASCII in short lines, and need nothing of what the stdlib looks for."""
-    if text.isascii() and "\r" not in text and all(len(line) <= LINE for line in text.split("\n")):
-        message["MIME-Version"] = "1.0"
-        message["Content-Type"] = f'text/{subtype}; charset="utf-8"'
-        message["Content-Transfer-Encoding"] = "7bit"
+    if _is_plain(text):
+        for name, value in _said_of(subtype):
+            message[name] = value
         message.set_payload(text if text.endswith("\n") else text + "\n")
     else:
         message.set_content(text, subtype=subtype)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "\r" not in text and all(len(line) <= LINE for line in text.split("\n"))
+
+
+def _said_of(subtype: str) -> tuple[tuple[str, str], ...]:
+    """Of a text that is plain."""
+    return (
+        ("MIME-Version", "1.0"),
+        ("Content-Type", f'text/{subtype}; charset="utf-8"'),
+        ("Content-Transfer-Encoding", "7bit"),
+    )
 
 
 def _attach(part: MIMEPart, one: Attachment) -> None:

@@ -236,15 +236,17 @@ class Submission(Model):
     text: Text | None = Field(None, description="The plain text. With `html`, its alternative.")
     html: Text | None = Field(None, description="The HTML; images of it are attachments that are `inline`.")
     headers: Annotated[dict[str, Values], Field(max_length=MAX_FIELDS), AfterValidator(_said(_fields))] = Field(
-        {}, description="More fields, such as `X-Order`; of several values each is a field."
+        default_factory=dict, description="More fields, such as `X-Order`; of several values each is a field."
     )
-    attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field([], description="What is attached.")
+    attachments: Annotated[list[Part], Field(max_length=MAX_ATTACHMENTS)] = Field(
+        default_factory=list, description="What is attached."
+    )
     class_: Option = Field("", alias="class", description="A traffic class of the configuration.")
     priority: Priority | None = Field(None, description="Before or behind other mail; without: that of its class.")
     send_at: Instant | None = Field(None, description="Not before this: RFC 3339 with a zone, or epoch seconds.")
     tag: Option = Field("", description="What it is told by in events and lists.")
     metadata: Annotated[dict[str, Scalar], AfterValidator(_said(_metadata))] = Field(
-        {}, description=f"Comes back in events; {MAX_KEYS} keys and {MAX_METADATA} bytes at most."
+        default_factory=dict, description=f"Comes back in events; {MAX_KEYS} keys and {MAX_METADATA} bytes at most."
     )
     envelope_from: Annotated[str, PlainValidator(_said(_reverse_path)), WithJsonSchema({"type": "string"})] | None = (
         Field(None, description="The reverse-path, where bounces go; without: the address of `from`.")

@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.compose import Attachment, Draft, Mailbox, Uncomposable, check_field, compose, mailboxes, one_line
+from relay.compose import (
+    Attachment,
+    Draft,
+    Mailbox,
+    Uncomposable,
+    _made,
+    _plain,
+    check_field,
+    compose,
+    fields_of,
+    mailboxes,
+    one_line,
+)
 from relay.envelope import UNSENDABLE
 
 LINES = st.text(max_size=300).filter(lambda text: not UNSENDABLE.search(text)).map(lambda text: " ".join(text.split()))
@@ -142,3 +154,28 @@ def test_no_field_of_that_name(name: str) -> None:
 def test_more_than_a_line(text: str) -> None:
     with pytest.raises(Uncomposable):
         one_line("it", text)
+
+
+@given(
+    st.lists(BOXES, min_size=1, max_size=20),
+    st.lists(st.tuples(st.sampled_from(["X-A", "X-Order"]), LINES), max_size=3),
+    LINES,
+    TEXTS,
+    st.sampled_from(["text", "html"]),
+)
+def test_what_is_written_by_hand_is_what_the_stdlib_would_write(
+    boxes: list[Mailbox], headers: list[tuple[str, str]], subject: str, text: str, kind: str
+) -> None:
+    said = {kind: text}
+    draft = Draft(boxes[0], boxes, subject=subject, headers=headers, **said)  # type: ignore[arg-type]
+    fields = fields_of(draft)
+    plain = _plain(fields, draft)
+    assert not plain or plain == _made(fields, draft)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "x\n", "\n\n", "From here\n.\n.."], ids=["none", "open", "line", "blank", "dots"]
+)
+def test_most_is_written_by_hand(text: str) -> None:
+    draft = Draft(AUTHOR, [AUTHOR], subject="A subject", text=text, headers=[("X-A", "")])
+    assert _plain(fields_of(draft), draft) == _made(fields_of(draft), draft) != b""
