@@ -34,6 +34,7 @@ def message(
     state: State = State.QUEUED,
     tag: str = "",
     sender: str = "app@example.com",
+    metadata: str = "",
 ) -> NewMessage:
     due = at if due is None else due
     recipients = [
@@ -57,6 +58,7 @@ def message(
         smtp=0,
         recipients=recipients,
         idempotency_key=key,
+        metadata=metadata,
     )
 
 

@@ -43,6 +43,10 @@ _RECIPIENT = Rows(
 )
 _EVENT = Rows("INSERT INTO event (at, message, n, kind, egress, code, data) VALUES {}", 7)
 _METADATA = Rows("INSERT INTO metadata (message, data) VALUES {}", 2)
+_KEY = Rows("INSERT INTO idempotency (user, key, message, digest) VALUES {}", 4)
+_KNOWN = Rows(
+    "WITH v(u, k) AS (VALUES {}) SELECT user, key, message FROM v CROSS JOIN idempotency ON user = v.u AND key = v.k", 2
+)
 _SETTLE = Rows(
     "WITH v(m, i, state, due, attempts, doubt, egress, note, crashes) AS (VALUES {}) "
     "UPDATE recipient SET state = v.state, due_at = v.due, attempts = v.attempts, in_doubt = v.doubt, "
@@ -73,7 +77,7 @@ def accept(
     messages: Sequence[NewMessage],
 ) -> list[tuple[int, bool, dict[str, int], Written]]:
     """(id, is it new, lanes of its facts, the reports) for each. A known idempotency key answers with the first id."""
-    first = _claim_keys(connection, messages)
+    first = _repeated(connection, messages)
     fresh = [m for m in messages if m.id not in first]
     ids = store(lanes, connection, fresh, run) if fresh else {}
     # Refused after DATA while others of the same message were accepted: its client was answered 250.
@@ -90,8 +94,9 @@ def accept(
 def accept_usual(
     run: int, lanes: Lanes, m: NewMessage
 ) -> tuple[list[usual.Row], tuple[int, bool, dict[str, int], Written]] | None:
-    """The row of a message for which nothing is to be looked up, and what `accept` would return for it."""
-    if m.idempotency_key or m.metadata or m.spent or m.id >= lanes.reserved:
+    """The row of a message for which nothing is to be looked up, and what `accept` would return for it; of a key, that it is
+    not known, the row itself finds out."""
+    if m.spent or m.id >= lanes.reserved:
         return None
     facts = m.recipients[0].facts
     lane = lanes.of(facts)
@@ -112,7 +117,8 @@ def store(lanes: Lanes, connection: sqlite3.Connection, fresh: Sequence[NewMessa
         _CONTENT.run(connection, [(m.id, m.body) for m in others if _is_inline(m)])
         _RECIPIENT.run(connection, [row for m in others for row in _recipient_rows(m, ids, run)])
         _EVENT.run(connection, [row for m in others for row in _accept_events(m)])
-    _METADATA.run(connection, [(m.id, m.metadata) for m in fresh if m.metadata])
+        _KEY.run(connection, [(*_key(m), m.id, m.digest) for m in others if m.idempotency_key])
+        _METADATA.run(connection, [(m.id, m.metadata) for m in others if m.metadata])
     highest = max(m.id for m in fresh)
     if highest >= lanes.reserved:
         reserve_ids(connection, highest)
@@ -124,22 +130,16 @@ def _is_inline(m: NewMessage) -> bool:
     return not isinstance(m.body, Path) and (bool(m.body) or not m.body_size)
 
 
-def _claim_keys(connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> dict[int, int]:
-    """The first message of each message's key, for those that are a repetition."""
-    repeated = {}
-    for m in messages:
-        if m.idempotency_key:
-            key = (owner_of_key(m.user, m.sender), m.idempotency_key)
-            inserted = connection.execute(
-                "INSERT INTO idempotency (user, key, message, digest) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING "
-                "RETURNING message",
-                (*key, m.id, m.digest),
-            ).fetchall()
-            if not inserted:
-                repeated[m.id] = connection.execute(
-                    "SELECT message FROM idempotency WHERE user = ? AND key = ?", key
-                ).fetchone()[0]
-    return repeated
+def _repeated(connection: sqlite3.Connection, messages: Sequence[NewMessage]) -> dict[int, int]:
+    """The first message of each message's key, for those that are a repetition: of one that is stored, or stands before it."""
+    keyed_ones = [m for m in messages if m.idempotency_key]
+    keys = list(dict.fromkeys(map(_key, keyed_ones)))
+    known = {(user, key): number for user, key, number in _KNOWN.ask(connection, keys)}
+    return {m.id: first for m in keyed_ones if (first := known.setdefault(_key(m), m.id)) != m.id}
+
+
+def _key(m: NewMessage) -> tuple[str, str]:
+    return owner_of_key(m.user, m.sender), m.idempotency_key
 
 
 def _message_row(m: NewMessage) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -27,6 +27,12 @@ class Rows:
         for start in range(0, len(rows), MOST):
             block = rows[start : start + MOST]
             connection.execute(self.text(len(block)), [*before, *chain.from_iterable(block)])
+
+    def ask(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """What the statement finds for these rows."""
+        for start in range(0, len(rows), MOST):
+            block = rows[start : start + MOST]
+            yield from connection.execute(self.text(len(block)), [*chain.from_iterable(block)])
 
     def text(self, size: int) -> str:
         key = (self.template, size)

@@ -16,6 +16,7 @@ from typing import Any
 
 from relay.recipient import State
 from relay.spool import NewMessage, Settlement
+from relay.spool.access import owner_of_key
 from relay.spool.rows import MOST, Rows
 
 Row = tuple[Any, ...]
@@ -23,7 +24,7 @@ Row = tuple[Any, ...]
 _COMES = (
     "id", "sender", "header_from", "user", "class", "tag", "listener", "client", "priority", "send_at", "at", "size",
     "smtp", "head", "envid", "ret", "report", "body", "lane", "state", "due_at", "expires_at", "run", "address", "notify",
-    "orcpt",
+    "orcpt", "owner", "key", "digest", "metadata",
 )  # fmt: skip
 _GOES = ("n", "attempts", "in_doubt", "egress", "note", "crashes", "code", "data")
 _COLUMNS = (*_COMES, *_GOES)
@@ -48,6 +49,14 @@ CREATE TEMP TRIGGER comes INSTEAD OF INSERT ON usual WHEN NEW.n IS NULL BEGIN
   INSERT INTO event (at, message, n, kind, egress, code, data) VALUES (NEW.at, NEW.id, NULL, 'accepted', '', 250, '{{}}');
 END;
 
+CREATE TEMP TRIGGER comes_known INSTEAD OF INSERT ON usual WHEN NEW.key IS NOT NULL BEGIN
+  INSERT INTO idempotency (user, key, message, digest) VALUES (NEW.owner, NEW.key, NEW.id, NEW.digest);
+END;
+
+CREATE TEMP TRIGGER comes_described INSTEAD OF INSERT ON usual WHEN NEW.metadata IS NOT NULL BEGIN
+  INSERT INTO metadata (message, data) VALUES (NEW.id, NEW.metadata);
+END;
+
 CREATE TEMP TRIGGER goes INSTEAD OF INSERT ON usual WHEN NEW.n IS NOT NULL BEGIN
   UPDATE recipient SET state = {int(State.DELIVERED)}, due_at = NEW.at, attempts = NEW.attempts, in_doubt = NEW.in_doubt,
     egress = NEW.egress, note = NEW.note, crashes = NEW.crashes WHERE message = NEW.id AND n = NEW.n;
@@ -59,6 +68,7 @@ CREATE TEMP TRIGGER goes INSTEAD OF INSERT ON usual WHEN NEW.n IS NOT NULL BEGIN
 END;
 """
 _USUAL = Rows("INSERT INTO usual VALUES {}", len(_COLUMNS))
+_NO_KEY = (None,) * 3
 _NOT_GONE = (None,) * len(_GOES)
 _NOT_COME = (None,) * (len(_COMES) - 11)
 
@@ -69,7 +79,7 @@ def prepare(connection: sqlite3.Connection) -> None:
 
 
 def write(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """What `coming` and `going` made. Up to MOST rows are one statement."""
+    """What `coming` and `going` made. Up to MOST rows are one statement. Raises IntegrityError for a key that is known."""
     for start in range(0, len(rows), MOST):
         block = rows[start : start + MOST]
         # `execute` would let go of the lock once more, to ask for an id that nobody wants.
@@ -77,7 +87,8 @@ def write(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 
 def coming(m: NewMessage, lanes: dict[str, int], run: int) -> Row | None:
-    """Message, body, recipient and event; `run` claims it where a Taker granted it. None: it is not usual.
+    """Message, body, recipient, event, and its key and metadata where it has them; `run` claims it where a Taker granted it.
+    None: it is not usual.
 
     An empty body may be one that is not kept.
     """
@@ -87,7 +98,9 @@ def coming(m: NewMessage, lanes: dict[str, int], run: int) -> Row | None:
     return (
         m.id, m.sender, m.header_from, m.user, m.class_, m.tag, m.listener, m.client, m.priority, m.send_at, m.accepted_at,
         len(m.head) + m.body_size, m.smtp, m.head, m.envid, m.ret, m.report, m.body, lanes[r.facts], 2 if m.lane else 0,
-        r.due_at, r.expires_at, run if m.lane else 0, r.address, r.notify, r.orcpt, *_NOT_GONE,
+        r.due_at, r.expires_at, run if m.lane else 0, r.address, r.notify, r.orcpt,
+        *((owner_of_key(m.user, m.sender), m.idempotency_key, m.digest) if m.idempotency_key else _NO_KEY),
+        m.metadata or None, *_NOT_GONE,
     )  # fmt: skip
 
 

@@ -274,7 +274,8 @@ def _transaction(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[
 
 
 def _at_once(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any] | None:
-    """All of a group in one statement, which is a transaction of its own; None where one of its jobs needs more."""
+    """All of a group in one statement, which is a transaction of its own; None where one of its jobs needs more, or has an
+    idempotency key that is known: then nothing of it was written."""
     rows: list[tuple[Any, ...]] = []
     results = []
     for job in group:
@@ -285,7 +286,10 @@ def _at_once(connection: sqlite3.Connection, group: list[Job[Any]]) -> list[Any]
         results.append(found[1])
     if len(rows) > MOST:
         return None
-    usual.write(connection, rows)
+    try:
+        usual.write(connection, rows)
+    except sqlite3.IntegrityError:
+        return None
     return results
 
 

@@ -71,6 +71,25 @@ async def test_a_key_is_accepted_once_for_each_user(spools: Spools) -> None:
     await assert_counts(spool)
 
 
+async def test_a_usual_message_keeps_its_key_and_what_is_said_of_it(spools: Spools) -> None:
+    """It is written as any other; a key that is known already turns it back, and nobody who is written with it."""
+    spool = await spools.open()
+    known = await put(spool)  # its lane
+    first = await put(spool, key="order-7", metadata='{"order": 7}')
+    answers = await asyncio.gather(
+        spool.accept(message(spool, key="order-8", metadata='{"order": 8}')),
+        spool.accept(message(spool, key="order-7", metadata='{"order": 9}')),
+        spool.accept(message(spool)),
+    )
+    assert [fresh for _, fresh in answers] == [True, False, True] and answers[1][0] == first
+    told = [await spool.message(number) for number in (known, first, answers[0][0], answers[2][0])]
+    assert [(m["key"], m["metadata"]) for m in told if m] == [
+        ("", {}), ("order-7", {"order": 7}), ("order-8", {"order": 8}), ("", {}),
+    ]  # fmt: skip
+    assert len(await rows(spool)) == 4
+    await assert_counts(spool)
+
+
 async def test_a_key_that_comes_many_times_at_once_is_accepted_once(spools: Spools) -> None:
     spool = await spools.open()
     answers = await asyncio.gather(*(spool.accept(message(spool, key=f"k{i % 3}")) for i in range(30)))
