@@ -201,7 +201,7 @@ class App:
                 service=Service(self.spool, self.intake, scheduler.outlook, self, self.log),
                 pausing=Pausing(scheduler.pauses, scheduler.outlook, self),
                 usage=scheduler.usage,
-                simulated=Simulated(self.spool, scheduler, scheduler.outlook),
+                simulated=Simulated(self.spool, scheduler, scheduler.outlook, lambda: self.runtime.config),
                 hooks=self.webhooks,
                 suppressing=Suppressing(self.spool, self.suppressions, self, self.log),
                 tokens=self.tokens,

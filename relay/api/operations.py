@@ -14,6 +14,7 @@ from relay.api import (
     queue,
     reports,
     service,
+    simulate,
     status,
     submit,
     suppressions,
@@ -25,7 +26,21 @@ from relay.api.rooms import Rooms
 from relay.api.route import Operation
 
 _MODULES = (
-    *(status, submit, messages, queue, lanes, overview, events, reports, suspensions, suppressions, accounts, changes),
+    *(
+        status,
+        submit,
+        messages,
+        queue,
+        lanes,
+        overview,
+        simulate,
+        events,
+        reports,
+        suspensions,
+        suppressions,
+        accounts,
+        changes,
+    ),
     *(usage, webhooks, feedback, access, service),
 )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DATA, CONFIG = 65, 78
 MOST_RULES = 12  # that are told
 F = Callable[..., Any]
+_OF_SEND = ("sender", "recipient", "class_", "user", "tag", "size", "over")
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _OPTIONS = [
@@ -77,8 +78,12 @@ def simulate(**given: Any) -> None:
     if snapshot and not given["file"]:
         config = _in_force(config, snapshot)
     _tell_unknown(config, waves)
-    simulation, traffic = _made(config, start, float(given["seconds"]), snapshot)
-    result = _run(simulation, traffic, waves, _moment(given["until"], start, "--until") if given["until"] else None)
+    from relay.simulate.asked import made
+
+    simulation, traffic = made(config, start, float(given["seconds"]), waves, snapshot)
+    result = _run(
+        simulation, traffic, waves, _moment(given["until"], simulation.start, "--until") if given["until"] else None
+    )
     if given["csv_"]:
         _write_csv(given["csv_"], result)
     if plot is not None:
@@ -138,7 +143,8 @@ def _moment(text: str, start: float, option: str) -> float:
 
 def _input(given: dict[str, Any]) -> tuple[float, list[Wave], Snapshot | None]:
     """When it begins, what is planned, and what waits already."""
-    from relay.simulate.plans import BadPlan, read, wave
+    from relay.simulate.asked import many
+    from relay.simulate.plans import BadPlan, read
 
     snapshot = _queue() if given["queue"] else None
     now = snapshot.now if snapshot else clock.now()
@@ -152,18 +158,14 @@ def _input(given: dict[str, Any]) -> tuple[float, list[Wave], Snapshot | None]:
         except UnicodeDecodeError:
             raise Failed(f"{given['plan']}: it is no text in UTF-8", DATA) from None
     if given["send"]:
-        names = {"sender": "sender", "recipient": "recipient", "class_": "class", "user": "user", "tag": "tag"}
-        names |= {"size": "size", "over": "spread"}
-        asked = {column: given[option] for option, column in names.items()} | {"count": str(given["send"])}
+        asked = {name.rstrip("_"): given[name] for name in _OF_SEND}
         try:
-            waves.append(wave(asked, start))
+            waves.append(many(asked, given["send"], start))
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     if not waves and (snapshot is None or not snapshot.recipients):
         click.secho("nothing to send", fg="yellow", err=True)
-    if snapshot is not None:
-        return snapshot.now, waves, snapshot
-    return min([each.at for each in waves], default=start), waves, None
+    return start, waves, snapshot
 
 
 def _queue() -> Snapshot:
@@ -181,26 +183,14 @@ def _queue() -> Snapshot:
     return Snapshot.of(pages())
 
 
-def _made(config: Config, start: float, seconds: float, snapshot: Snapshot | None) -> tuple[Simulation, Traffic]:
-    from relay.simulate.run import Simulation
-    from relay.simulate.traffic import Traffic
-
-    if snapshot is None:
-        simulation = Simulation(config, start, seconds)
-    else:
-        simulation = Simulation(config, start, seconds, snapshot.spent, snapshot.documents, snapshot.hosts)
-        snapshot.put(simulation)
-    return simulation, Traffic(simulation)
-
-
 def _run(simulation: Simulation, traffic: Traffic, waves: list[Wave], until: float | None) -> Result:
-    from relay.policy.gate import FOREVER
+    from relay.simulate.asked import leaving
     from relay.simulate.result import Result
 
     result = Result()
     total = simulation.shelf.waiting + sum(wave.count for wave in waves)
     with _progress(total) as step:
-        for left in simulation.run(traffic.arrivals(waves), FOREVER if until is None else until):
+        for left in leaving(simulation, traffic, waves, until):
             result.add(left)
             step(left.recipients)
     return result

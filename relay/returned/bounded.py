@@ -153,7 +153,7 @@ class Understanding:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
-                env=_environment(),
+                env=environment(),
                 cwd="/",
                 start_new_session=True,
             )
@@ -226,7 +226,7 @@ def _how(code: int) -> str:
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     shown = {name: os.environ[name] for name in _SHOWN if name in os.environ}
     own = str(Path(relay.__file__).parent.parent)
     return shown | {"PYTHONPATH": os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH", ""))))}

@@ -104,7 +104,7 @@ async def test_the_queue_leaves_when_it_was_foretold(tmp_path: Path) -> None:
 
 async def asked(rig: Rig, config: Config) -> list[tuple[str, Left]]:
     """(recipient, how it would leave) of all that waits."""
-    simulated = Simulated(rig.app.spool, rig.app.scheduler, rig.app.scheduler.outlook)
+    simulated = Simulated(rig.app.spool, rig.app.scheduler, rig.app.scheduler.outlook, lambda: rig.app.config)
     snapshot = Snapshot.of([await simulated.page(None)])
     simulation = Simulation(config, snapshot.now, TAKES, snapshot.spent, snapshot.documents, snapshot.hosts)
     snapshot.put(simulation)

@@ -137,6 +137,9 @@ GOOD: dict[str, Callable[[World], Good]] = {
     "get_stats": plain(),
     "post_explain": body(**{"from": "later@example.com", "to": "ann@example.net"}),
     "get_simulation": plain(),
+    "post_simulate": body(
+        **{"queue": True, "send": 20, "from": "later@example.com", "to": "example.net", "over": "1h"}
+    ),
     "get_events": plain(limit=5),
     "get_events_stream": plain(kind="accepted"),
     "get_reports": plain(),
