@@ -130,12 +130,17 @@ class Intake:
 
     async def take(self, envelope: Envelope, incoming: Incoming, *, needs: int) -> tuple[NewMessage, int, bool]:
         """As `accept`, with the message as it is kept."""
-        fresh = False
+        message, fresh = None, False
         try:
             message = await self._message(envelope, incoming, needs)
             number, fresh = await self.spool.accept(message)
         except BadMessage as error:
             REFUSED.inc(1, str(error.code))
+            raise
+        except asyncio.CancelledError:
+            if message is not None:  # the spool stores it, whoever waits: it counts, and its file is not ours to delete
+                fresh = True
+                incoming.keep()
             raise
         finally:
             if envelope.charge is not None and not fresh:
