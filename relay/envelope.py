@@ -119,7 +119,8 @@ def parse_queue_id(text: str) -> int:
     if len(text) != QUEUE_ID_LENGTH:
         raise ValueError(f"{text!r} is no queue id: one has {QUEUE_ID_LENGTH} letters and digits, such as 1PGWBZ00001")
     number = 0
-    for c in text.upper():
+    # A ligature in upper case is several letters, and they a number that no column holds.
+    for c in text.upper() if text.isascii() else text:
         if c not in _VALUE:
             raise ValueError(f"{text!r} is no queue id: {c!r} does not occur in one")
         number = number << 5 | _VALUE[c]
