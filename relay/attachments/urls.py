@@ -49,7 +49,7 @@ class Fetcher:
         self._under_way: dict[str, asyncio.Task[bytes]] = {}
 
     async def fetch(self, url: str, rules: Urls, sha256: str) -> bytes:
-        """Who asks for what is being fetched gets the same. `sha256`: what is here under it is not asked for.
+        """Who asks for what is being fetched gets the same. `sha256`: what this URL had, and is here under it, is not asked for.
         Raises NotAttached."""
         try:
             url = guard.check(url, allow_private=rules.allow_private)
@@ -57,7 +57,7 @@ class Fetcher:
             raise NotAttached(str(error)) from None
         if climbs(url) or not allowed(url, rules.allow):
             raise NotAttached("`attachments.urls.allow` does not name this URL")
-        if sha256 and (kept := await asyncio.to_thread(self.cache.content, sha256)) is not None:
+        if sha256 and (kept := await asyncio.to_thread(self._kept, url, sha256)) is not None:
             return kept
         task = self._under_way.get(url)
         if task is None:
@@ -67,6 +67,11 @@ class Fetcher:
         if sha256 and hashlib.sha256(content).hexdigest() != sha256:
             raise NotAttached("what is there has not the `sha256` that was said")
         return content
+
+    def _kept(self, url: str, sha256: str) -> bytes | None:
+        """What this URL had: whoever else's was kept is not to be learnt, or sent, by its hash alone. Blocks."""
+        seen = self.cache.seen(url)
+        return self.cache.content(sha256) if seen and seen.sha256 == sha256 else None
 
     async def _fetch(self, url: str, rules: Urls) -> bytes:
         async with self._room:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from fakes import Upstream
-from rig import running, until
+from rig import free_port, running, until
 from test_api_submit import MAIL, USERS, ask, written
 from test_ssrf import HERE
 
@@ -97,6 +97,15 @@ async def test_fetched_once_and_asked_again_by_its_etag(tmp_path: Path, files: F
         await rig.settled()
         arrived = message_from_bytes(upstream.done[0].message, policy=policy.SMTP)
         assert next(arrived.iter_attachments()).get_content() == b"%PDF"
+
+
+async def test_a_hash_alone_gets_nothing_of_what_another_url_had(tmp_path: Path, files: Files) -> None:
+    where = f"http://127.0.0.1:{files.port}/pub"
+    async with running(written(tmp_path, free_port(), local(files))) as rig:
+        assert (await ask(rig, attached(f"{where}/secret.pdf")))[0] == 202
+        files.status = 404
+        known = hashlib.sha256(b"%PDF").hexdigest()
+        assert (await ask(rig, attached(f"{where}/none.pdf", sha256=known)))[0] == 422
 
 
 async def test_many_who_ask_at_once_are_one_fetch(tmp_path: Path, files: Files) -> None:
