@@ -36,6 +36,8 @@ _FIELD = re.compile(r"[!-9;-~]{1,70}")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"|\[[^\[\]]*+\]|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}")
+# Without `*`: RFC 2231 is for who writes the field, and the stdlib stumbles over what is not quite that.
+_PARAMETERS = re.compile(r'(\s*;\s*([A-Za-z0-9!#$&^_.+-]{1,64}=([A-Za-z0-9!#$&^_.+-]+|"[^"\\]*+"))?)*+\s*')
 _CONTENT_ID = re.compile(r"[!-;=?-~]{1,200}")
 
 
@@ -157,9 +159,12 @@ def check_field(name: str) -> str:
 def check_type(text: str) -> str:
     """`type/subtype`, perhaps with parameters. Raises Uncomposable."""
     one_line("a content type", text)
-    kind = text.partition(";")[0].strip()
-    if not _TYPE.fullmatch(kind) or not text.isascii() or kind.lower().startswith("multipart/"):
-        raise Uncomposable("a content type is written as application/pdf")
+    kind, mark, rest = text.partition(";")
+    kind = kind.strip()
+    if not (_TYPE.fullmatch(kind) and text.isascii() and _PARAMETERS.fullmatch(mark + rest)):
+        raise Uncomposable("a content type is written as application/pdf, or text/csv; charset=utf-8")
+    if kind.lower().startswith("multipart/"):
+        raise Uncomposable("a part of several parts goes in `raw`; attach them one by one")
     return text
 
 

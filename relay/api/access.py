@@ -17,7 +17,13 @@ LONGEST = 10 * 366 * 86400.0  # seconds that a token may be valid
 
 
 class NewToken(Model):
-    name: Annotated[str, Field(min_length=1, max_length=100, description="What it is for.")]
+    # The log, the audit and terminals show it.
+    name: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$", description="What it is for."
+        ),
+    ]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4, description="What its bearer may do.")]
     user: str = Field("", max_length=100, description="Submits as this user, and sees what he submitted.")
     tenant: str = Field("", max_length=100, description="Sees what the tenant's users submitted.")

@@ -30,7 +30,7 @@ from relay.policy.routing import matches_any
 from relay.settings import API, Config, User
 from relay.spool import NewMessage, Notify, SpoolError
 from relay.spool.access import owner_of_key
-from relay.submission import BadMessage, split
+from relay.submission import MAX_HEAD, BadMessage, split
 
 AT_ONCE = 4  # messages that are large, or whose attachments are fetched
 LARGE = 64 * 1024  # bytes of content, from where it is made off the loop
@@ -119,6 +119,8 @@ class Handing:
             if isinstance(asked.raw, bytes):
                 return asked.raw
             return await asyncio.to_thread(_decoded, asked.raw, "raw") if large else _decoded(asked.raw, "raw")
+        if asked.length > MAX_HEAD:
+            raise BadMessage(552, "5.3.4", f"header block is larger than {MAX_HEAD // 1024} KiB")
         attached = await self._attached(asked.attachments)
         draft = asked.draft(attached)
         return await asyncio.to_thread(compose.compose, draft) if large else compose.compose(draft)
@@ -257,7 +259,7 @@ def _is_large(asked: Submission) -> bool:
     if any(part.content is None for part in asked.attachments):
         return True  # it is fetched, and nobody knows yet
     sizes = [len(part.content or "") for part in asked.attachments]
-    return len(asked.text or "") + len(asked.html or "") + sum(sizes) > LARGE
+    return asked.length + len(asked.text or "") + len(asked.html or "") + sum(sizes) > LARGE
 
 
 def _decoded(text: str, where: str) -> bytes:

@@ -25,6 +25,7 @@ from relay.spool.access import Audit
 
 READ_WITHIN = 60.0  # seconds for a body to arrive
 IN_FLIGHT = 128 << 20  # bytes of bodies that are read at once, over all requests
+MOST_VALUES = 2_000_000  # of a body of JSON: three bytes of it may become a hundred in memory
 AUDITED = 4000  # characters of what was asked that the audit keeps
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECRET = re.compile(r"(?i)password|secret|token|authorization")
@@ -153,6 +154,10 @@ class Endpoint:
         if operation.body is None:
             return None
         try:
+            if len(data) > MOST_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+                raise Problem(
+                    413, f"the body has more than {MOST_VALUES} commas and brackets; a table is sent in base64"
+                )
             return operation.body.model_validate_json(data or b"{}")
         except ValidationError as error:
             raise invalid(error, "body", operation.body) from None

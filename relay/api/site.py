@@ -91,7 +91,8 @@ class _Protocol(RequestHandler):
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("an answer was under way")
         detail = "internal trouble; the relay's log has it" if status >= 500 else "this is no request of HTTP"
-        response = Problem(status, detail).response(secrets.token_hex(8))
+        number = secrets.token_hex(8)
+        response = Problem(status, detail, headers={"X-Request-Id": number, "Server": "relay"}).response(number)
         response.force_close()
         return response
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import (
@@ -31,6 +32,7 @@ from relay import compose
 from relay.api.route import Answer, Model
 from relay.compose import Draft, Mailbox, Uncomposable
 from relay.envelope import AddressError, parse_address
+from relay.settings import API
 from relay.submission import PRIORITIES, SAFE_OPTION, Options
 
 MOST = 1000  # messages of a batch
@@ -57,13 +59,18 @@ def _said(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _boxes(value: Any) -> Boxes:
-    if isinstance(value, str):
-        return compose.mailboxes(value)
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    texts = [value] if isinstance(value, str) else value
+    too_many = Uncomposable(f"too many addresses: {API.max_recipients} are allowed; send several messages")
+    if isinstance(texts, list) and len(texts) > API.max_recipients:
+        raise too_many
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise Uncomposable("an address such as `Ann <ann@example.com>`, or a list of them")
-    if len(value) == 1:
-        return compose.mailboxes(value[0])
-    return tuple(box for one in value for box in compose.mailboxes(one))
+    if sum(map(len, texts)) > compose.MAX_NAMED:
+        raise Uncomposable(f"more than {compose.MAX_NAMED // 1024} KiB of addresses; send several messages")
+    found = tuple(islice((box for one in texts for box in compose.mailboxes(one)), API.max_recipients + 1))
+    if len(found) > API.max_recipients:
+        raise too_many
+    return found
 
 
 def _author(value: Any) -> Mailbox:
@@ -98,6 +105,8 @@ def _encodable(value: str) -> bool:
 
 
 def _fields(value: dict[str, Any]) -> dict[str, str | list[str]]:
+    if sum(len(values) if isinstance(values, list) else 1 for values in value.values()) > MAX_FIELDS:
+        raise Uncomposable(f"{MAX_FIELDS} fields are the most, each value of a list counted")
     for name, values in value.items():
         compose.check_field(name)
         for one in values if isinstance(values, list) else [values]:
@@ -115,7 +124,7 @@ def _priority(value: Any) -> int:
 def _instant(value: Any) -> float:
     """Epoch seconds, or RFC 3339 with a zone."""
     if type(value) in (int, float):
-        when = float(value)
+        when = float(min(value, FURTHEST + 1))  # an integer may be larger than any float
     else:
         try:
             moment = datetime.fromisoformat(value)
@@ -291,17 +300,26 @@ class Submission(Model):
     def options(self) -> Options:
         return Options(self.class_, self.priority, self.send_at, self.tag, self.idempotency_key or "")
 
-    def draft(self, attachments: Sequence[compose.Attachment]) -> Draft:
-        """Of one without `raw`."""
-        assert self.from_ is not None
-        fields = [
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Those of `headers`, one by one."""
+        return [
             (name, one)
             for name, value in self.headers.items()
             for one in (value if isinstance(value, list) else [value])
         ]
+
+    @property
+    def length(self) -> int:
+        """Characters of subject and fields: to fold them takes longer than anything else that is as long."""
+        return len(self.subject) + sum(len(name) + len(value) for name, value in self.fields)
+
+    def draft(self, attachments: Sequence[compose.Attachment]) -> Draft:
+        """Of one without `raw`."""
+        assert self.from_ is not None
         return Draft(
             *(self.from_, self.to, self.cc, self.reply_to, self.subject, self.text, self.html),
-            *(fields, attachments),
+            *(self.fields, attachments),
         )
 
     def digest(self) -> str:

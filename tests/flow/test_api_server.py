@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -89,6 +90,8 @@ async def test_what_is_no_http_is_told_so_and_fills_no_log(rig: Rig, caplog: pyt
             said = await rest(reader)
             assert said.startswith(b"HTTP/1.1 400") or said.startswith(b"HTTP/1.0 400"), said
             assert b"application/problem+json" in said and b"canary" not in said
+            head, _, body = said.partition(b"\r\n\r\n")
+            assert f"X-Request-Id: {json.loads(body)['request_id']}".encode() in head and b"aiohttp" not in head
     assert not caplog.records
 
 
