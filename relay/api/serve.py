@@ -46,9 +46,17 @@ def by_socket(request: web.Request, rooms: Rooms) -> Principal:
     return local(uid)
 
 
+def once(request: web.Request, name: str) -> str:
+    """A header field that there is one of; empty: none. Raises Problem: of two nobody knows which one a proxy went by."""
+    found = request.headers.getall(name, [])
+    if len(found) > 1:
+        raise Problem(400, f"{name} is said twice")
+    return found[0] if found else ""
+
+
 def by_token(request: web.Request, rooms: Rooms) -> Principal:
     """RFC 6750 §2.1, §3. Raises Problem."""
-    kind, _, text = request.headers.get("Authorization", "").partition(" ")
+    kind, _, text = once(request, "Authorization").partition(" ")
     if kind.lower() != "bearer" or not text:
         detail = "say `Authorization: Bearer TOKEN`; `relay token add` makes one"
         raise Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="relay"'})

@@ -12,6 +12,7 @@ from relay.api.handing import From, Handing
 from relay.api.problem import FieldError, Problem, invalid, problem_of
 from relay.api.rooms import Rooms
 from relay.api.route import Call, Operation
+from relay.api.serve import once
 from relay.api.submission import Accepted, Batch, Beside, Results, Submission, key
 
 BREATH = 8  # messages of a batch between two turns of the loop
@@ -101,7 +102,7 @@ def _from(call: Call) -> From:
 
 def _key(call: Call) -> str:
     """Raises Problem."""
-    said = call.request.headers.get("Idempotency-Key", "").strip()
+    said = once(call.request, "Idempotency-Key").strip()
     try:
         return key(said) if said else ""
     except compose.Uncomposable as error:

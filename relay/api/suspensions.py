@@ -94,13 +94,14 @@ def operations(rooms: Rooms) -> list[Operation]:
         rows = visible(call)
         if not asked.all:
             must_be_own(call, asked.kind, asked.value)
-            if asked.kind and asked.value and asked.value.lower() not in {row["value"].lower() for row in rows}:
-                raise NotFound(f"no suspension of user {asked.value} is in force")
-            with _allowed():
-                return await rooms.pausing.resume(asked.model_dump(), owner)
+            try:
+                with _allowed():
+                    return await rooms.pausing.resume(asked.model_dump(), owner)
+            except NotFound:  # its words name those that are in force, which are others'
+                raise NotFound(f"no suspension of user {asked.value} is in force") from None
         mine = [row for row in rows if row["owner"] and (call.principal.tenant or row["owner"] == owner)]
-        found = [await rooms.pausing.resume({"kind": row["kind"], "value": row["value"]}, owner) for row in mine]
-        return {"resumed": sum(one["resumed"] for one in found), "asked_again": []}
+        found = [await rooms.pausing.pauses.resume(row["kind"], row["value"], owner) for row in mine]
+        return {"resumed": sum(found), "asked_again": []}
 
     example = {"kind": "class", "value": "default", "for": 3600, "reason": "maintenance"}
     return [

@@ -100,3 +100,12 @@ async def test_the_name_of_a_token_is_one_line(tmp_path: Path) -> None:
 
 def whole(content: bytes) -> dict[str, Any]:
     return {"raw": base64.b64encode(content).decode(), "to": "ann@example.net"}
+
+
+async def test_a_field_that_there_is_one_of_is_not_said_twice(tmp_path: Path) -> None:
+    async with running(written(tmp_path, free_port())) as rig, aiohttp.ClientSession() as session:
+        good = ("Authorization", f"Bearer {await token(rig)}")
+        for twice in ((good, ("Authorization", "Bearer x")), (good, *[("Idempotency-Key", k) for k in "ab"])):
+            async with session.post(f"{base(rig)}/v1/messages", json=MAIL, headers=twice) as answer:
+                assert answer.status == 400 and "twice" in (await answer.json())["detail"]
+        assert await rig.count() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ async def test_to_resume_what_is_not_suspended_tells_nothing_else(at: Apart) -> 
     await at.good("all", "/v1/suspend", {"kind": "class", "value": "default", "reason": "secret"})
     status, told = await at.ask("red", "/v1/resume", {"kind": "user", "value": "ann"})
     assert status == 404 and told["detail"] == "no suspension of user ann is in force"
+    ann = {"kind": "user", "value": "ann"}
+    for body in (ann, {"all": True}):  # many at once: who comes second finds it gone
+        await at.good("red", "/v1/suspend", ann)
+        found = await asyncio.gather(*(at.ask("red", "/v1/resume", body) for _ in range(8)))
+        assert all("default" not in str(told) for _, told in found)
+        assert sum(told["resumed"] for status, told in found if status == 200) == 1
 
 
 @pytest.mark.parametrize(
