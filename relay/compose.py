@@ -23,6 +23,7 @@ from relay.outgoing.mailboxes import Unreadable, read
 from relay.repair import OPTION_PREFIX
 
 WIDTH = 76  # of a line of a header, where it can be folded (RFC 5322 §2.1.1)
+MAX_KNOWN = 500  # characters of addresses that are remembered: long lists would fill the memory, and come once
 MAX_NAMED = 100 * 1024  # octets of one field of addresses
 # Made of the other fields, or by who carries the message; an application that wants its own hands in a whole one.
 OURS = frozenset(
@@ -104,12 +105,15 @@ _WRITE = _MAKE.clone(max_line_length=LINE)  # a URL is never broken, nor encoded
 # -- what is asked
 
 
-@lru_cache(maxsize=8192)
 def mailboxes(text: str) -> tuple[Mailbox, ...]:
     """`ann@example.com`, `Ann <ann@example.com>`, or several with commas between them. Raises Uncomposable.
 
     A domain is in ASCII (RFC 5890) where that saves the message from needing SMTPUTF8.
     """
+    return _seldom(text) if len(text) > MAX_KNOWN else _often(text)
+
+
+def _seldom(text: str) -> tuple[Mailbox, ...]:
     one_line("an address", text)
     if re.search("[:;]", _QUOTED.sub("", text)):
         raise Uncomposable("a group is no address; name its members one by one")
@@ -130,6 +134,9 @@ def mailboxes(text: str) -> tuple[Mailbox, ...]:
     if not made:
         raise Uncomposable("no address; write name@domain")
     return tuple(made)
+
+
+_often = lru_cache(maxsize=8192)(_seldom)  # an application has few senders, and writes to the same people
 
 
 def _ascii(address: str) -> str:

@@ -243,8 +243,13 @@ def _options(found: Head) -> None:
     found.unknown = tuple(unknown)
 
 
-@lru_cache(maxsize=2048)
 def _first_address(value: bytes) -> str:
+    """A long one comes once: remembered, two thousand of them would take half a gigabyte."""
+    return _usual_address(value) if len(value) <= MAX_VALUE else from_address(_text(value))
+
+
+@lru_cache(maxsize=2048)
+def _usual_address(value: bytes) -> str:
     return from_address(_text(value))
 
 

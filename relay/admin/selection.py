@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from math import isfinite
 
 from relay.admin.ports import BadRequest, Outlook
 from relay.envelope import parse_queue_id, queue_id
+from relay.policy.routing import glob
 from relay.recipient import State
 from relay.spool import Filter
 
@@ -37,9 +37,7 @@ def selection(asked: Mapping[str, str], outlook: Outlook, now: float) -> Filter:
     if asked.get("route"):
         wanted.lanes = outlook.lanes_of_route(asked["route"])
     if wanted.egress:
-        glob = re.compile(re.escape(wanted.egress.casefold()).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
-        ahead = outlook.lanes_by_first(lambda name: bool(glob.fullmatch(name.casefold())))
-        wanted.ahead = tuple(sorted(ahead))
+        wanted.ahead = tuple(sorted(outlook.lanes_by_first(glob(wanted.egress))))
     return wanted
 
 

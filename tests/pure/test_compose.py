@@ -17,6 +17,7 @@ from relay.compose import (
     Mailbox,
     Uncomposable,
     _made,
+    _often,
     _plain,
     check_field,
     compose,
@@ -179,3 +180,10 @@ def test_what_is_written_by_hand_is_what_the_stdlib_would_write(
 def test_most_is_written_by_hand(text: str) -> None:
     draft = Draft(AUTHOR, [AUTHOR], subject="A subject", text=text, headers=[("X-A", "")])
     assert _plain(fields_of(draft), draft) == _made(fields_of(draft), draft) != b""
+
+
+def test_long_lists_are_not_remembered() -> None:
+    before = _often.cache_info().currsize
+    lists = [",".join(f"{i}x{j}@example.net" for j in range(100)) for i in range(9)]
+    assert [len(mailboxes(text)) for text in lists] == [100] * 9
+    assert _often.cache_info().currsize == before
