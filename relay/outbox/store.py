@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,9 @@ from relay.outbox.table import STATES, TABLE, Dialect, checked, ddl
 
 MAX_BYTES = 8 << 20  # of the messages of one batch, but for a single one that is larger
 LOCK = 30.0  # seconds to wait for others that write
+LONGEST = (
+    3600.0  # seconds, and more than a row ever waits: one that is to wait longer was told so by a clock that was wrong
+)
 DOUBT = "it may have been sent: its first submission, whose answer never came, was so long ago that the relay may have "
 DOUBT += "forgotten its key; look for it, then `relay outbox retry` or `drop`"
 
@@ -56,6 +59,7 @@ class Store(ABC):
 
     dialect: Dialect
     skip = ""  # what makes a SELECT lock its rows, and pass over those of others
+    octets = "length(message)"  # JSON is mostly ASCII: near enough
 
     def __init__(self, table: str = TABLE) -> None:
         self.table = checked(table)
@@ -78,24 +82,22 @@ class Store(ABC):
 
     def take(self, now: float, most: int, doubtful: float) -> tuple[list[Row], int]:
         """Rows to submit now, and how many became `in_doubt`: attempted before `doubtful`, and never answered."""
-        due = f"FROM {self.table} WHERE state = 'waiting' AND next_at <= ?"
+        due = f"FROM {self.table} WHERE state = 'waiting' AND (next_at <= ? OR next_at > ?)"
+        times = now, now + LONGEST
         with self.transaction(reads=True) as execute:  # idle, it must not keep the application from writing
-            if execute(f"SELECT id {due} LIMIT 1", (now,)).fetchone() is None:
+            if execute(f"SELECT id {due} LIMIT 1", times).fetchone() is None:
                 return [], 0
         with self.transaction() as execute:
-            sql = f"SELECT id, attempted_at, length(message) {due} ORDER BY id LIMIT ?{self.skip}"
-            found = execute(sql, (now, most)).fetchall()
-            old = [number for number, at, _ in found if at is not None and at < doubtful]
-            fit = _fitting([(number, size) for number, _, size in found if number not in set(old)])
+            sql = f"SELECT id, attempted_at, {self.octets} {due} ORDER BY id LIMIT ?{self.skip}"
+            fit, old = _fitting(execute(sql, (*times, most)), doubtful)
             if old:
                 sql = f"UPDATE {self.table} SET state = 'in_doubt', last_error = ? WHERE {_among(old)}"
                 execute(sql, (DOUBT, *old))
             if fit:
-                execute(
-                    f"UPDATE {self.table} SET attempts = attempts + 1, attempted_at = coalesce(attempted_at, ?) "
-                    f"WHERE {_among(fit)}",
-                    (now, *fit),
-                )
+                # What lies ahead was not the time of an attempt: the row would never be in doubt.
+                first = "CASE WHEN attempted_at <= ? THEN attempted_at ELSE ? END"
+                sql = f"UPDATE {self.table} SET attempts = attempts + 1, attempted_at = {first} WHERE {_among(fit)}"
+                execute(sql, (now, now, *fit))
         self._taken_at = now
         return self.hold(fit) if fit else [], len(old)
 
@@ -145,7 +147,9 @@ class Store(ABC):
         marks = ", ".join("?" * len(states))
         sql = f"SELECT {', '.join(columns)} FROM {self.table} WHERE state IN ({marks}) ORDER BY id LIMIT ?"
         with self.transaction(reads=True) as execute:
-            return [dict(zip(columns, row, strict=True)) for row in execute(sql, (*states, limit)).fetchall()]
+            return [
+                dict(zip(columns, map(_text, row), strict=True)) for row in execute(sql, (*states, limit)).fetchall()
+            ]
 
     def counts(self) -> dict[str, int]:
         with self.transaction(reads=True) as execute:
@@ -213,8 +217,11 @@ class SqliteStore(Store):
         if not Path(self.path).is_file():
             raise OutboxError(f"there is no database {self.path}: the application makes it, or the path is wrong")
         # By one thread at a time, which need not always be the same.
-        self._connection = sqlite3.connect(self.path, timeout=LOCK, isolation_level=None, check_same_thread=False)
-        return self._connection
+        made = sqlite3.connect(self.path, timeout=LOCK, isolation_level=None, check_same_thread=False)
+        # Whoever wrote a row by hand may have written no UTF-8: that row is refused, and holds up no other.
+        made.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
+        self._connection = made
+        return made
 
 
 class PostgresStore(Store):
@@ -222,6 +229,7 @@ class PostgresStore(Store):
 
     dialect: Dialect = "postgresql"
     skip = " FOR UPDATE SKIP LOCKED"
+    octets = "octet_length(message)"  # it is known without unpacking them
 
     def __init__(self, url: str, table: str = TABLE) -> None:
         super().__init__(table)
@@ -274,7 +282,10 @@ class PostgresStore(Store):
 
     def _open(self) -> Any:
         # No statement is prepared: a pooler between may give each transaction another server.
-        made = self._psycopg.connect(self._url, prepare_threshold=None, application_name="relay outbox")
+        # A database in SQL_ASCII would hand out octets instead of text.
+        made = self._psycopg.connect(
+            self._url, prepare_threshold=None, application_name="relay outbox", client_encoding="utf8"
+        )
         made.execute("SET idle_in_transaction_session_timeout = 0")  # the relay may take its time
         made.commit()
         self._connection = made
@@ -293,20 +304,31 @@ def open_store(url: str, table: str = TABLE) -> Store:
 
 
 def shows_password(url: str) -> bool:
-    parts = urlsplit(url)
-    return bool(parts.password) or "password" in parse_qs(parts.query)
+    """One that cannot be read may."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "@" in url
+    return bool(parts.password) or not {"password", "sslpassword"}.isdisjoint(parse_qs(parts.query))
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _among(ids: Sequence[int]) -> str:
     return f"id IN ({', '.join('?' * len(ids))})"
 
 
-def _fitting(found: Sequence[tuple[int, int]]) -> list[int]:
-    """As many as one request holds, and one at least."""
-    fit, left = list[int](), MAX_BYTES
-    for number, size in found:
+def _fitting(found: Iterable[tuple[int, float | None, int]], doubtful: float) -> tuple[list[int], list[int]]:
+    """(as many as one request holds, and one at least; those that are in doubt). Reads on no further than it must."""
+    fit, old, left = list[int](), list[int](), MAX_BYTES
+    for number, at, size in found:
+        if at is not None and at < doubtful:
+            old.append(number)
+            continue
         left -= size
         if fit and left < 0:
             break
         fit.append(number)
-    return fit
+    return fit, old

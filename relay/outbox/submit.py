@@ -45,7 +45,11 @@ class Submitter:
 
     def __call__(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         try:
-            answer = self._pool.exchange(request("POST", PATH, {"messages": messages}), TIMEOUT)
+            asked = request("POST", PATH, {"messages": messages})
+        except (ValueError, TypeError, RecursionError) as error:  # in a row that somebody wrote by hand: NaN, for one
+            raise Refused(f"it cannot be written as JSON: {error}") from None
+        try:
+            answer = self._pool.exchange(asked, TIMEOUT)
         except RelayError as error:
             # What is no Unavailable came to no connection: no right to the socket, a certificate that is not trusted.
             raise Waits(str(error), certain=not isinstance(error, Unavailable) or not error.sent) from None

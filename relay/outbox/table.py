@@ -47,4 +47,7 @@ def ddl(dialect: Dialect, table: str = TABLE) -> tuple[str, ...]:
     if dialect not in _ID:
         raise ValueError(f"no outbox for {dialect}: there is one for {' and '.join(_ID)}")
     made = _TABLE.format(table=checked(table), id=_ID[dialect], states=", ".join(f"'{s}'" for s in STATES))
-    return made, _INDEX.format(table=table, name=table.rpartition(".")[2])
+    schema, dot, name = table.rpartition(".")
+    if dialect == "sqlite":  # the schema stands before the index there, and not before its table
+        return made, _INDEX.format(table=name, name=schema + dot + name)
+    return made, _INDEX.format(table=table, name=name)

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from fakes import Upstream
 from postgres import Server, server
-from rig import ENV, free_port, running, write_config
+from rig import ENV, free_port, running, until, write_config
 
 from relay import outbox
 from relay.outbox import Reader, Refused, Submitter, Turn, Waits
@@ -312,6 +312,58 @@ async def test_a_row_that_brings_requests_down_is_found(app: Application) -> Non
     assert row["next_at"] > NOW and row["attempted_at"] is not None
 
 
+BY_HAND = {
+    "nan": "INSERT INTO relay_outbox (key, message, created_at) VALUES ('k', '{\"metadata\": {\"a\": NaN}}', 0)",
+    "infinity": "INSERT INTO relay_outbox (key, message, created_at) VALUES ('k', '{\"metadata\": {\"a\": 1e999}}', 0)",
+    "octets_as_key": "INSERT INTO relay_outbox (key, message, created_at) VALUES (x'6b', '{}', 0)",
+    "key_not_utf8": "INSERT INTO relay_outbox (key, message, created_at) VALUES (CAST(x'6bff' AS TEXT), '{}', 0)",
+    "not_utf8": "INSERT INTO relay_outbox (key, message, created_at) VALUES ('k', CAST(x'7b22ff223a317d' AS TEXT), 0)",
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+async def test_a_row_that_was_written_by_hand_holds_up_nobody(app: Application, name: str, tmp_path: Path) -> None:
+    if "CAST" in BY_HAND[name] and app.store.dialect != "sqlite":
+        pytest.skip("PostgreSQL lets none in")
+    async with Upstream() as up, running(configured(tmp_path, up)):
+        reader = Reader(app.url, socket(tmp_path))
+        app.book("ann")
+        app.execute(BY_HAND[name])
+        app.book("bob")
+        for _ in range(8):
+            await turn(reader)
+        await until(lambda: arrived(up) == ["ann", "bob"])
+        (row,) = app.rows()
+        assert row["state"] == "refused" and row["last_error"], row
+        json.dumps(row)
+        reader.close()
+
+
+async def test_a_clock_that_was_wrong_keeps_no_row_for_ever(app: Application) -> None:
+    """A machine without a clock of its own starts in another year, and is put right."""
+    told: list[int] = []
+
+    def submit(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        told.append(len(messages))
+        if len(told) == 1:
+            return [{"status": 503, "detail": "later"} for _ in messages]
+        if len(told) == 2:
+            raise Waits("no answer", certain=False)
+        return [{"status": 202, "queue_id": "1", "repeated": False} for _ in messages]
+
+    app.book("ann")
+    reader = Reader(app.store, submit)
+    await turn(reader, NOW + 365 * DAY)
+    (row,) = app.rows()
+    assert row["next_at"] > NOW + 364 * DAY
+    await turn(reader, NOW)  # it is put right, and that submission has no answer
+    (row,) = app.rows()
+    assert row["attempted_at"] == NOW and row["next_at"] <= NOW + 300
+    app.execute(f"UPDATE relay_outbox SET attempted_at = {NOW + 365 * DAY}")
+    await turn(reader, NOW + 600)
+    assert len(told) == 3 and app.rows() == []
+
+
 async def test_a_database_that_goes_away(app: Application, tmp_path: Path) -> None:
     async with Upstream() as up, running(configured(tmp_path, up)):
         reader = Reader(app.url, socket(tmp_path))
@@ -413,8 +465,9 @@ def test_the_verbs_say_what_is_wrong(app: Application, verb: Verb, tmp_path: Pat
     assert "there is no table nowhere" in verb("list", "--table", "nowhere", code=69).stderr
     assert "lower-case" in verb("list", "--table", "No where", code=64).stderr
     assert "sqlite:///FILE" in verb("list", "--database", "mysql://a@b/c", code=78).stderr
-    said = verb("list", "--database", "postgresql://a:geheim@b/c", code=64)
-    assert "no place on the command line" in said.stderr and "geheim" not in said.stderr
+    for url in ("postgresql://a:geheim@b/c", "postgresql://a:geheim@[/c", "postgresql://a@b/c?sslpassword=geheim"):
+        said = verb("list", "--database", url, code=64)
+        assert "no place on the command line" in said.stderr and "geheim" not in said.stderr
     for url in (
         "postgresql://a:geheim@[/c",
         "postgresql://a:geheim@127.0.0.1:1/c",

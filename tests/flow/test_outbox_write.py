@@ -210,5 +210,11 @@ def test_the_statements_are_those_of_create(tmp_path: Path) -> None:
         for statement in outbox.ddl("sqlite", "mail_out"):
             database.execute(statement)
         outbox.enqueue(database, MAIL, table="mail_out")
+        database.execute(f"ATTACH '{tmp_path}/mail.db' AS mail")
+        outbox.create(database, "mail.box")
+        outbox.enqueue(database, MAIL, table="mail.box")
+        assert database.execute("SELECT name FROM mail.sqlite_master WHERE sql LIKE '% INDEX %'").fetchall() == [
+            ("box_waiting",)
+        ]
     with pytest.raises(ValueError, match="no outbox for mysql"):
         outbox.ddl("mysql")  # type: ignore[arg-type]
