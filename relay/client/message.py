@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import mimetypes
 import os
 import secrets
@@ -49,11 +50,13 @@ class Attachment:
         name = filename or Path(path).name
         return cls(Path(path).read_bytes(), name, content_type or mimetypes.guess_type(name)[0] or "")
 
+    def words(self) -> dict[str, Any]:
+        """All but the content."""
+        return _given(self, "filename", "content_type", "inline", "content_id", "path", "url", "sha256")
+
     def wire(self) -> dict[str, Any]:
-        given = _given(self, "filename", "content_type", "inline", "content_id", "path", "url", "sha256")
-        if self.content is not None:
-            given["content"] = base64.b64encode(self.content).decode()
-        return given
+        content = {} if self.content is None else {"content": base64.b64encode(self.content).decode()}
+        return self.words() | content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,7 @@ class Message:
             raise ValueError("a message wants from_, such as 'Shop <shop@example.com>'")
         if self.raw is None and not (self.to or self.cc or self.bcc):
             raise ValueError("a message wants a recipient in to, cc or bcc")
+        as_json([self._words(), [one.words() for one in self.attachments]])  # one of a batch must not spoil all of it
 
     @classmethod
     def of(cls, message: Parsed, **given: Any) -> Message:
@@ -106,6 +110,15 @@ class Message:
 
     def wire(self) -> dict[str, Any]:
         """As JSON, without what is not said."""
+        told = self._words()
+        if self.attachments:
+            told["attachments"] = [one.wire() for one in self.attachments]
+        if self.raw is not None:
+            told["raw"] = base64.b64encode(self.raw).decode()
+        return told
+
+    def _words(self) -> dict[str, Any]:
+        """All but what is in octets."""
         told = _given(self, "subject", "text", "html", "tag", "user") | {
             name: value
             for name, value in (
@@ -114,13 +127,10 @@ class Message:
                 ("idempotency_key", self.key),
                 *((name, _listed(getattr(self, name))) for name in ("to", "cc", "bcc", "reply_to")),
                 ("headers", {k: v if isinstance(v, str) else list(v) for k, v in self.headers.items()}),
-                ("attachments", [one.wire() for one in self.attachments]),
                 ("metadata", dict(self.metadata)),
             )
             if value
         }
-        if self.raw is not None:
-            told["raw"] = base64.b64encode(self.raw).decode()
         if self.priority is not None:
             told["priority"] = self.priority
         if self.send_at is not None:
@@ -140,6 +150,18 @@ _MADE = (
     "headers",
     "attachments",
 )  # a whole message has them in itself
+
+
+def as_json(told: Any) -> str:
+    """As JSON. Raises ValueError or TypeError for what no relay could read: NaN, and half of a character (RFC 8259 §8.2)."""
+    text = json.dumps(told, allow_nan=False, separators=(",", ":"))
+    if "\\ud" in text:  # of a pair, mostly
+        try:
+            json.dumps(told, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            around = error.object[max(0, error.start - 20) : error.end + 20]
+            raise ValueError(f"{around!r} is no Unicode: it was read by another encoding than it has") from None
+    return text
 
 
 def octets(message: Parsed) -> bytes:

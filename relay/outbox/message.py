@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import copy
-import json
 import re
 from collections.abc import Mapping
 from email.message import Message
 from email.utils import getaddresses
 from typing import Any
 
-from relay.client.message import octets
+from relay.client.message import as_json, octets
 
 _KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")  # as the relay has it
 
@@ -63,4 +62,4 @@ def row(message: Any, key: str | None, fresh: str) -> tuple[str, str]:
     chosen = str(key or own or fresh)
     if not _KEY.fullmatch(chosen):
         raise ValueError("a key has 1 to 200 printable characters of ASCII")
-    return chosen, json.dumps(found, allow_nan=False, separators=(",", ":"))
+    return chosen, as_json(found)

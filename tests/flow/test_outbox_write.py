@@ -176,6 +176,10 @@ async def test_what_is_no_connection_and_what_is_no_message(tmp_path: Path) -> N
         for message in ("text", None, MAIL | {"text": b"octets"}):
             with pytest.raises(TypeError):
                 outbox.enqueue(database, message)
+        for text in ("x\ud800", "\udcff"):
+            with pytest.raises(ValueError, match="no Unicode"):
+                outbox.enqueue(database, MAIL | {"text": text})
+        outbox.enqueue(database, MAIL | {"text": "\U0001f600"})
         for key in (" a", "ü", "a\n", "x" * 201):
             with pytest.raises(ValueError, match="ASCII"):
                 outbox.enqueue(database, MAIL, key=key)

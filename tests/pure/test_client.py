@@ -101,6 +101,13 @@ WRONG = {
     "no recipient": ({"from_": "a@b.c"}, "recipient"),
     "naive time": ({"from_": "a@b.c", "to": "a@b.c", "send_at": datetime(2026, 12, 1)}, "time zone"),
     "raw and text": ({"raw": b"x", "text": "y", "cc": "a@b.c"}, "without cc, text"),
+    "half a character": ({"from_": "a@b.c", "to": "a@b.c", "text": "x\ud800"}, "no Unicode"),
+    "half in a list": ({"from_": "a@b.c", "to": ["\udcff@b.c"]}, "no Unicode"),
+    "half in a name": (
+        {"from_": "a@b.c", "to": "a@b.c", "attachments": [Attachment(b"x", "\udcff.pdf")]},
+        "no Unicode",
+    ),
+    "no number": ({"from_": "a@b.c", "to": "a@b.c", "metadata": {"a": float("nan")}}, "JSON"),
 }
 
 
@@ -109,6 +116,10 @@ def test_a_message_that_makes_no_sense_is_told_at_once(name: str) -> None:
     given, words = WRONG[name]
     with pytest.raises(ValueError, match=words):
         Message(**given)
+
+
+def test_characters_beyond_sixteen_bits_are_whole() -> None:
+    assert Message(from_="a@b.c", to="a@b.c", text="\U0001f600 \\ud800").text == "\U0001f600 \\ud800"
 
 
 def test_an_attachment_is_of_one_source_and_has_a_name() -> None:
