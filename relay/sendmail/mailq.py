@@ -6,6 +6,7 @@ Asks `relay queue list`, which knows where the relay is and who may ask it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,8 +23,11 @@ def show() -> int:
     done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         return done.returncode
-    for line in listing(json.loads(done.stdout)):
-        print(line)
+    lines = listing(json.loads(done.stdout))
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # `mailq | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

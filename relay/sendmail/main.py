@@ -8,7 +8,7 @@ import re
 import smtplib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from relay.addressees import Unreadable, destinations, mailboxes
 from relay.sendmail.content import Message, normalised
@@ -58,8 +58,14 @@ def run(words: Sequence[str], program: str = "sendmail") -> int:
 
 
 def _told(text: str, code: int) -> int:
-    print(f"sendmail: {''.join(c if c.isprintable() else '?' for c in text)}", file=sys.stderr)
+    _say(2, f"sendmail: {''.join(c if c.isprintable() else '?' for c in text)}")
     return code
+
+
+def _say(descriptor: int, line: str) -> None:
+    """Whether anybody hears it or not: the exit code is to tell of the message, which may have been taken by now."""
+    with suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
 
 
 def send(options: Options) -> int:
@@ -80,7 +86,7 @@ def send(options: Options) -> int:
     for _, text in submission.refused:
         _told(f"refused: {text}", 0)
     if options.verbose and submission.taken:
-        print(submission.taken)
+        _say(1, submission.taken)
     return verdict(submission.refused, bool(submission.taken))
 
 
@@ -96,8 +102,12 @@ def verdict(refused: Sequence[tuple[int, str]], taken: bool) -> int:
 
 
 def _input() -> Iterator[bytes]:
-    while piece := os.read(0, 1 << 16):
-        yield piece
+    """Raises Failed."""
+    try:
+        while piece := os.read(0, 1 << 16):
+            yield piece
+    except OSError as error:
+        raise Failed(DATA, f"no message: standard input cannot be read: {error.strerror}") from None
 
 
 def _found(message: Message, domain: str) -> list[str]:
@@ -126,7 +136,10 @@ def _sender(word: str, domain: str) -> str:
     """Raises Failed. The null sender for nothing."""
     if word.strip() in ("", "<>"):
         return ""
-    found = list(_written(word, domain))
+    try:
+        found = list(_written(word, domain))
+    except Failed as error:
+        raise Failed(DATA, f"-f: {str(error).removeprefix('recipient ')}") from None
     if len(found) != 1:
         raise Failed(USAGE, f"-f {word}: it wants one address")
     return found[0]

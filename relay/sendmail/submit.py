@@ -94,8 +94,8 @@ class Submission:
         self._mail(smtp, recipients)
         options = self.options
         notify = f" NOTIFY={options.notify}" if options.notify and smtp.has_extn("dsn") else ""
-        taken, left = 0, []
-        for address in recipients:
+        taken, left = 0, list[str]()
+        for number, address in enumerate(recipients):
             code, said = smtp.docmd("RCPT", f"TO:<{address}>{notify}")
             text = said.decode("utf-8", "replace").replace("\n", " ")
             if code == 421:
@@ -103,7 +103,8 @@ class Submission:
             if code in (250, 251):
                 taken += 1
             elif taken and _TOO_MANY.match(f"{code} {text}"):
-                left.append(address)
+                left = list(recipients[number:])  # none of them would hear anything else in this one
+                break
             else:
                 known = _ENHANCED.match(text)
                 no_user = code >= 500 and (known is None or known[1] == "1")

@@ -161,6 +161,43 @@ async def test_without_a_relay(words: tuple[str, ...], stdin: bytes, code: int) 
     assert (done.err == "") is (code == 0) and done.err.count("\n") <= 1
 
 
+async def test_whoever_does_not_listen_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    """A full disk behind the output must not make the caller send again what was taken."""
+    async with running(write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"})) as rig:
+        program = f'"{sys.executable}" -c "from relay.sendmail import main; main()"'
+
+        async def shell(words: str, port: int = rig.port) -> tuple[int, str]:
+            process = await asyncio.create_subprocess_exec(
+                "sh", "-c", f"printf 'Subject: t\\n\\nx\\n' | {program} {words}",
+                stdout=-1, stderr=-1, env=ENV | {"RELAY_SMTP": f"127.0.0.1:{port}"},
+            )  # fmt: skip
+            _, err = await asyncio.wait_for(process.communicate(), 60)
+            assert process.returncode is not None
+            return process.returncode, err.decode()
+
+        for count, words in enumerate(("-v a@y.test >/dev/full", "-v a@y.test >&-"), 1):
+            assert await shell(words) == (0, "")
+            assert await rig.count() == count
+        for words in ("a@y.test 2>/dev/full", "a@y.test 2>&-"):
+            assert await shell(words, free_port()) == (75, "")
+        code, err = await shell("-f 'a b@x.test' a@y.test")
+        assert code == 65 and err.startswith("sendmail: -f: 'a b@x.test'")
+        code, err = await shell("a@y.test <&-")
+        assert code == 65 and "standard input cannot be read" in err
+        assert await rig.count() == 2
+
+
+async def test_a_queue_of_which_the_beginning_is_enough(tmp_path: Path) -> None:
+    async with running(write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"})) as rig:
+        await rig.send_many([("a@x.test", (f"{'r' * 50}{n}@y.test",), b"Subject: t\r\n\r\n") for n in range(900)])
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", f'"{sys.executable}" -c "from relay.sendmail import main; main()" -bp | head -n 1',
+            stdout=-1, stderr=-1, env=ENV | {"RELAY_ENDPOINT": str(tmp_path / "admin.sock")},
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert out.startswith(b"-Queue ID-") and err == b""
+
+
 LOGIN = """users: {app: {password: {file: secret}}}
 """
 
