@@ -58,12 +58,17 @@ _TAGS = {
     "reload": "The configuration, read again.",
     "spool": "Check and copy.",
 }
-_WITH = {"suspend": "suspensions", "resume": "suspensions"}  # paths that stand beside the noun that they are about
+_WITH = {
+    "suspend": "suspensions",
+    "resume": "suspensions",
+    "simulate": "simulation",
+}  # paths that stand beside the noun that they are about
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Of all of them."""
     schemas, refs = _schemas(operations)
+    used = {_tag(operation) for operation in operations}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _told(operation, refs)
@@ -74,7 +79,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": __version__,
             "description": _ABOUT,
         },
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if name in used],
         "paths": paths,
         "components": {
             "schemas": schemas,
