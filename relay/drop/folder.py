@@ -6,6 +6,7 @@ All is done from one descriptor of the folder, and no name is followed: what is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import heapq
 import itertools
@@ -32,18 +33,26 @@ class Odd(Exception):
 class Identity:
     """What tells a file from every other one, whatever it is called."""
 
-    device: int
     inode: int
     modified: int  # nanoseconds
+    changed: int  # nanoseconds; a new name counts, too
     size: int
 
     @classmethod
     def of(cls, found: os.stat_result) -> Identity:
-        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return cls(found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
     def key(self, digest: str) -> str:
-        """For idempotency: by the content as well, for inodes are used again."""
-        return hashlib.sha256(f"{self.device} {self.inode} {self.modified} {self.size} {digest}".encode()).hexdigest()
+        """For idempotency: `cp -p` may make a file that differs from the one that was sent in `changed` alone."""
+        return hashlib.sha256(f"{self.inode} {self.modified} {self.changed} {self.size} {digest}".encode()).hexdigest()
+
+    def still(self, other: Identity) -> bool:
+        """Whether it is the same file, which may have got another name or other rights since."""
+        return (self.inode, self.modified, self.size) == (other.inode, other.modified, other.size)
+
+    def gone(self) -> str:
+        """Its name while it is removed. Nobody has it but a file that was sent, or that came in the place of one."""
+        return _GONE + hashlib.sha256(f"{self.inode} {self.modified} {self.size}".encode()).hexdigest()[:32]
 
 
 @dataclass(slots=True)
@@ -122,7 +131,8 @@ class Folder:
 
     def remove(self, name: str, identity: Identity) -> None:
         """The file that was seen, and no other that has its name by now."""
-        if hidden := self._withdrawn(name, identity):
+        hidden = identity.gone()
+        if self._withdrawn(name, identity, hidden):
             os.unlink(hidden, dir_fd=self._fd)
 
     def refuse(self, name: str, identity: Identity, why: str) -> None:
@@ -131,34 +141,47 @@ class Folder:
             os.mkdir(REFUSED, 0o770, dir_fd=self._fd)
         refused = os.open(REFUSED, _FOLDER | os.O_NOFOLLOW, dir_fd=self._fd)
         try:
-            if hidden := self._withdrawn(name, identity):
-                free = _free(name, refused)  # nobody else writes there
-                os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-                with os.fdopen(os.open(f"{free}.why", flags, 0o640, dir_fd=refused), "w", encoding="utf-8") as out:
-                    out.write(f"{why}\n")
-                os.fsync(refused)
+            if os.fstat(refused).st_dev != self._state.st_dev:
+                raise OSError(errno.EXDEV, "it is on another file system")
+            # The reason first: what can't be told stays where it is, and its name keeps the place.
+            free = _told(name, why, refused)
+            try:
+                hidden = f"{_GONE}{secrets.token_hex(8)}"
+                moved = self._withdrawn(name, identity, hidden)
+                if moved:
+                    os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
+            except OSError:
+                os.unlink(f"{free}.why", dir_fd=refused)
+                raise
+            if not moved:
+                os.unlink(f"{free}.why", dir_fd=refused)
+            os.fsync(refused)
         finally:
             os.close(refused)
 
-    def _withdrawn(self, name: str, identity: Identity) -> str:
-        """Its name once nobody else has it in hand; empty where another one has its place, or none."""
-        hidden = f"{_GONE}{secrets.token_hex(8)}"
+    def _withdrawn(self, name: str, identity: Identity, hidden: str) -> bool:
+        """Whether it is called `hidden` now, and nobody else has it in hand; not where another one has its place, or none."""
         try:
             os.rename(name, hidden, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except FileNotFoundError:
-            return ""
-        if Identity.of(os.stat(hidden, dir_fd=self._fd, follow_symlinks=False)) == identity:
-            return hidden
+            return False
+        if self._identity(hidden).still(identity):
+            return True
         self._give_back(hidden)
-        return ""
+        return False
+
+    def _identity(self, name: str) -> Identity:
+        return Identity.of(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
 
     def recover(self) -> None:
-        """What a crash left half removed comes back: if it became a message, its key tells."""
+        """What a crash left half removed: what was sent goes, all else comes back."""
         with os.scandir(self._fd) as entries:
             left = [entry.name for entry in entries if entry.name.startswith(_GONE)]
         for hidden in left:
-            self._give_back(hidden)
+            if hidden == self._identity(hidden).gone():
+                os.unlink(hidden, dir_fd=self._fd)
+            else:
+                self._give_back(hidden)
 
     def _give_back(self, hidden: str) -> None:
         """By a name that nobody else writes to meanwhile."""
@@ -168,12 +191,24 @@ class Folder:
         os.fsync(self._fd)
 
 
-def _free(name: str, folder: int) -> str:
-    """`name`, or if `refused` has one already, one like it."""
+def _told(name: str, why: str, folder: int) -> str:
+    """`name`, or if `refused` has one already, one like it; with the reason beside it. Raises OSError."""
+    short = os.fsencode(name)[:200]  # 255 octets are the most, with what stands before and behind
     for number in itertools.count():
-        free = f"{number}-{name}"[:200] if number else name[:200]
+        free = os.fsdecode(b"%d-%b" % (number, short) if number else short)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
+            descriptor = os.open(f"{free}.why", flags, 0o640, dir_fd=folder)
+        except FileExistsError:
+            continue
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as out:
+                out.write(f"{why}\n")
             os.stat(free, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             return free
+        except OSError:
+            os.unlink(f"{free}.why", dir_fd=folder)
+            raise
+        os.unlink(f"{free}.why", dir_fd=folder)  # somebody took the reason away, and left the file
     raise AssertionError

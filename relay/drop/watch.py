@@ -48,7 +48,7 @@ class Place:
 
     def rests(self, name: str, identity: Identity, now: float) -> bool:
         known = self.later.get(name)
-        return known is not None and known[0] == identity and now < known[1]
+        return known is not None and known[0].still(identity) and now < known[1]
 
 
 class Drops:
@@ -117,7 +117,10 @@ class Drops:
         place.later = {name: known for name, known in place.later.items() if now < known[1]}
         if len(place.later) >= MOST_KEPT:
             return False
-        seen = await asyncio.to_thread(folder.look, now, BATCH, lambda name, identity: place.rests(name, identity, now))
+        wall = now + clock.drift()  # as the file system has it: a machine may be told the time after our start
+        seen = await asyncio.to_thread(
+            folder.look, wall, BATCH, lambda name, identity: place.rests(name, identity, now)
+        )
         self._tell_odd(place, seen)
         for start in range(0, len(seen.files), AT_ONCE):
             files = seen.files[start : start + AT_ONCE]
@@ -212,6 +215,8 @@ class Drops:
     def _envelope(self, drop: Drop, letter: Letter) -> Envelope:
         """Raises BadMessage: a file is taken whole, or not at all."""
         user = self._config.users.get(drop.user)
+        if drop.user and user is None:  # a reload took both away while this look was under way
+            raise BadMessage(451, "4.3.0", f"there is no user {drop.user} any more")
         ascii_ = all(address.isascii() for address in (letter.sender, *letter.recipients))
         listen = Listen(drop.listener, Address("127.0.0.1", 0))
         envelope = Envelope(listen, "", "drop", "drop", letter.sender, smtputf8=not ascii_, user=user)

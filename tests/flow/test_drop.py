@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from rig import Rig, free_port, running, until, write_config
 
 from relay import clock, metrics
 from relay.drop import watch
+from relay.drop.folder import Folder, Identity
 
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}\n  bulk: {priority: low}"
 MAIL = b"From: Shop <shop@x.test>\nTo: a@y.test\nBcc: b@y.test\nSubject: t\n\nhello\n"
@@ -160,10 +163,11 @@ async def test_met_again_after_a_crash_it_is_the_same_message(tmp_path: Path) ->
             assert "cannot be removed" in (await told(rig, "drop_later"))[0]["why"]
         finally:
             watch.Folder = folder  # type: ignore[misc]
-        os.rename(file, tmp_path / "orders/.done-0123")  # half removed
+        hidden = tmp_path / "orders" / Identity.of(os.stat(file)).gone()
+        os.rename(file, hidden)  # half removed
         rig.app.drops._places.clear()
         rig.app.drops.apply(rig.app.config)  # as a new start
-        await gone(file, tmp_path / "orders/.done-0123")
+        await gone(file, hidden)
         await until(lambda: not os.listdir(tmp_path / "orders"))
         assert len({row["queue_id"] for row in await rig.rows()}) == 1
         assert len(rig.said("repeated")) == 1
@@ -199,6 +203,98 @@ async def test_a_user_and_what_he_may(tmp_path: Path) -> None:
         full = put(tmp_path, "full.eml", MAIL + b"more")
         assert (await told(rig, "drop_later"))[0]["file"] == "full.eml"
         assert full.exists() and rig.app.drops.standing()[0]["later"] == 1
+
+
+async def test_the_same_file_again_is_another_message(tmp_path: Path) -> None:
+    """As `cp -p reminder.eml` of each day: the same content and time, and where the file system wants it the same inode."""
+    orders = tmp_path / "orders"
+    template = tmp_path / "template"
+    template.write_bytes(MAIL)
+    os.utime(template, (1_700_000_000, 1_700_000_000))
+    async with running(configured(tmp_path)) as rig:
+        for _ in range(4):
+            shutil.copy2(template, orders / ".new")
+            (orders / ".new").rename(orders / "reminder.eml")
+            await until(lambda: os.listdir(orders) == [])
+        assert len({row["queue_id"] for row in await rig.rows()}) == 4
+
+
+@pytest.mark.parametrize("kind", ["sent", "replaced", "refused"])
+async def test_what_a_crash_left_half_done(tmp_path: Path, kind: str) -> None:
+    """It died behind the renaming that precedes all else: what was sent goes, what was not comes back."""
+    file, orders = configured(tmp_path), tmp_path / "orders"
+    left = put(tmp_path, "one.eml")
+    found = os.stat(left)
+    if kind == "replaced":
+        other = put(tmp_path, "two.eml", MAIL + b"another\n")
+        left.unlink()
+        left = other
+    left.rename(orders / (".done-0123456789abcdef" if kind == "refused" else Identity.of(found).gone()))
+    async with running(file) as rig:
+        await until(lambda: os.listdir(orders) == [])
+        assert len(await rig.rows()) == (0 if kind == "sent" else 2)
+
+
+async def test_names_that_are_as_long_as_names_may_be(tmp_path: Path) -> None:
+    """Refused at once, and alike in what is kept of them."""
+    long = [f"{'ü' * 120}{end}.eml" for end in ("aaaa", "bbbb", "cccc\n")]
+    odd = os.fsdecode(b"\xff\n" * 100 + b".eml")
+    async with running(configured(tmp_path)) as rig:
+        await gone(*(put(tmp_path, name, b"To: a@y.test\n\n%d" % n) for n, name in enumerate((odd,))))
+        for n, name in enumerate(long):
+            (tmp_path / "orders" / name).write_bytes(b"To: a@y.test\n\n%d" % n)
+            os.utime(tmp_path / "orders" / name, (1, 1))
+        await until(lambda: len(rig.said("drop_refused")) == 4)
+        kept = sorted(os.listdir(tmp_path / "orders/refused"))
+        assert len(kept) == 8 and os.listdir(tmp_path / "orders") == ["refused"]
+        mails = [name for name in kept if not name.endswith(".why")]
+        assert all(f"{name}.why" in kept for name in mails)
+        contents = [(tmp_path / "orders/refused" / name).read_bytes() for name in mails]
+        assert sorted(contents) == [b"To: a@y.test\n\n%d" % n for n in (0, 0, 1, 2)]
+
+
+async def test_the_time_is_that_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started in another year, and the clock was put right since: a file is as old as it is all the same."""
+    monkeypatch.setattr(clock, "_START_WALL", clock._START_WALL - 365 * 86400.0)
+    looks: list[float] = []
+    look = Folder.look
+
+    def watched(self: Folder, now: float, *rest: Any) -> Any:
+        looks.append(now)
+        return look(self, now, *rest)
+
+    monkeypatch.setattr(Folder, "look", watched)
+    async with running(configured(tmp_path)):
+        await until(lambda: looks)
+        assert abs(looks[0] - time.time()) < 3600
+
+
+async def test_a_reload_takes_folder_and_user_away_in_the_midst_of_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = "users: {shop: {password: {file: secret}}}\n"
+    (tmp_path / "secret").write_text("geheim\n")
+    (tmp_path / "secret").chmod(0o600)
+    file = configured(tmp_path, ", user: shop", extra=users)
+    begun, go = threading.Event(), threading.Event()
+    opened = Folder.open
+
+    def slowly(self: Folder, name: str, identity: Identity) -> int:
+        begun.set()
+        go.wait(20)
+        return opened(self, name, identity)
+
+    monkeypatch.setattr(Folder, "open", slowly)
+    one = put(tmp_path, "one.eml")
+    async with running(file) as rig:
+        await until(begun.is_set)
+        text = file.read_text()
+        drop = text[text.index("drop: {") : text.index("\n", text.index("drop: {"))]
+        file.write_text(text.replace(drop, "").replace(users, ""))
+        assert rig.app.reload()[0]
+        go.set()
+        assert "no user shop" in (await told(rig, "drop_later"))[0]["why"]
+        assert one.exists() and await rig.rows() == []
 
 
 async def test_thousands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
