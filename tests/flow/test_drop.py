@@ -234,21 +234,21 @@ async def test_what_a_crash_left_half_done(tmp_path: Path, kind: str) -> None:
 
 
 async def test_names_that_are_as_long_as_names_may_be(tmp_path: Path) -> None:
-    """Refused at once, and alike in what is kept of them."""
-    long = [f"{'ü' * 120}{end}.eml" for end in ("aaaa", "bbbb", "cccc\n")]
-    odd = os.fsdecode(b"\xff\n" * 100 + b".eml")
+    """255 octets; refused at once, and alike in what is kept of them."""
+    names = [f"{'ü' * 124}{end}.eml" for end in ("aa", "bb", "c\n")] + [f"{'x' * 249}{end}.eml" for end in "ab"]
+    names.append(os.fsdecode(b"\xff\n" * 100 + b".eml"))
+    refused = tmp_path / "orders/refused"
     async with running(configured(tmp_path)) as rig:
-        await gone(*(put(tmp_path, name, b"To: a@y.test\n\n%d" % n) for n, name in enumerate((odd,))))
-        for n, name in enumerate(long):
-            (tmp_path / "orders" / name).write_bytes(b"To: a@y.test\n\n%d" % n)
+        for number, name in enumerate(names):
+            (tmp_path / "orders" / name).write_bytes(b"To: a@y.test\n\n%d" % number)
             os.utime(tmp_path / "orders" / name, (1, 1))
-        await until(lambda: len(rig.said("drop_refused")) == 4)
-        kept = sorted(os.listdir(tmp_path / "orders/refused"))
-        assert len(kept) == 8 and os.listdir(tmp_path / "orders") == ["refused"]
+        await until(lambda: len(rig.said("drop_refused")) == len(names))
+        kept = sorted(os.listdir(refused))
+        assert len(kept) == 2 * len(names) and os.listdir(tmp_path / "orders") == ["refused"]
         mails = [name for name in kept if not name.endswith(".why")]
         assert all(f"{name}.why" in kept for name in mails)
-        contents = [(tmp_path / "orders/refused" / name).read_bytes() for name in mails]
-        assert sorted(contents) == [b"To: a@y.test\n\n%d" % n for n in (0, 0, 1, 2)]
+        contents = sorted((refused / name).read_bytes() for name in mails)
+        assert contents == [b"To: a@y.test\n\n%d" % number for number in range(len(names))]
 
 
 async def test_the_time_is_that_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
