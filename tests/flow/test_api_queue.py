@@ -59,7 +59,9 @@ async def test_only_the_whole_relay_names_an_account(tmp_path: Path, monkeypatch
         number = await at.send("ann")
         for path, body in ((f"/v1/messages/{number}/reroute", {}), ("/v1/queue/reroute", {"filter": {"id": number}})):
             status, told = await at.ask("red", path, "POST", body | {"to": "other"})
-            assert status == 400 and told["detail"] == "reroute: 'other' is no route of yours; there are kept, spare, all"
+            assert (
+                status == 400 and told["detail"] == "reroute: 'other' is no route of yours; there are kept, spare, all"
+            )
         status, told = await at.ask("all", f"/v1/messages/{number}/reroute", "POST", {"to": "other", "dry_run": True})
         assert status == 200 and told["recipients"] == 1
 
