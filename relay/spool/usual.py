@@ -24,15 +24,18 @@ Row = tuple[Any, ...]
 _COMES = (
     "id", "sender", "header_from", "user", "class", "tag", "listener", "client", "priority", "send_at", "at", "size",
     "smtp", "head", "envid", "ret", "report", "body", "lane", "state", "due_at", "expires_at", "run", "address", "notify",
-    "orcpt", "owner", "key", "digest", "metadata",
+    "orcpt",
 )  # fmt: skip
 _GOES = ("n", "attempts", "in_doubt", "egress", "note", "crashes", "code", "data")
 _COLUMNS = (*_COMES, *_GOES)
+_BESIDE = ("owner", "key", "digest", "metadata")
 
-_VIEW = f"""
-CREATE TEMP VIEW usual ({", ".join(_COLUMNS)}) AS SELECT {", ".join(["NULL"] * len(_COLUMNS))};
 
-CREATE TEMP TRIGGER comes INSTEAD OF INSERT ON usual WHEN NEW.n IS NULL BEGIN
+def _view(name: str, columns: Sequence[str]) -> str:
+    return f"""
+CREATE TEMP VIEW {name} ({", ".join(columns)}) AS SELECT {", ".join(["NULL"] * len(columns))};
+
+CREATE TEMP TRIGGER {name}_comes INSTEAD OF INSERT ON {name} WHEN NEW.n IS NULL BEGIN
   INSERT INTO message (
     id, sender, header_from, user, class, tag, listener, client, priority, send_at, accepted_at, size, smtp, head, place,
     envid, ret, report
@@ -49,15 +52,7 @@ CREATE TEMP TRIGGER comes INSTEAD OF INSERT ON usual WHEN NEW.n IS NULL BEGIN
   INSERT INTO event (at, message, n, kind, egress, code, data) VALUES (NEW.at, NEW.id, NULL, 'accepted', '', 250, '{{}}');
 END;
 
-CREATE TEMP TRIGGER comes_known INSTEAD OF INSERT ON usual WHEN NEW.key IS NOT NULL BEGIN
-  INSERT INTO idempotency (user, key, message, digest) VALUES (NEW.owner, NEW.key, NEW.id, NEW.digest);
-END;
-
-CREATE TEMP TRIGGER comes_described INSTEAD OF INSERT ON usual WHEN NEW.metadata IS NOT NULL BEGIN
-  INSERT INTO metadata (message, data) VALUES (NEW.id, NEW.metadata);
-END;
-
-CREATE TEMP TRIGGER goes INSTEAD OF INSERT ON usual WHEN NEW.n IS NOT NULL BEGIN
+CREATE TEMP TRIGGER {name}_goes INSTEAD OF INSERT ON {name} WHEN NEW.n IS NOT NULL BEGIN
   UPDATE recipient SET state = {int(State.DELIVERED)}, due_at = NEW.at, attempts = NEW.attempts, in_doubt = NEW.in_doubt,
     egress = NEW.egress, note = NEW.note, crashes = NEW.crashes WHERE message = NEW.id AND n = NEW.n;
   INSERT INTO event (at, message, n, kind, egress, code, data)
@@ -67,23 +62,38 @@ CREATE TEMP TRIGGER goes INSTEAD OF INSERT ON usual WHEN NEW.n IS NOT NULL BEGIN
   );
 END;
 """
+
+
+# What has a key or metadata goes by a view of its own: a trigger costs each row that is written, whether it has work or not.
+_VIEWS = f"""{_view("usual", _COLUMNS)}{_view("described", (*_COLUMNS, *_BESIDE))}
+CREATE TEMP TRIGGER described_known INSTEAD OF INSERT ON described WHEN NEW.key IS NOT NULL BEGIN
+  INSERT INTO idempotency (user, key, message, digest) VALUES (NEW.owner, NEW.key, NEW.id, NEW.digest);
+END;
+
+CREATE TEMP TRIGGER described_told INSTEAD OF INSERT ON described WHEN NEW.metadata IS NOT NULL BEGIN
+  INSERT INTO metadata (message, data) VALUES (NEW.id, NEW.metadata);
+END;
+"""
 _USUAL = Rows("INSERT INTO usual VALUES {}", len(_COLUMNS))
-_NO_KEY = (None,) * 3
+_DESCRIBED = Rows("INSERT INTO described VALUES {}", len(_COLUMNS) + len(_BESIDE))
+_NOT_DESCRIBED = (None,) * len(_BESIDE)
 _NOT_GONE = (None,) * len(_GOES)
 _NOT_COME = (None,) * (len(_COMES) - 11)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
     """Once, on a connection that writes, when the schema is the present one."""
-    connection.executescript(_VIEW)
+    connection.executescript(_VIEWS)
 
 
 def write(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """What `coming` and `going` made. Up to MOST rows are one statement. Raises IntegrityError for a key that is known."""
     for start in range(0, len(rows), MOST):
-        block = rows[start : start + MOST]
+        block, way = rows[start : start + MOST], _USUAL
+        if max(map(len, block)) > len(_COLUMNS):
+            block, way = [row if len(row) > len(_COLUMNS) else (*row, *_NOT_DESCRIBED) for row in block], _DESCRIBED
         # `execute` would let go of the lock once more, to ask for an id that nobody wants.
-        connection.executemany(_USUAL.text(len(block)), [list(chain.from_iterable(block))])
+        connection.executemany(way.text(len(block)), [list(chain.from_iterable(block))])
 
 
 def coming(m: NewMessage, lanes: dict[str, int], run: int) -> Row | None:
@@ -98,10 +108,14 @@ def coming(m: NewMessage, lanes: dict[str, int], run: int) -> Row | None:
     return (
         m.id, m.sender, m.header_from, m.user, m.class_, m.tag, m.listener, m.client, m.priority, m.send_at, m.accepted_at,
         len(m.head) + m.body_size, m.smtp, m.head, m.envid, m.ret, m.report, m.body, lanes[r.facts], 2 if m.lane else 0,
-        r.due_at, r.expires_at, run if m.lane else 0, r.address, r.notify, r.orcpt,
-        *((owner_of_key(m.user, m.sender), m.idempotency_key, m.digest) if m.idempotency_key else _NO_KEY),
-        m.metadata or None, *_NOT_GONE,
+        r.due_at, r.expires_at, run if m.lane else 0, r.address, r.notify, r.orcpt, *_NOT_GONE,
+        *(_beside(m) if m.idempotency_key or m.metadata else ()),
     )  # fmt: skip
+
+
+def _beside(m: NewMessage) -> Row:
+    key = (owner_of_key(m.user, m.sender), m.idempotency_key, m.digest) if m.idempotency_key else (None,) * 3
+    return *key, m.metadata or None
 
 
 def going(s: Settlement, keep: str) -> Row | None:

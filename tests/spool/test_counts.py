@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from making import DAY, NOW, assert_counts, message, put, rows
 
-from relay.spool import SpoolError, SpoolFull, opening, usual
+from relay.spool import SpoolError, SpoolFull, opening
 from relay.spool.salvage import salvage
 from relay.spool.sqlite import SqliteSpool
 from relay.spool.writer import COMMITS
@@ -192,7 +192,6 @@ async def _of_schema_3(spools: Spools, monkeypatch: pytest.MonkeyPatch) -> int:
     with monkeypatch.context() as older:
         older.setattr(opening, "migrations", lambda: steps)
         older.setattr(opening.stream, "lift", lambda *_: None)  # it asks what a later schema has
-        older.setattr(usual, "coming", lambda *_: None)  # as does its view
         spool = await spools.open()
         number = await put(spool)
         await spools.close(spool)

@@ -14,7 +14,7 @@ from relay import clock
 from relay.events import Row
 from relay.policy.suppression import Suppression, Why
 from relay.recipient import State
-from relay.spool import Event, SpoolError, opening, stream, usual
+from relay.spool import Event, SpoolError, opening, stream
 from relay.spool.feed import Learnt, SuppressionFilter
 from relay.spool.salvage import salvage
 from relay.spool.sqlite import SqliteSpool
@@ -425,7 +425,6 @@ async def test_a_spool_of_schema_4_learns_it(spools: Spools, monkeypatch: pytest
     with monkeypatch.context() as older:
         older.setattr(opening, "migrations", lambda: steps)
         older.setattr(stream, "lift", lambda *_: None)  # it asks what the later schema has
-        older.setattr(usual, "coming", lambda *_: None)  # as does its view
         spool = await spools.open()
         await put(spool)
         await spools.close(spool)
