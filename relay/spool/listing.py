@@ -82,10 +82,11 @@ def _parts(wanted: Filter) -> list[_Part]:
         word = wanted.error.lower()
         said = [f"instr(lower(json_extract(r.note, '$.{name}')), ?)" for name in ("why", "last_reply")]
         add("r", f"r.note <> '{{{{}}}}' AND ({' OR '.join(said)})", word, word)
-    # A lane's facts have its class and user: the few lanes are asked, not the many messages.
+    # A lane's facts have its class and user: the few lanes are asked, and the messages of those that fit. What they say counts.
     for name, glob in (("class", wanted.class_), ("user", wanted.user)):
         if glob:
             add("r", f"r.lane IN (SELECT id FROM lane WHERE lower(json_extract(facts, '$.{name}')) GLOB ?)", like(glob))
+            add("m", f"lower(m.{name}) GLOB ?", like(glob))
     if wanted.users is not None:
         names = _among(sorted(wanted.users))
         add("r", f"r.lane IN (SELECT id FROM lane WHERE json_extract(facts, '$.user') {_LISTED})", *names)
