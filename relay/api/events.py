@@ -177,7 +177,7 @@ def operations(rooms: Rooms) -> list[Operation]:
         Operation("GET", "/v1/events", "read", "What happened, from any point on", events, EventPage, query=EventsQuery),
         Operation(
             "GET", "/v1/events/stream", "read", "What happens, as server-sent events", stream, query=StreamQuery,
-            produces="text/event-stream",
+            produces="text/event-stream", streams=True,
             headers={"Last-Event-ID": "Where an earlier stream ended; it counts more than `after` and `since`."},
         ),
     ]  # fmt: skip

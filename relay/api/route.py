@@ -79,6 +79,7 @@ class Operation:
     headers: Mapping[str, str] = field(default_factory=dict)  # that a request may have: name -> what it says
     status: int = 200
     whole: bool = False  # of the whole relay: a token of a tenant or a user gets 403
+    streams: bool = False  # it looks at its token itself while it lasts, and ends in words
     audited: bool | None = None  # None: whatever is no GET
     most: int | Callable[[], int] = MAX_BODY  # bytes of the body
     examples: Mapping[str, Any] = field(
