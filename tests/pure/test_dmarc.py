@@ -9,6 +9,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -262,12 +263,24 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
+def in_time(raw: bytes) -> Any:
+    """What is found in a second, on a machine of its own. Processor time more than doubles where others use the same cores
+    and their cache, so the best of three counts, and twice that: what is quadratic takes a minute."""
+    best, found = 60.0, None
+    for _ in range(3):
+        begun = time.process_time()
+        (found,) = findings(raw)
+        best = min(best, time.process_time() - begun)
+        if best < 1.0:
+            break
+    assert best < 2.0
+    return found
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused(name: str) -> None:
     raw = BOMBS[name]()
-    begun = time.process_time()
-    (found,) = findings(raw)
-    assert time.process_time() - begun < 1.0
+    found = in_time(raw)
     assert found.kind == Kind.DMARC
     assert found.reason.startswith("refused: ")
     if len(raw) < 1 << 20:
@@ -292,8 +305,6 @@ HEAVY: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", HEAVY)
 def test_what_is_heavy_is_read_in_time(name: str) -> None:
     raw = HEAVY[name]()
-    begun = time.process_time()
-    (found,) = findings(raw)
-    assert time.process_time() - begun < 1.0
+    found = in_time(raw)
     assert found.reason == "aggregate"
     assert len(str(found.detail)) < 20_000
