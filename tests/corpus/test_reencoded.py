@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import email
 import re
-import time
 from pathlib import Path
 
 import pytest
 
 from relay.outgoing.mime import Unconvertible, convert, convert_file, needs
 from relay.submission import BadMessage, split
+from tests.pace import within
 
 # For a next hop without 8BITMIME. Nothing is refused where 8-bit content is taken.
 REFUSED = {
@@ -50,13 +50,11 @@ def test_every_odd_message_says_what_it_said(corpora: Path, tmp_path: Path, seve
     changed = 0
     refused: dict[str, str] = {}
     for name, head, body in found:
-        started = time.process_time()
         try:
-            made = convert(head, body, seven_bit=seven_bit)
+            made = within(1.0, lambda head=head, body=body: convert(head, body, seven_bit=seven_bit), name)
         except Unconvertible as error:
             refused[name] = str(error)
             continue
-        assert time.process_time() - started < 1, name
         assert not needs(made.head, made.body, seven_bit=seven_bit), name
         assert payloads(made.head + made.body) == payloads(head + body), name
         again = convert(made.head, made.body, seven_bit=seven_bit)

@@ -197,7 +197,8 @@ async def _work_on_all(rig: Rig, file: Path, waits: Waits, count: int) -> None:
 async def test_mail_beside_a_million(tmp_path: Path) -> None:
     """The rates beside a crowd that is due and cannot go, against those of an empty queue; and what it takes of memory."""
     count = many()
-    sent, least = (9_000, 0.6) if count >= 100_000 else (1_500, 0.3)  # a short run beside other tests says little
+    # A short run beside other tests says little.
+    sent, least, soon = (9_000, 0.6, 8.0) if count >= 100_000 else (1_500, 0.3, 60.0)
     rates: dict[int, tuple[float, float]] = {}
     async with Upstream() as up:
         for size in (0, count):
@@ -216,7 +217,7 @@ async def test_mail_beside_a_million(tmp_path: Path) -> None:
                     f"{size:9,} wait: ready in {ready:.2f} s, accepts {rates[size][0]:5.0f}/s and relays "
                     f"{rates[size][1]:5.0f}/s, {memory} MB at most"
                 )
-                assert ready < 8.0 and memory < 300
+                assert ready < soon and memory < 300
     for empty, full in zip(rates[0], rates[count], strict=True):
         assert full > least * empty, rates
 

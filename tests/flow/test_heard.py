@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from relay.outgoing import verp
 from relay.returned import Finding, Kind
 from relay.returned.understand import understand
 from tests.fakes import Upstream
+from tests.pace import within
 from tests.returned import FEEDBACK, KEY, VERP, dsn
 from tests.rig import Rig, running, write_config
 
@@ -252,6 +252,4 @@ async def test_a_stranger_s_words_are_bounded(scene: Scene) -> None:
 
 async def test_a_hostile_header_is_looked_at_in_no_time(scene: Scene) -> None:
     raw = b"".join(b"To: %s\r\n" % (b"x" * 8000) for _ in range(1000)) + b"\r\nx\r\n"
-    began = time.process_time()
-    assert scene.heard.sent_to(raw) == ("", "")
-    assert time.process_time() - began < 0.2
+    assert within(0.2, lambda: scene.heard.sent_to(raw)) == ("", "")

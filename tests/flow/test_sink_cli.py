@@ -181,10 +181,13 @@ def test_the_shell_example(tmp_path: Path) -> None:
 @pytest.mark.parametrize("holds", ["test_a_burst_is_cut_off", "test_throttled"])
 def test_the_python_examples(tmp_path: Path, holds: str) -> None:
     (tmp_path / "test_example.py").write_text(block("python", holds))
-    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(tmp_path)]
+    # Each plugin that is installed would be loaded, which takes seconds; and should it hang, it tells where.
+    options = ["-q", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+    options += ["-o", "faulthandler_timeout=60", "--rootdir", str(tmp_path)]
     command = [sys.executable, "-m", "pytest", *options, "test_example.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=ENV, text=True, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout
+    env = ENV | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
 

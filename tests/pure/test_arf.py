@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 
 import pytest
 
@@ -11,6 +10,7 @@ from relay.outgoing import verp
 from relay.returned import Finding, Kind
 from relay.returned.arf import read_arf
 from relay.returned.parts import read
+from tests.pace import within
 
 TOKEN = verp.make(b"k" * 16, 42, 0)
 
@@ -200,7 +200,5 @@ def test_what_is_no_complaint(raw: bytes) -> None:
     ids=["same", "recipients", "type", "fields", "date", "no date", "comments", "list"],
 )  # fmt: skip
 def test_nothing_takes_long(report: str) -> None:
-    begun = time.process_time()
-    found = complaints(report)
-    assert time.process_time() - begun < 1.0
+    found = within(1.0, lambda: complaints(report))
     assert 1 <= len(found) <= 100

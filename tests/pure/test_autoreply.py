@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from relay.outgoing import verp
 from relay.returned import Kind
 from relay.returned.autoreply import read_auto_reply
 from relay.returned.parts import read
+from tests.pace import within
 
 TOKEN = verp.make(b"k" * 16, 42, 0)
 FROM = "From: Jane <jane@example.com>\nTo: x@y.example\n"
@@ -143,6 +142,5 @@ def test_what_a_mail_system_says_is_none(who: str) -> None:
 
 @pytest.mark.parametrize("word", ["auto", "automatic ", "автоматическ", "<[(*", "away from ", "-"])
 def test_nothing_takes_long(word: str) -> None:
-    begun = time.process_time()
-    answer(f"Subject: {word * 20_000}\nPrecedence: bulk\nAuto-Submitted: {word * 20_000}", word * 100_000)
-    assert time.process_time() - begun < 0.5
+    fields = f"Subject: {word * 20_000}\nPrecedence: bulk\nAuto-Submitted: {word * 20_000}"
+    within(0.5, lambda: answer(fields, word * 100_000))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from relay.envelope import queue_id
@@ -12,6 +10,7 @@ from relay.returned.original import Original, mailbox, mailboxes
 from relay.returned.parts import header_fields
 from relay.submission import Head
 from relay.trace import prefix
+from tests.pace import within
 
 KEY = b"k" * 16
 TOKEN = verp.make(KEY, 123456789, 7)
@@ -113,6 +112,5 @@ def test_addresses_that_break_the_rules() -> None:
 )
 def test_no_value_takes_long(mark: str) -> None:
     value = (mark * 100_000)[:200_000]
-    begun = time.process_time()
-    Original.read([("to", value), ("received", value), ("message-id", value), ("list-unsubscribe", value)])
-    assert time.process_time() - begun < 0.2
+    fields = [(name, value) for name in ("to", "received", "message-id", "list-unsubscribe")]
+    within(0.2, lambda: Original.read(fields))

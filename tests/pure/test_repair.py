@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from email.parser import BytesHeaderParser
 
 import dkim
@@ -15,6 +14,7 @@ from relay.listener.data import DataReader
 from relay.repair import ONCE, Outcome
 from relay.submission import MAX_FIELDS, MAX_HEAD, BadMessage, Head, faults, read_head, split
 from relay.trace import prefix
+from tests.pace import within
 
 FROM = b"From: a@b.example\r\n"
 
@@ -243,11 +243,13 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whatever_is_wrong_takes_no_time(name: str) -> None:
     content = HOSTILE[name] + b"\r\nbody" + b"x" * MAX_HEAD
-    began = time.process_time()
-    for complete in (True, False):
-        start = split(content, complete)
-        if start < MAX_HEAD and content[:start].count(b"\r\n") < MAX_FIELDS:
-            head = read_head(content[:start])
-            assert len(head.faults) <= 3
-            assert len(head.kept) <= start + 12 * MAX_FIELDS
-    assert time.process_time() - began < 2.0
+
+    def look() -> None:
+        for complete in (True, False):
+            start = split(content, complete)
+            if start < MAX_HEAD and content[:start].count(b"\r\n") < MAX_FIELDS:
+                head = read_head(content[:start])
+                assert len(head.faults) <= 3
+                assert len(head.kept) <= start + 12 * MAX_FIELDS
+
+    within(2.0, look)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from pathlib import Path
 
 import authres
@@ -21,6 +20,7 @@ from relay.signing.dkim import Fields, split_fields
 from relay.signing.key import SigningKey
 from relay.signing.keys import generate
 from relay.signing.verify import ArcResult, DkimResult, Verifier, arc_result, dkim_results
+from tests.pace import within
 
 KEY = generate("rsa", 1024)
 OTHER = generate("rsa", 1024)
@@ -314,9 +314,7 @@ def test_a_length_in_a_message_signature_that_leaves_something_out_fails() -> No
     ids=range(6),
 )  # fmt: skip
 def test_nothing_costs_much(head: bytes) -> None:
-    begun = time.process_time()
-    assert judged(head + HEAD).cv == "fail"
-    assert time.process_time() - begun < 2.0
+    assert within(2.0, lambda: judged(head + HEAD)).cv == "fail"
 
 
 def test_a_chain_of_fifty_costs_little_to_judge() -> None:
@@ -329,9 +327,11 @@ def test_a_chain_of_fifty_costs_little_to_judge() -> None:
         asked.append(name)
         return ASK(name)
 
-    begun = time.process_time()
-    assert arc_result(head, BODY, ask, NOW).cv == "pass"
-    assert time.process_time() - begun < 2.0
+    def judge() -> ArcResult:
+        asked.clear()
+        return arc_result(head, BODY, ask, NOW)
+
+    assert within(2.0, judge).cv == "pass"
     assert len(asked) == 1
 
 
@@ -414,9 +414,7 @@ def test_nothing_else_is_touched() -> None:
 
 @pytest.mark.parametrize("value", [b"(" * 300_000, b'"' + b"\\a" * 300_000, b" " * 300_000, b"(\\" * 300_000])
 def test_removing_costs_little(value: bytes) -> None:
-    begun = time.process_time()
-    assert without_results(b"Authentication-Results: " + value + b"\r\n", OURS) == b""
-    assert time.process_time() - begun < 2.0
+    assert within(2.0, lambda: without_results(b"Authentication-Results: " + value + b"\r\n", OURS)) == b""
 
 
 def test_a_result_of_ours_is_told_whole() -> None:

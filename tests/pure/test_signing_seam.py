@@ -21,6 +21,7 @@ from relay.signing.key import SigningKey
 from relay.signing.keys import generate
 from relay.signing.rules import Recipe
 from relay.signing.verify import dkim_results
+from tests.pace import within
 
 KEYS = {"rsa": generate("rsa", 1024), "ed25519": generate("ed25519")}
 ASK = published(rsa=KEYS["rsa"], ed25519=KEYS["ed25519"])
@@ -298,16 +299,8 @@ def test_a_key_of_another_is_another_key() -> None:
 
 
 def test_many_lines_of_one_field_take_linear_time(tmp_path: Path) -> None:
-    import time
-
-    def seconds(lines: int) -> float:
-        head = b"From: a\r\nX: a\r\n" + (b" " + b"y" * 60 + b"\r\n") * lines
-        begun = time.process_time()
-        Fields(head).of("relaxed")
-        return time.process_time() - begun
-
-    seconds(1000)
-    assert min(seconds(40_000) for _ in range(3)) < 1.0
+    head = b"From: a\r\nX: a\r\n" + (b" " + b"y" * 60 + b"\r\n") * 40_000
+    within(1.0, lambda: Fields(head).of("relaxed"))
 
 
 @pytest.mark.parametrize("form", ["relaxed", "simple"])
