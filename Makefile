@@ -13,6 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 # Root installs Debian packages; so does who may sudo without a password. Others get a word instead.
 export DEBIAN_FRONTEND := noninteractive
+# Where it is set, as in many containers, each process compiles every source anew: half of what a start takes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## This list

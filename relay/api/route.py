@@ -24,15 +24,15 @@ MAX_BODY = 5 << 20  # bytes, where an operation does not say otherwise
 
 
 class Model(BaseModel):
-    """What comes in: no field that we do not know."""
+    """What comes in: no field that we do not know. Built at the first request: most are of operations that few call."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, str_max_length=1 << 20)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, str_max_length=1 << 20, defer_build=True)
 
 
 class Answer(BaseModel):
     """What goes out, for the description; rows may hold more than it names."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True, defer_build=True)
 
 
 class Nothing(Model):

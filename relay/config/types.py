@@ -82,7 +82,8 @@ from relay.settings import Activated, Address
 class Section(BaseModel):
     """A map with fixed keys. `planned`: those of the whole design that are not built yet."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    # Built at first use: each is part of the whole shape, which is built once.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
     planned: ClassVar[frozenset[str]] = frozenset()
 
 
