@@ -36,6 +36,14 @@ async def until(condition: Callable[[], object], deadline: float = 10.0) -> None
         await asyncio.sleep(0.005)
 
 
+# Where several run at once, files that take minutes come first, so that none is left over at the end.
+ORDER = ("service", "faults", "flow", "fuzz", "corpus", "spool", "pure")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(ROOT / "tests").parts[0]))
+
+
 def pytest_collection_finish() -> None:
     """What was collected stays: a round of the garbage collector over it takes as long as what some tests measure."""
     gc.collect()
