@@ -43,6 +43,9 @@ The address of a relay's HTTP API and a token for it: for
 .B relay outbox run
 and the Python library.
 .TP
+.B RELAY_ALLOW_HTTP
+1: that token may go by http to another machine, where all between can read it.
+.TP
 .B RELAY_OUTBOX_DATABASE
 The database of
 .BR "relay outbox" ,

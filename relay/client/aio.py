@@ -34,11 +34,12 @@ class AsyncRelay:
         *,
         token: str | None = None,
         ca: str | None = None,
+        allow_http: bool | None = None,
         timeout: float = 30.0,
         attempts: int = 4,
         patience: float = 30.0,
     ) -> None:
-        self._where: Where = where(url, token, ca)
+        self._where: Where = where(url, token, ca, allow_http=allow_http)
         self._context = self._where.context()
         self._session: aiohttp.ClientSession | None = None
         self.timeout, self.attempts, self.patience = timeout, attempts, patience

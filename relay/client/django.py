@@ -1,9 +1,9 @@
 """An e-mail backend for Django: EMAIL_BACKEND = "relay.client.django.EmailBackend".
 
 What Django makes of a message is sent as it is, byte for byte; who gets it is its to, cc and bcc. Settings, all of them
-optional: RELAY_URL and RELAY_TOKEN (else from the environment), RELAY_CA, RELAY_TIMEOUT. What the relay is to know beyond the
-message stands in its headers, which do not leave: X-Relay-Tag, X-Relay-Class, X-Relay-Priority, X-Relay-Send-At (RFC 3339),
-X-Relay-Idempotency-Key, X-Relay-Metadata (a JSON object).
+optional: RELAY_URL, RELAY_TOKEN and RELAY_ALLOW_HTTP (else from the environment), RELAY_CA, RELAY_TIMEOUT. What the relay is to
+know beyond the message stands in its headers, which do not leave: X-Relay-Tag, X-Relay-Class, X-Relay-Priority,
+X-Relay-Send-At (RFC 3339), X-Relay-Idempotency-Key, X-Relay-Metadata (a JSON object).
 
 The connections are the process's, not the backend object's: `open` and `close` have nothing to do.
 """
@@ -61,12 +61,14 @@ class EmailBackend(BaseEmailBackend):
 
 def relay() -> Relay:
     """The process's, for the settings as they are."""
-    return _relay(*(getattr(settings, f"RELAY_{name}", None) for name in ("URL", "TOKEN", "CA", "TIMEOUT")))
+    return _relay(
+        *(getattr(settings, f"RELAY_{name}", None) for name in ("URL", "TOKEN", "CA", "ALLOW_HTTP", "TIMEOUT"))
+    )
 
 
 @functools.lru_cache(maxsize=8)
-def _relay(url: str | None, token: str | None, ca: str | None, timeout: float | None) -> Relay:
-    return Relay(url, token=token, ca=ca, timeout=timeout or 30.0)
+def _relay(url: str | None, token: str | None, ca: str | None, allow_http: bool | None, timeout: float | None) -> Relay:
+    return Relay(url, token=token, ca=ca, allow_http=allow_http, timeout=timeout or 30.0)
 
 
 def translated(email: EmailMessage) -> Message:

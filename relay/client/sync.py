@@ -35,12 +35,14 @@ class Relay:
         *,
         token: str | None = None,
         ca: str | None = None,
+        allow_http: bool | None = None,
         timeout: float = 30.0,
         attempts: int = 4,
         patience: float = 30.0,
     ) -> None:
-        """`timeout`: seconds for one try; `attempts`: tries of one call; `patience`: seconds until the last of them begins."""
-        self._pool = Pool(where(url, token, ca))
+        """`allow_http`: a token may go by http to another machine, where all between can read it; default: RELAY_ALLOW_HTTP.
+        `timeout`: seconds for one try; `attempts`: tries of one call; `patience`: seconds until the last of them begins."""
+        self._pool = Pool(where(url, token, ca, allow_http=allow_http))
         self.timeout, self.attempts, self.patience = timeout, attempts, patience
 
     def __enter__(self) -> Relay:

@@ -36,11 +36,18 @@ class Refused(Exception):
 class Submitter:
     """`Submit` for one relay: `url` as http://127.0.0.1:2580 or unix:/run/relay/admin.sock, else RELAY_URL; `token` or RELAY_TOKEN.
 
-    Raises ValueError for a URL or a token that is none.
+    `allow_http` as of `relay.client.Relay`. Raises ValueError for a URL or a token that is none, or is not to go there.
     """
 
-    def __init__(self, url: str | None = None, *, token: str | None = None, ca: str | None = None) -> None:
-        self.where = where(url, token, ca)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        ca: str | None = None,
+        allow_http: bool | None = None,
+    ) -> None:
+        self.where = where(url, token, ca, allow_http=allow_http)
         self._pool = Pool(self.where)
 
     def __call__(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from fakes import Transaction, Upstream
 from rig import Rig, free_port, running, write_config
 
 from relay.client import Refused, Unavailable
+from relay.client.django import relay as backend_relay
 
 if not settings.configured:
     settings.configure(
@@ -161,3 +162,15 @@ async def test_no_relay(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="is the relay running"):
         await asyncio.to_thread(send, False)
     assert await asyncio.to_thread(send, True) == 0
+
+
+def test_a_token_does_not_go_out_in_the_clear() -> None:
+    given = {
+        "EMAIL_BACKEND": "relay.client.django.EmailBackend",
+        "RELAY_URL": "http://relay.invalid",
+        "RELAY_TOKEN": "relay_x",
+    }
+    with override_settings(**given), pytest.raises(ValueError, match="in the clear"):
+        mail.send_mail("s", "t", "a@example.com", ["b@example.net"], fail_silently=True)
+    with override_settings(**given, RELAY_ALLOW_HTTP=True):
+        assert "relay.invalid" in repr(backend_relay())

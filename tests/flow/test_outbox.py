@@ -482,6 +482,8 @@ def test_the_verbs_say_what_is_wrong(app: Application, verb: Verb, tmp_path: Pat
     assert "such are http" in verb("run", code=78, RELAY_URL="relay.example").stderr
     said = verb("run", code=78, RELAY_URL="http://127.0.0.1:1", RELAY_TOKEN="geheim\n")
     assert "the token has" in said.stderr and "geheim" not in said.stderr
+    said = verb("run", code=78, RELAY_URL="http://relay.example:2580", RELAY_TOKEN="geheim")
+    assert "in the clear" in said.stderr and "geheim" not in said.stderr
 
 
 async def test_a_signal_ends_it(app: Application, tmp_path: Path) -> None:
