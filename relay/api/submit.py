@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from relay import compose
 from relay.api.handing import From, Handing
 from relay.api.problem import FieldError, Problem, invalid, problem_of
 from relay.api.rooms import Rooms
-from relay.api.route import Call, Operation
+from relay.api.route import Answer, Call, Operation
 from relay.api.serve import once
 from relay.api.submission import Accepted, Batch, Beside, Results, Submission, key
 
@@ -31,6 +31,10 @@ _ACCEPTED = {
     "repeated": False,
     "recipients": [{"recipient": "ann@example.net", "state": "queued", "why": ""}],
 }
+
+
+class Idempotency(Answer):
+    keep: float = Field(description="Seconds that a key is known after its message's end (`spool.keep`).")
 
 
 def operations(rooms: Rooms) -> list[Operation]:
@@ -53,6 +57,9 @@ def operations(rooms: Rooms) -> list[Operation]:
         results = [task.result() for task in tasks]
         accepted = sum(result["status"] == 202 for result in results)
         return {"accepted": accepted, "refused": len(results) - accepted, "results": results}
+
+    async def keys(call: Call) -> dict[str, Any]:
+        return {"keep": rooms.config.spool.keep}
 
     def most() -> int:
         """Base64 makes three bytes four, with a line end after 76; the rest is for all else that is said."""
@@ -83,6 +90,7 @@ def operations(rooms: Rooms) -> list[Operation]:
             },
             about="202 says that each was looked at: what became of it stands in `results`, by its own `status`.",
         ),
+        Operation("GET", "/v1/idempotency", "submit", "For how long keys are known", keys, Idempotency),
     ]
 
 
