@@ -44,11 +44,11 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def database(self) -> str:
+    def database(self, encoding: str = "UTF8") -> str:
         """A new, empty database; its URL."""
         name = f"test_{os.getpid()}_{next(_names)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
         return self.url(name)
 
     def url(self, name: str) -> str:
@@ -73,6 +73,7 @@ def server() -> Iterator[Server]:
         )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        options += ["-c", "max_prepared_transactions=2"]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*before, str(programs / "postgres"), "-D", data, *options],

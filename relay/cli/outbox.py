@@ -61,7 +61,13 @@ def outbox() -> None:
 @outbox.command()
 @_database
 @click.option("--batch", type=click.IntRange(1, 1000), default=500, show_default=True, help="Rows submitted at once.")
-@click.option("--poll", default="1s", show_default=True, callback=duration, help="How often to look for new rows.")
+@click.option(
+    "--poll",
+    default="1s",
+    show_default=True,
+    callback=duration,
+    help="How often to look for rows, besides when the database tells of them.",
+)
 @click.option(
     "--doubt",
     default="5d",

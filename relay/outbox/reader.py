@@ -5,6 +5,8 @@ one transaction. Wherever a crash falls, the next turn submits the same rows und
 the first message. It forgets keys, though, some time after it forgot the message: rows whose first attempt has stayed without
 an answer for longer than `doubt` are not submitted again, but left to a person.
 
+Idle, it goes on as soon as the database tells of a commit, and looks each `poll` seconds all the same.
+
 After a failure of the whole it asks with one row, then with twice as many each time: so one row that brings requests down
 is found, and holds up nobody.
 """
@@ -19,11 +21,14 @@ from typing import Any
 
 from relay import clock
 from relay.outbox.store import OutboxError, Outcome, Row, Store, open_store
-from relay.outbox.submit import Refused, Submit, Waits
+from relay.outbox.submit import Refused, Submit, Submitter, Waits
 from relay.policy.backoff import DAY, Retry
 
 DOUBT = 5 * DAY  # less than the 7 days that a relay remembers by default (`spool.keep`)
+SPARE = 300.0  # seconds by which it is less at least: a request takes its time
+ASK = 3600.0  # how often the relay is asked for how long it remembers
 POLL = 1.0
+SLICE = 0.2  # seconds of listening, after which it is looked whether this is to end
 MOST = 1000  # messages that the relay takes at once
 WHOLE = Retry(first=1.0, cap=60.0)  # the relay or the database is away
 ONE = Retry(first=5.0, cap=300.0)  # one row is told to come later
@@ -62,6 +67,8 @@ class Reader:
         self.store = open_store(database) if isinstance(database, str) else database
         self._submit, self._batch = submit, batch
         self._poll, self._doubt, self._keep = poll, doubt, keep
+        self._kept = submit.keys_kept if isinstance(submit, Submitter) else None
+        self._asked: float | None = None
         self._size = batch
         self._failures = 0
         self._purged = 0.0
@@ -71,8 +78,22 @@ class Reader:
         while True:
             turn = self.turn(clock.now(), random.random())
             told(turn)
-            if wait(turn.pause):
+            if self._ends(turn, wait):
                 return
+
+    def _ends(self, turn: Turn, wait: Callable[[float], object]) -> bool:
+        """Waits as long as the turn says; where it found nothing, until there may be something."""
+        if turn.why or not turn.pause:
+            return bool(wait(turn.pause))
+        end = clock.monotonic() + turn.pause
+        while not wait(0.0):
+            left = end - clock.monotonic()
+            try:
+                if left <= 0 or self.store.stirs(min(left, SLICE)):
+                    return False
+            except OutboxError:
+                return False  # the next turn meets it too, and tells
+        return True
 
     def turn(self, now: float, chance: float) -> Turn:
         """One batch. `chance`, uniform in [0, 1), is for the jitter. Raises nothing for a database or a relay that is away."""
@@ -96,6 +117,8 @@ class Reader:
     def _hand_over(self, rows: Sequence[Row], now: float, chance: float) -> tuple[Turn, list[Outcome]]:
         good, outcomes = _readable(rows)
         try:
+            if good:
+                self._check(now)
             results = self._submit([message for _, message in good]) if good else []
         except Waits as wait:
             pause = max(self._away(chance), min(wait.after, WHOLE.cap))
@@ -121,8 +144,23 @@ class Reader:
         self._size = min(self._size * 2, self._batch)
         return made, outcomes
 
+    def _check(self, now: float) -> None:
+        """Raises Waits where the relay may have forgotten a key that is not in doubt yet: it would take the row twice."""
+        if self._kept is None or (self._asked is not None and 0 <= now - self._asked < ASK):
+            return
+        kept = self._kept()
+        if not self._doubt + SPARE <= kept:  # NaN is no answer either
+            most = f"start the reader with --doubt {kept - SPARE:.0f}s or less, or " if kept > SPARE else ""
+            raise Waits(
+                f"the relay knows keys for {kept:.0f}s after a message's end (its spool.keep), and the reader's --doubt is "
+                f"{self._doubt:.0f}s: rows could be sent twice; {most}give the relay a longer spool.keep",
+                certain=True,
+            )
+        self._asked = now
+
     def _away(self, chance: float) -> float:
         """Seconds to wait after one more failure of the whole."""
+        self._asked = None  # it may come back with another configuration
         self._failures += 1
         self._size = 1
         return WHOLE.delay(self._failures, chance)

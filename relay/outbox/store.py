@@ -2,6 +2,7 @@
 
     take     marks rows as attempted and commits that, before anything is submitted
     settle   says what became of them, in one transaction
+    stirs    waits until there may be more: PostgreSQL tells it (LISTEN), of SQLite it is asked often, for that is cheap
 
 Rows are found by their state, never by an id above the last one seen: transactions commit in another order than they began.
 On PostgreSQL what was taken stays locked until it is settled, and others pass over it (FOR UPDATE SKIP LOCKED); a reader that
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from relay.outbox.table import STATES, TABLE, Dialect, checked, ddl
+from relay import clock
+from relay.outbox.table import STATES, TABLE, Dialect, channel, checked, ddl
 
 MAX_BYTES = 8 << 20  # of the messages of one batch, but for a single one that is larger
+PACE = 0.05  # seconds between two questions whether an SQLite file was changed
 LOCK = 30.0  # seconds to wait for others that write
 LONGEST = (
     3600.0  # seconds, and more than a row ever waits: one that is to wait longer was told so by a clock that was wrong
@@ -72,6 +76,10 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Lets go of everything; what was not settled is taken again."""
+
+    @abstractmethod
+    def stirs(self, seconds: float) -> bool:
+        """Waits, at most so long, until something was committed since `take` looked; here, or it may be elsewhere."""
 
     def hold(self, ids: Sequence[int]) -> list[Row]:
         """Rows that were marked, to be submitted."""
@@ -191,6 +199,7 @@ class SqliteStore(Store):
         super().__init__(table)
         self.path = path
         self._connection: sqlite3.Connection | None = None
+        self._seen = 0
 
     @contextlib.contextmanager
     def transaction(self, *, reads: bool = False) -> Iterator[Callable[..., Any]]:
@@ -208,6 +217,24 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise self._trouble(error, "no such table" in str(error)) from None
 
+    def take(self, now: float, most: int, doubtful: float) -> tuple[list[Row], int]:
+        self._seen = self._version()  # before it looks: what is committed meanwhile is something new
+        return super().take(now, most, doubtful)
+
+    def stirs(self, seconds: float) -> bool:
+        end = clock.monotonic() + seconds
+        while self._version() == self._seen:
+            left = end - clock.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(PACE, left))
+        return True
+
+    def _version(self) -> int:
+        """Another number after each commit of others, whatever they wrote."""
+        with self.transaction(reads=True) as execute:
+            return int(execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -219,7 +246,7 @@ class SqliteStore(Store):
         # By one thread at a time, which need not always be the same.
         made = sqlite3.connect(self.path, timeout=LOCK, isolation_level=None, check_same_thread=False)
         # Whoever wrote a row by hand may have written no UTF-8: that row is refused, and holds up no other.
-        made.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
+        made.text_factory = _decoded
         self._connection = made
         return made
 
@@ -239,6 +266,7 @@ class PostgresStore(Store):
             raise OutboxError("PostgreSQL wants psycopg: pip install 'relay-mta[postgres]'") from None
         self._psycopg, self._url = psycopg, url
         self._connection: psycopg.Connection[Any] | None = None
+        self._listens = False
 
     @contextlib.contextmanager
     def transaction(self, *, reads: bool = False) -> Iterator[Callable[..., Any]]:
@@ -261,10 +289,24 @@ class PostgresStore(Store):
                 connection.commit()  # another reader was faster; no transaction stays open over a pause
             return rows
 
+    def take(self, now: float, most: int, doubtful: float) -> tuple[list[Row], int]:
+        if not self._listens:  # before it looks; and who only looks needs no server that is written to
+            with self.transaction() as execute:
+                execute(f'LISTEN "{channel(self.table)}"', ())
+            self._listens = True
+        return super().take(now, most, doubtful)
+
+    def stirs(self, seconds: float) -> bool:
+        with self._told():
+            connection = self._connection or self._open()
+            return bool(
+                list(connection.notifies(timeout=seconds, stop_after=1))
+            )  # to the last of those that came together
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection, self._listens = None, False
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -281,15 +323,25 @@ class PostgresStore(Store):
             raise self._trouble(error, False) from None
 
     def _open(self) -> Any:
-        # No statement is prepared: a pooler between may give each transaction another server.
-        # A database in SQL_ASCII would hand out octets instead of text.
+        # No statement is prepared: a pooler between may give each transaction another server, and LISTEN then has no effect.
         made = self._psycopg.connect(
             self._url, prepare_threshold=None, application_name="relay outbox", client_encoding="utf8"
         )
+        if made.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # It takes any octets, and asked for UTF-8 hands out none of a batch with a row that is not. As of SQLite.
+            made.execute("SET client_encoding = 'SQL_ASCII'")
+            made.adapters.register_loader("text", self._loader())
         made.execute("SET idle_in_transaction_session_timeout = 0")  # the relay may take its time
         made.commit()
         self._connection = made
         return made
+
+    def _loader(self) -> Any:
+        class Text(self._psycopg.adapt.Loader):  # type: ignore[misc, name-defined]
+            def load(self, data: Any) -> str:
+                return _decoded(bytes(data))
+
+        return Text
 
 
 def open_store(url: str, table: str = TABLE) -> Store:
@@ -310,6 +362,10 @@ def shows_password(url: str) -> bool:
     except ValueError:
         return "@" in url
     return bool(parts.password) or not {"password", "sslpassword"}.isdisjoint(parse_qs(parts.query))
+
+
+def _decoded(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def _text(value: Any) -> Any:

@@ -13,10 +13,12 @@ from typing import Any
 from relay.client.errors import RelayError, Unavailable
 from relay.client.pool import Pool
 from relay.client.where import where
-from relay.client.wire import Answer, request
+from relay.client.wire import Answer, Request, request
 
 TIMEOUT = 120.0  # seconds; the relay answers once the batch is on its disk
+ASK = 30.0
 PATH = "/v1/messages/batch"
+KEYS = "/v1/idempotency"
 
 Submit = Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]  # raises Waits, Refused
 
@@ -55,32 +57,53 @@ class Submitter:
             asked = request("POST", PATH, {"messages": messages})
         except (ValueError, TypeError, RecursionError) as error:  # in a row that somebody wrote by hand: NaN, for one
             raise Refused(f"it cannot be written as JSON: {error}") from None
+        return self._results(self._answer(asked, TIMEOUT), len(messages))
+
+    def keys_kept(self) -> float:
+        """Seconds that the relay knows a key after the end of its message. Raises Waits."""
+        answer = self._answer(request("GET", KEYS), ASK)
+        told = _object(answer)
+        kept = told.get("keep")
+        if answer.status == 200 and isinstance(kept, int | float) and not isinstance(kept, bool):
+            return float(kept)
+        if answer.status in (200, 404, 405):
+            why = f"{self.where} does not say for how long it knows keys (GET {KEYS}): it is no relay, or older than this reader"
+            raise Waits(why, certain=True)
+        raise Waits(self._why(answer, told), certain=True, after=_seconds(answer.retry_after))
+
+    def _answer(self, asked: Request, timeout: float) -> Answer:
         try:
-            answer = self._pool.exchange(asked, TIMEOUT)
+            return self._pool.exchange(asked, timeout)
         except RelayError as error:
             # What is no Unavailable came to no connection: no right to the socket, a certificate that is not trusted.
             raise Waits(str(error), certain=not isinstance(error, Unavailable) or not error.sent) from None
         finally:
             self._pool.close()  # one that went stale between two batches would leave the second one in doubt
-        return self._results(answer, len(messages))
 
     def _results(self, answer: Answer, count: int) -> Sequence[Mapping[str, Any]]:
-        try:
-            found = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            found = None
-        told = found if isinstance(found, dict) else {}
+        told = _object(answer)
         if answer.status in (200, 202):
             results = told.get("results")
             if isinstance(results, list) and len(results) == count and all(_is_result(r) for r in results):
                 return results
             raise Waits(f"{self.where} answered {answer.status}, and not with a result for each", certain=False)
-        why = f"{self.where} answered {answer.status}: {str(told.get('detail') or _phrase(answer.status))[:500]}"
+        why = self._why(answer, told)
         if answer.status in (400, 413, 422):
             raise Refused(why)
         # The relay's own word, by its request id: someone between may say 503 of a request that went through.
         certain = answer.status in (401, 403, 404, 405, 429) or (answer.status == 503 and "request_id" in told)
         raise Waits(why, certain=certain, after=_seconds(answer.retry_after))
+
+    def _why(self, answer: Answer, told: Mapping[str, Any]) -> str:
+        return f"{self.where} answered {answer.status}: {str(told.get('detail') or _phrase(answer.status))[:500]}"
+
+
+def _object(answer: Answer) -> Mapping[str, Any]:
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_result(result: object) -> bool:

@@ -42,6 +42,11 @@ def checked(table: str) -> str:
     return table
 
 
+def channel(table: str) -> str:
+    """What is notified of new rows. Without the schema, for a channel's name ends at 63 characters: a word too many does no harm."""
+    return checked(table).rpartition(".")[2]
+
+
 def ddl(dialect: Dialect, table: str = TABLE) -> tuple[str, ...]:
     """The statements that make the table, one by one: for a migration, or to be run by hand. Raises ValueError."""
     if dialect not in _ID:

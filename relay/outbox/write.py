@@ -13,7 +13,7 @@ from typing import Any
 
 from relay import clock
 from relay.outbox.message import row
-from relay.outbox.table import TABLE, Dialect, checked, ddl
+from relay.outbox.table import TABLE, Dialect, channel, checked, ddl
 
 _INSERT = "INSERT INTO {table} (key, message, created_at) VALUES (:key, :message, :at)"
 _NAMES = ("key", "message", "at")
@@ -26,21 +26,26 @@ class _Way:
     execute: Callable[[Any, str, dict[str, Any]], Any]
 
 
-def enqueue(connection: Any, message: Any, key: str | None = None, *, table: str = TABLE) -> str:
+def enqueue(connection: Any, message: Any, key: str | None = None, *, table: str = TABLE, notify: bool = True) -> str:
     """The message is sent if the transaction of `connection` commits, once; returns its key.
 
-    `key`: what makes this mail one of its kind, such as `order-17-confirmed`; default: a new UUID. Raises what the database
+    `key`: what makes this mail one of its kind, such as `order-17-confirmed`; default: a new UUID. `notify`:
+    PostgreSQL wakes the reader at the commit; else it finds the row when it looks by itself. Raises what the database
     raises, and ValueError or TypeError for a message that is none.
     """
     made, values = _row(message, key)
-    _sync(connection).execute(connection, _INSERT.format(table=checked(table)), values)
+    way = _sync(connection)
+    way.execute(connection, _insert(way, connection, table, notify), values)
     return made
 
 
-async def enqueue_async(connection: Any, message: Any, key: str | None = None, *, table: str = TABLE) -> str:
+async def enqueue_async(
+    connection: Any, message: Any, key: str | None = None, *, table: str = TABLE, notify: bool = True
+) -> str:
     """As `enqueue`, for aiosqlite, psycopg's AsyncConnection, SQLAlchemy's AsyncSession and AsyncConnection."""
     made, values = _row(message, key)
-    await _async(connection).execute(connection, _INSERT.format(table=checked(table)), values)
+    way = _async(connection)
+    await way.execute(connection, _insert(way, connection, table, notify), values)
     return made
 
 
@@ -60,6 +65,14 @@ async def create_async(connection: Any, table: str = TABLE) -> None:
 def _row(message: Any, key: str | None) -> tuple[str, dict[str, Any]]:
     made, text = row(message, key, str(uuid.uuid4()))
     return made, {"key": made, "message": text, "at": clock.now()}
+
+
+def _insert(way: _Way, connection: Any, table: str, notify: bool) -> str:
+    sql = _INSERT.format(table=checked(table))
+    if notify and _dialect(way, connection) == "postgresql":
+        # Part of the same statement, so no round trip more. It is told at the commit, and after a rollback never.
+        sql += f" RETURNING pg_notify('{channel(table)}', '')"
+    return sql
 
 
 def _dialect(way: _Way, connection: Any) -> Dialect:
@@ -114,7 +127,7 @@ def _by_psycopg(connection: Any, sql: str, values: dict[str, Any]) -> Any:
 
 def _by_cursor(connection: Any, sql: str, values: dict[str, Any]) -> Any:
     """psycopg2 and Django: a connection alone can't execute, and a cursor may be what was given."""
-    if not hasattr(connection, "cursor"):
+    if hasattr(connection, "execute"):
         return connection.execute(*_format(sql, values))
     with connection.cursor() as cursor:
         cursor.execute(*_format(sql, values))
@@ -131,11 +144,15 @@ def _sqlalchemy_dialect(connection: Any) -> str:
     return str(bound.dialect.name)
 
 
+def _django_dialect(connection: Any) -> str:
+    return str((connection if hasattr(connection, "vendor") else connection.db).vendor)  # a cursor knows its connection
+
+
 _WAYS = {
     "sqlite3": _Way(lambda _: "sqlite", _by_sqlite),
     "aiosqlite": _Way(lambda _: "sqlite", _by_sqlite),
     "psycopg": _Way(lambda _: "postgresql", _by_psycopg),
     "psycopg2": _Way(lambda _: "postgresql", _by_cursor),
     "sqlalchemy": _Way(_sqlalchemy_dialect, _by_sqlalchemy),
-    "django": _Way(lambda connection: str(connection.vendor), _by_cursor),
+    "django": _Way(_django_dialect, _by_cursor),
 }

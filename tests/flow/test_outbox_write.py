@@ -15,9 +15,11 @@ from typing import Any
 
 import aiosqlite
 import psycopg
+import psycopg2
 import pytest
 from postgres import Server, server
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from relay import outbox
@@ -36,13 +38,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a database with an outbox."""
     if request.param == "sqlite":
         sqlite3.connect(tmp_path / "app.db").execute("VACUUM").connection.close()
-        made = f"sqlite:///{tmp_path}/app.db"
+        url = f"sqlite:///{tmp_path}/app.db"
     else:
-        made = request.getfixturevalue("pg").database()
-    store = outbox.open_store(made)
-    store.create()
-    store.close()
-    return made
+        url = request.getfixturevalue("pg").database()
+    return made(url)
+
+
+def made(url: str) -> str:
+    with closing(outbox.open_store(url)) as store:
+        store.create()
+    return url
 
 
 def rows(url: str) -> list[dict[str, Any]]:
@@ -95,21 +100,55 @@ def core(url: str) -> Iterator[Any]:
     made.dispose()
 
 
+# -- and those of psycopg2, which knows PostgreSQL alone
+
+
+@contextmanager
+def plain2(url: str) -> Iterator[Any]:
+    with closing(psycopg2.connect(url)) as made:
+        yield made, made.commit, made.rollback
+
+
+@contextmanager
+def cursor2(url: str) -> Iterator[Any]:
+    with plain2(url) as (connection, commit, rollback), connection.cursor() as found:
+        yield found, commit, rollback
+
+
+@contextmanager
+def session2(url: str) -> Iterator[Any]:
+    with Session(made := create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))) as found:
+        yield found, found.commit, found.rollback
+    made.dispose()
+
+
 SYNC: list[Callable[[str], Any]] = [plain, cursor, session, scoped, core]
 
 
 @pytest.mark.parametrize("way", SYNC, ids=lambda way: way.__name__)
 def test_there_after_a_commit_alone(url: str, way: Callable[[str], Any]) -> None:
-    with way(url) as (connection, commit, rollback):
+    written(url, way)
+
+
+@pytest.mark.parametrize("way", [plain2, cursor2, session2], ids=lambda way: way.__name__)
+def test_there_after_a_commit_alone_by_psycopg2(pg: Server, way: Callable[[str], Any]) -> None:
+    written(made(pg.database()), way)
+
+
+def written(url: str, way: Callable[[str], Any]) -> None:
+    with closing(outbox.open_store(url)) as reader, way(url) as (connection, commit, rollback):
         outbox.create(connection)  # it is there
         commit()
+        assert reader.take(1e10, 10, 0) == ([], 0)
         outbox.enqueue(connection, MAIL)
         rollback()
-        assert rows(url) == []
+        assert rows(url) == [] and not reader.stirs(0)
         key = outbox.enqueue(connection, MAIL)
         assert rows(url) == []  # it commits nothing itself
         outbox.enqueue(connection, MAIL, key="order-17")
+        assert not reader.stirs(0)
         commit()
+        assert reader.stirs(20)  # it is told at the commit
     found = rows(url)
     assert [row["key"] for row in found] == [key, "order-17"]
     store = outbox.open_store(url)
@@ -130,30 +169,79 @@ async def asynchronous(url: str) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def async_session(url: str) -> AsyncIterator[Any]:
-    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio wants greenlet")
-    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-
-    made = create_async_engine(
-        url.replace("postgresql:", "postgresql+psycopg:").replace("sqlite:", "sqlite+aiosqlite:")
-    )
-    async with AsyncSession(made) as found:
+    async with AsyncSession(made := async_engine(url)) as found:
         yield found, found.commit, found.rollback
     await made.dispose()
 
 
-@pytest.mark.parametrize("way", [asynchronous, async_session], ids=lambda way: way.__name__)
+@asynccontextmanager
+async def async_core(url: str) -> AsyncIterator[Any]:
+    async with (made := async_engine(url)).connect() as found:
+        yield found, found.commit, found.rollback
+    await made.dispose()
+
+
+def async_engine(url: str) -> AsyncEngine:
+    return create_async_engine(
+        url.replace("postgresql:", "postgresql+psycopg:").replace("sqlite:", "sqlite+aiosqlite:")
+    )
+
+
+@pytest.mark.parametrize("way", [asynchronous, async_session, async_core], ids=lambda way: way.__name__)
 async def test_there_after_a_commit_alone_async(url: str, way: Callable[[str], Any]) -> None:
     async with way(url) as (connection, commit, rollback):
         await outbox.create_async(connection)
         await commit()
+        reader = outbox.open_store(url)
+        assert await asyncio.to_thread(reader.take, 1e10, 10, 0) == ([], 0)
         await outbox.enqueue_async(connection, MAIL)
         await rollback()
         key = await outbox.enqueue_async(connection, MAIL)
         assert await asyncio.to_thread(rows, url) == []
         await commit()
+        assert await asyncio.to_thread(reader.stirs, 20)
+        reader.close()
         with pytest.raises(TypeError, match="enqueue_async"):
             outbox.enqueue(connection, MAIL)
     assert [row["key"] for row in await asyncio.to_thread(rows, url)] == [key]
+
+
+def test_who_does_not_want_to_notify(pg: Server) -> None:
+    url = made(pg.database())
+    with closing(outbox.open_store(url)) as reader, plain(url) as (connection, commit, _):
+        reader.take(1e10, 10, 0)
+        outbox.enqueue(connection, MAIL, notify=False)
+        commit()
+        assert len(rows(url)) == 1 and not reader.stirs(0)
+
+
+def test_two_phases_and_notifications_exclude_each_other(pg: Server) -> None:
+    """PREPARE TRANSACTION takes none that notified: `notify=False` is for them."""
+    url = made(pg.database())
+    with closing(psycopg.connect(url, autocommit=True)) as connection:
+        connection.execute("BEGIN")
+        outbox.enqueue(connection, MAIL)
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
+            connection.execute("PREPARE TRANSACTION 'a'")
+        connection.execute("BEGIN")
+        key = outbox.enqueue(connection, MAIL, notify=False)
+        connection.execute("PREPARE TRANSACTION 'b'")
+        assert rows(url) == []
+        connection.execute("COMMIT PREPARED 'b'")
+    assert [row["key"] for row in rows(url)] == [key]
+
+
+def test_a_table_in_a_schema_of_its_own(pg: Server) -> None:
+    url = pg.database()
+    with plain(url) as (connection, commit, _):
+        connection.execute("CREATE SCHEMA mail")
+        outbox.create(connection, "mail.order")
+        commit()
+        with closing(outbox.open_store(url, "mail.order")) as reader:
+            assert reader.take(1e10, 10, 0) == ([], 0)
+            outbox.enqueue(connection, MAIL, table="mail.order")
+            commit()
+            assert reader.stirs(20)
 
 
 def test_a_key_is_there_once(url: str) -> None:

@@ -3,6 +3,7 @@
     INSTALLED_APPS += ["relay.outbox.django"]                 # its migration makes the table
     EMAIL_BACKEND = "relay.outbox.django.EmailBackend"
     RELAY_OUTBOX_USING = "default"                            # which of DATABASES has it
+    RELAY_OUTBOX_NOTIFY = True                                # PostgreSQL wakes the reader at the commit
 
 A message's headers X-Relay-Tag, X-Relay-Idempotency-Key and the like mean what they mean to `relay.client.django`.
 `fail_silently` is not heeded: a row that can't be written is the transaction's failure.
@@ -28,9 +29,9 @@ def using() -> str:
 
 class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        count = 0
+        count, notify = 0, bool(getattr(settings, "RELAY_OUTBOX_NOTIFY", True))
         for message in email_messages:
             if message.recipients():
-                enqueue(connections[using()], translated(message))
+                enqueue(connections[using()], translated(message), notify=notify)
                 count += 1
         return count
