@@ -251,3 +251,13 @@ async def test_full_is_told_with_when_to_come_back(tmp_path: Path) -> None:
         rig.app.spool.check_room()
         status, told = await ask(rig, MAIL)
         assert status == 503 and "reserve" in told["detail"]
+
+
+async def test_who_submits_may_ask_for_how_long_keys_are_known(tmp_path: Path) -> None:
+    async with Upstream() as upstream, running(written(tmp_path, upstream.port, spool=", keep: 36h")) as rig:
+        for scope, status in (("submit", 200), ("read", 403)):
+            given = {"Authorization": f"Bearer {await token(rig, scope, user='shop')}"}  # type: ignore[arg-type]
+            url = f"http://{rig.app.config.admin.address}/v1/idempotency"
+            async with aiohttp.ClientSession() as session, session.get(url, headers=given) as answer:
+                assert answer.status == status
+                assert status != 200 or await answer.json() == {"keep": 36 * 3600.0}

@@ -101,6 +101,15 @@ async def test_fastapi(url: str, tmp_path: Path) -> None:
     assert message["Subject"] == "Order 17"
 
 
+CURSOR = """
+from django.db import connection, transaction
+from relay import outbox
+message = {"from": "shop@example.com", "to": "cara@example.net", "subject": "By a cursor", "text": "Hi."}
+with transaction.atomic(), connection.cursor() as cursor:
+    outbox.enqueue(cursor, message)
+"""
+
+
 async def test_django(url: str, tmp_path: Path) -> None:
     if url.startswith("sqlite"):
         env = {"SHOP_DATABASE": url.removeprefix("sqlite:///")}
@@ -113,7 +122,11 @@ async def test_django(url: str, tmp_path: Path) -> None:
     await python("manage.py", "makemigrations", "--check", cwd=shop, **env)
     await python("manage.py", "book", "ann@example.net", cwd=shop, **env)
     await python("manage.py", "book", "bob@blocked.example", cwd=shop, code=1, **env)
+    await python("manage.py", "shell", "-c", CURSOR, cwd=shop, **env)
     mails = await sent(url, tmp_path)
+    by_cursor = [recipients for recipients, message in mails if message["Subject"] == "By a cursor"]
+    assert by_cursor == [["cara@example.net"]]
+    mails = [mail for mail in mails if mail[1]["Subject"] != "By a cursor"]
     assert sorted(to for recipients, _ in mails for to in recipients) == ["ann@example.net", "books@example.com"]
     for _, message in mails:
         assert message["Subject"] == "Order 1 is booked" and message["X-Order"] == "1"
