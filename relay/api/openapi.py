@@ -62,6 +62,7 @@ _WITH = {
     "suspend": "suspensions",
     "resume": "suspensions",
     "simulate": "simulation",
+    "idempotency": "messages",
 }  # paths that stand beside the noun that they are about
 
 

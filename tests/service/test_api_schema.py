@@ -135,6 +135,7 @@ GOOD: dict[str, Callable[[World], Good]] = {
     "post_messages_id_reroute": of_message(to="all"),
     "get_lanes": plain(),
     "get_stats": plain(),
+    "get_idempotency": plain(),
     "post_explain": body(**{"from": "later@example.com", "to": "ann@example.net"}),
     "get_simulation": plain(),
     "post_simulate": body(
