@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import time
 
-_START_WALL = time.time()
-_START_MONOTONIC = time.monotonic()
+monotonic = time.monotonic
+
+_EPOCH = time.time() - monotonic()  # when the monotonic clock was zero
 
 
 def now() -> float:
-    return _START_WALL + time.monotonic() - _START_MONOTONIC
+    return _EPOCH + time.monotonic()
 
 
 def drift() -> float:
     """Seconds that the wall clock is ahead of `now()`; beyond ±60 an operator should know."""
     return time.time() - now()
-
-
-def monotonic() -> float:
-    return time.monotonic()

@@ -35,7 +35,7 @@ def _view(name: str, columns: Sequence[str]) -> str:
     return f"""
 CREATE TEMP VIEW {name} ({", ".join(columns)}) AS SELECT {", ".join(["NULL"] * len(columns))};
 
-CREATE TEMP TRIGGER {name}_comes INSTEAD OF INSERT ON {name} WHEN NEW.n IS NULL BEGIN
+CREATE TEMP TRIGGER {name}_comes INSTEAD OF INSERT ON {name} WHEN NEW.n < 0 BEGIN
   INSERT INTO message (
     id, sender, header_from, user, class, tag, listener, client, priority, send_at, accepted_at, size, smtp, head, place,
     envid, ret, report
@@ -52,7 +52,7 @@ CREATE TEMP TRIGGER {name}_comes INSTEAD OF INSERT ON {name} WHEN NEW.n IS NULL 
   INSERT INTO event (at, message, n, kind, egress, code, data) VALUES (NEW.at, NEW.id, NULL, 'accepted', '', 250, '{{}}');
 END;
 
-CREATE TEMP TRIGGER {name}_goes INSTEAD OF INSERT ON {name} WHEN NEW.n IS NOT NULL BEGIN
+CREATE TEMP TRIGGER {name}_goes INSTEAD OF INSERT ON {name} WHEN NEW.n >= 0 BEGIN
   UPDATE recipient SET state = {int(State.DELIVERED)}, due_at = NEW.at, attempts = NEW.attempts, in_doubt = NEW.in_doubt,
     egress = NEW.egress, note = NEW.note, crashes = NEW.crashes WHERE message = NEW.id AND n = NEW.n;
   INSERT INTO event (at, message, n, kind, egress, code, data)
@@ -77,8 +77,10 @@ END;
 _USUAL = Rows("INSERT INTO usual VALUES {}", len(_COLUMNS))
 _DESCRIBED = Rows("INSERT INTO described VALUES {}", len(_COLUMNS) + len(_BESIDE))
 _NOT_DESCRIBED = (None,) * len(_BESIDE)
-_NOT_GONE = (None,) * len(_GOES)
-_NOT_COME = (None,) * (len(_COMES) - 11)
+# Numbers stand where nobody looks: for each None `sqlite3` asks whether it has to be adapted, and that takes longer than all
+# the rest of its row.
+_NOT_GONE = (-1,) + (0,) * (len(_GOES) - 1)
+_NOT_COME = (0,) * (len(_COMES) - 11)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -126,6 +128,6 @@ def going(s: Settlement, keep: str) -> Row | None:
     if c.state is not State.DELIVERED or e.kind != "delivered" or s.suppressions or s.softly:
         return None
     return (
-        c.message, None, None, None, None, None, None, None, None, None, c.due_at, *_NOT_COME,
+        c.message, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.due_at, *_NOT_COME,
         c.n, c.attempts, int(c.in_doubt), c.egress, c.note, c.crashes, e.code, json.dumps(e.data),
     )  # fmt: skip

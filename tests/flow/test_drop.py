@@ -253,7 +253,7 @@ async def test_names_that_are_as_long_as_names_may_be(tmp_path: Path) -> None:
 
 async def test_the_time_is_that_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was started in another year, and the clock was put right since: a file is as old as it is all the same."""
-    monkeypatch.setattr(clock, "_START_WALL", clock._START_WALL - 365 * 86400.0)
+    monkeypatch.setattr(clock, "_EPOCH", clock._EPOCH - 365 * 86400.0)
     looks: list[float] = []
     look = Folder.look
 
