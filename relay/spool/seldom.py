@@ -35,6 +35,8 @@ class Seldom:
     keep_bodies: str
     _writer: Writer
     _reader: Connection
+    _spare: Connection | None
+    _closed: bool
     _lanes: Lanes
     _news: recent.News
     _write: hot.Write
@@ -266,10 +268,22 @@ class Seldom:
             raise told from None
 
     async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What takes long reads over a connection of its own: deliveries read their bodies over the other one."""
-        connection = connect(str(self.path), read_only=True)
-        await connection.open()
+        """What takes long reads over a connection of its own: deliveries read their bodies over the other one.
+
+        One is kept for whoever comes next: to make one is a thread, and to read the schema takes a millisecond. Where the
+        reading failed, or nobody waits for its end, it is closed.
+        """
+        connection, self._spare = self._spare, None
+        if connection is None:
+            connection = connect(str(self.path), read_only=True)
+            await connection.open()
         try:
-            return await self._ask(function, *arguments, connection=connection)
-        finally:
+            found = await self._ask(function, *arguments, connection=connection)
+        except BaseException:
             await connection.close()
+            raise
+        if self._spare is None and not self._closed:
+            self._spare = connection
+        else:
+            await connection.close()
+        return found

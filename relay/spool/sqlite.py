@@ -43,6 +43,8 @@ from relay.spool.writer import ACCEPT, ACT, CLAIM, RECORD, Connection, Writer, c
 
 T = TypeVar("T")
 
+_UNFINISHED = tuple(state for state in State if state not in FINAL)
+
 
 class SqliteSpool(Records):
     """One spool file and its folder. Made by `open`."""
@@ -56,6 +58,8 @@ class SqliteSpool(Records):
         self.keep, self.keep_bodies = 7 * 86400.0, "failed"
         self.opened = opened
         self.run = opened.run
+        self._spare: Connection | None = None  # that nobody reads over at the moment
+        self._closed = False
         self._writer, self._reader, self._lanes = writer, reader, opened.lanes
         self.reporter: Reporter | None = None
         self.taker: Taker | None = None
@@ -105,8 +109,11 @@ class SqliteSpool(Records):
 
     async def close(self) -> None:
         """Whoever closes it calls `probe` before, so that the next start knows until when we ran."""
+        self._closed = True
         await self._writer.close()
         await self._reader.close()
+        if self._spare is not None:
+            await self._spare.close()
         self.content.close()
         os.close(self._lock)
 
@@ -256,7 +263,7 @@ class SqliteSpool(Records):
 
     @property
     def queued(self) -> int:
-        return sum(self.counts[s] for s in State if s not in FINAL)
+        return sum(map(self.counts.__getitem__, _UNFINISHED))
 
     @property
     def alive_at(self) -> float:
