@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 FIELD = rb"[!-9;-~]{1,200}+[ \t]{0,50}+:"
@@ -44,23 +43,26 @@ class Outcome(Enum):
     REFUSED = "refused"  # it has more than one
 
 
-@dataclass(slots=True)
+# No dataclasses: they import `inspect`, which is a fourth of the time that `relay sendmail` takes to start.
 class Fault:
     """One kind of what was wrong with a header block."""
 
-    what: str  # one of a few words
-    line: int  # of the first of its kind, as the client counts: from 1
-    text: str  # what it is and what to do about it, for who wrote the message; printable ASCII
-    outcome: Outcome = Outcome.REPAIRED
-    count: int = 1
+    __slots__ = ("count", "line", "outcome", "text", "what")
+
+    def __init__(self, what: str, line: int, text: str, outcome: Outcome = Outcome.REPAIRED) -> None:
+        self.what = what  # one of a few words
+        self.line = line  # of the first of its kind, as the client counts: from 1
+        self.text = text  # what it is and what to do about it, for who wrote the message; printable ASCII
+        self.outcome, self.count = outcome, 1
 
 
-@dataclass(slots=True)
 class _Field:
-    number: int
-    written: bytes  # its name
-    name: bytes  # in lower case
-    lines: list[bytes]
+    __slots__ = ("lines", "name", "number", "written")
+
+    def __init__(self, number: int, written: bytes) -> None:
+        self.number, self.written = number, written
+        self.name = written.lower()
+        self.lines: list[bytes] = []
 
     @property
     def value(self) -> bytes:
@@ -125,7 +127,7 @@ class _Repair:
                 if blanks:
                     text = "white space between {} and its colon; remove it (RFC 5322 section 2.2)"
                     self.tell("blank_before_colon", number, text, written)
-                field = _Field(number, written, written.lower(), [])
+                field = _Field(number, written)
                 field.lines.append(written + b":" + self.clean(field, number, line[known.end() :]))
                 found.append(field)
             elif not found and _MBOX.match(line):

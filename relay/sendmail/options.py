@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 USAGE, DATA, NO_USER, UNAVAILABLE, TEMPORARY, NOPERM = 64, 65, 67, 69, 75, 77  # sysexits(3)
 
@@ -31,18 +31,25 @@ class Failed(Exception):
         self.code = code
 
 
-@dataclass
-class Options:
-    mode: str = "send"  # send, smtp, queue, aliases, flush
-    recipients: list[str] = field(default_factory=list)
-    from_header: bool = False  # -t
-    dot_ends: bool = True  # not -i
-    sender: str | None = None  # as written; None: who calls
-    name: str | None = None
-    notify: str = ""  # RFC 3461, as the three of them
-    ret: str = ""
-    envid: str = ""
-    verbose: bool = False
+class Options(SimpleNamespace):
+    """What was said. No dataclass: that imports `inspect`, which takes as long as all the rest of this package."""
+
+    def __init__(
+        self,
+        mode: str = "send",  # send, smtp, queue, aliases, flush
+        recipients: Sequence[str] = (),
+        from_header: bool = False,  # -t
+        dot_ends: bool = True,  # not -i
+        sender: str | None = None,  # as written; None: who calls
+        name: str | None = None,
+        notify: str = "",  # RFC 3461, as the three of them
+        ret: str = "",
+        envid: str = "",
+        verbose: bool = False,
+    ) -> None:
+        self.mode, self.recipients, self.from_header, self.dot_ends = mode, list(recipients), from_header, dot_ends
+        self.sender, self.name = sender, name
+        self.notify, self.ret, self.envid, self.verbose = notify, ret, envid, verbose
 
 
 def parse(words: Sequence[str], program: str = "sendmail") -> Options:

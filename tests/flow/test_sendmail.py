@@ -254,3 +254,20 @@ async def test_relay_sendmail_is_the_same(tmp_path: Path) -> None:
         await asyncio.wait_for(process.communicate(b"Subject: x\n\nhi\n"), 60)
         assert process.returncode == 0
         assert [(row["sender"], row["recipient"]) for row in await rig.rows()] == [("x@y.test", "-a@y.test")]
+
+
+async def test_both_ways_to_call_it_load_little(tmp_path: Path) -> None:
+    """It is started once for each message: neither the command line of all verbs, nor what imports half the library."""
+    heavy = "click", "dataclasses", "inspect", "asyncio", "pydantic", "yaml", "email.parser"
+    for module in ("relay.sendmail", "relay.__main__"):
+        words = ["sendmail"] if module == "relay.__main__" else []
+        code = (
+            f"import sys; from {module} import main; sys.argv[1:] = {[*words, 'you@example.net']}\n"
+            f"try:\n    main()\nfinally:\n    print(sorted(set(sys.modules) & set({heavy})))"
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code), stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path,
+            env=ENV | {"RELAY_SMTP": f"127.0.0.1:{free_port()}"},
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(b"Subject: t\n\nhello\n"), 60)
+        assert (process.returncode, out) == (75, b"[]\n"), err
