@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import math
 import os
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from relay import clock, metrics
 from relay.drop.folder import REFUSED, Folder, Identity, Odd, Seen
 from relay.drop.letter import Letter, open_letter, prefix
+from relay.drop.reading import SLICE, File, Read, digest, read, remove, unchanged
 from relay.incoming import Incoming
 from relay.intake import Envelope, Intake
 from relay.listener.data import ContentReader
@@ -26,11 +27,16 @@ from relay.settings import Address, Config, Drop, Listen
 from relay.spool import SpoolError
 from relay.submission import MAX_HEAD, BadMessage
 
-BATCH = 500  # files of one look
-AT_ONCE = 8  # that are on their way into the spool: they share a commit
+T = TypeVar("T")
+
+MOST_READY = 10_000  # files that one look finds: to look again for each few would be to ask of all of them each time
+BATCH = 500  # files between two turns of the other folders
+AT_ONCE = 32  # that are on their way into the spool: they share a commit, and one fsync of the folder
+BYTES = 2 << 20  # of their pieces that are in memory
+ABREAST = 2  # such slices: one is read, or removed, while the other one is committed
+BREATH = 4  # files between two turns of the loop
 LATER = 60.0  # seconds until what could not be taken is tried again
 MOST_KEPT = 10_000  # files that wait for that; a folder with more of them rests as a whole
-SLICE = 1 << 18
 
 FILES = metrics.Counter("relay_drop_files_total", "Files of drop folders by what became of them", ["folder", "result"])
 
@@ -43,6 +49,8 @@ class Place:
     due: float = 0.0
     up: bool | None = None  # None: not looked into yet
     why: str = ""
+    ready: deque[File] = field(default_factory=deque)  # what the last look found, and is not taken yet
+    more: bool = False  # it found more than that
     later: dict[str, tuple[Identity, float]] = field(default_factory=dict)  # name -> until when it is left alone
     told: dict[str, str] = field(default_factory=dict)  # name -> what was said of it
 
@@ -103,6 +111,7 @@ class Drops:
                 await asyncio.to_thread(folder.close)
             place.up, place.why = True, ""
         except (OSError, SpoolError) as error:
+            place.ready.clear()
             why = _why(error)
             if place.why != why:
                 self._log.error("drop_failed", folder=str(place.drop.folder), drop=place.drop.name, why=why)
@@ -112,21 +121,43 @@ class Drops:
     async def _empty(self, place: Place, folder: Folder) -> bool:
         """Takes what can be taken, up to BATCH; whether there is more. Raises OSError."""
         if place.up is None:
-            await asyncio.to_thread(folder.recover)
+            await _aside(folder.recover)
         now = clock.now()
         place.later = {name: known for name, known in place.later.items() if now < known[1]}
         if len(place.later) >= MOST_KEPT:
             return False
-        wall = now + clock.drift()  # as the file system has it: a machine may be told the time after our start
-        seen = await asyncio.to_thread(
-            folder.look, wall, BATCH, lambda name, identity: place.rests(name, identity, now)
+        if not place.ready:
+            wall = now + clock.drift()  # as the file system has it: a machine may be told the time after our start
+            seen = await _aside(folder.look, wall, MOST_READY, lambda name, identity: place.rests(name, identity, now))
+            self._tell_odd(place, seen)
+            place.ready.extend(seen.files)
+            place.more = seen.more
+        slices = _slices(place.ready)
+        found = await asyncio.gather(
+            *(self._take(place, folder, slices) for _ in range(ABREAST)), return_exceptions=True
         )
-        self._tell_odd(place, seen)
-        for start in range(0, len(seen.files), AT_ONCE):
-            files = seen.files[start : start + AT_ONCE]
-            await asyncio.gather(*(self._file(place, folder, name, identity) for name, identity in files))
-            await asyncio.to_thread(folder.sync)
-        return seen.more
+        for error in found:
+            if error is not None:
+                raise error
+        return bool(place.ready) or place.more
+
+    async def _take(self, place: Place, folder: Folder, slices: Iterator[list[File]]) -> None:
+        """One slice after the other: read by one thread, into the spool by one commit, away by one fsync. Raises OSError."""
+        for files in slices:
+            was = await _aside(read, folder, place.drop, files)
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                for number, (file, found) in enumerate(zip(files, was, strict=True), 1):
+                    tasks.append(group.create_task(self._file(place, folder, file, found)))
+                    if number % BREATH == 0:
+                        await asyncio.sleep(0)
+            taken = [file for file, task in zip(files, tasks, strict=True) if task.result()]
+            for (name, identity), error in zip(taken, await _aside(remove, folder, taken), strict=True):
+                if error is None:
+                    place.told.pop(name, None)
+                else:
+                    why = f"it is sent, and cannot be removed: {_why(error)}"
+                    self._wait(place, name, identity, why, math.inf)
 
     def _tell_odd(self, place: Place, seen: Seen) -> None:
         for name, why in seen.odd.items():
@@ -141,36 +172,31 @@ class Drops:
             FILES.inc(1, place.drop.name, result)
             self._log.warning(f"drop_{result}", drop=place.drop.name, file=_shown(name), why=why)
 
-    async def _file(self, place: Place, folder: Folder, name: str, identity: Identity) -> None:
-        """One file, to its end; whatever is wrong with it, the others go on."""
+    async def _file(self, place: Place, folder: Folder, file: File, found: Read | Exception | None) -> bool:
+        """One file; whether it is in the spool, and is to go away. Whatever is wrong with it, the others go on."""
+        name, identity = file
         try:
-            fresh = await self._submit(place.drop, folder, name, identity)
+            if isinstance(found, Exception):
+                raise found
+            submit = self._submit(place.drop, identity, found) if found else self._stream(place.drop, folder, file)
+            FILES.inc(1, place.drop.name, "accepted" if await submit else "repeated")
+            return True
         except FileNotFoundError:
-            return
+            return False
         except Odd as error:
             self._tell(place, name, str(error), "left")
         except BadMessage as error:
             await self._refused(place, folder, name, identity, error)
         except Exception as error:  # noqa: BLE001 - one file that nobody has thought of must not stop the folder
             self._wait(place, name, identity, _why(error))
-        else:
-            await self._taken(place, folder, name, identity, fresh)
-
-    async def _taken(self, place: Place, folder: Folder, name: str, identity: Identity, fresh: bool) -> None:
-        FILES.inc(1, place.drop.name, "accepted" if fresh else "repeated")
-        try:
-            await asyncio.to_thread(folder.remove, name, identity)
-        except OSError as error:
-            self._wait(place, name, identity, f"it is sent, and cannot be removed: {_why(error)}", math.inf)
-        else:
-            place.told.pop(name, None)
+        return False
 
     async def _refused(self, place: Place, folder: Folder, name: str, identity: Identity, no: BadMessage) -> None:
         why = f"{no.code} {no.enhanced} {no.text}"
         if no.code < 500:
             return self._wait(place, name, identity, why)
         try:
-            await asyncio.to_thread(folder.refuse, name, identity, why)
+            await _aside(folder.refuse, name, identity, why)
         except OSError as error:
             self._wait(place, name, identity, f"{why}; it cannot be moved to {REFUSED}: {_why(error)}")
         else:
@@ -181,15 +207,26 @@ class Drops:
         place.later[name] = (identity, clock.now() + seconds)
         self._tell(place, name, why, "later")
 
-    async def _submit(self, drop: Drop, folder: Folder, name: str, identity: Identity) -> bool:
-        """Whether it is a new message; it is durable. Raises BadMessage, Odd, SpoolError, OSError."""
-        spool = self._intake.spool
-        if identity.size > spool.max_message_size:
-            raise BadMessage(552, "5.3.4", f"message is larger than {spool.max_message_size} bytes")
-        descriptor = await asyncio.to_thread(folder.open, name, identity)
-        incoming = Incoming(spool, self._intake.budget)
+    async def _submit(self, drop: Drop, identity: Identity, found: Read) -> bool:
+        """A small file. Whether it is a new message; it is durable. Raises BadMessage, SpoolError."""
+        self._must_fit(identity)
+        incoming = Incoming(self._intake.spool, self._intake.budget)
         try:
-            digest = await asyncio.to_thread(_digest, descriptor)
+            envelope = self._envelope(drop, found.letter)
+            await _feed(incoming, found.content)
+            _, fresh = await self._intake.accept(envelope, incoming, needs=found.needs)
+            return fresh
+        finally:
+            incoming.release()
+
+    async def _stream(self, drop: Drop, folder: Folder, file: File) -> bool:
+        """A large one, as `_submit`, with a piece of it in memory. Raises Odd and OSError too."""
+        name, identity = file
+        self._must_fit(identity)
+        descriptor = await _aside(folder.open, name, identity)
+        incoming = Incoming(self._intake.spool, self._intake.budget)
+        try:
+            made = await _aside(digest, descriptor)
             reader, pieces = ContentReader(), _pieces(descriptor)
             front = bytearray()
             async for piece in pieces:
@@ -200,17 +237,21 @@ class Drops:
             front += reader.end() if complete else b""
             letter = open_letter(bytes(front), complete)
             envelope = self._envelope(drop, letter)
-            await _feed(incoming, prefix(drop, identity.key(digest), letter) + front[letter.start :])
+            await _feed(incoming, prefix(drop, identity.key(made), letter) + front[letter.start :])
             async for piece in pieces:
                 await _feed(incoming, reader.take(piece))
             await _feed(incoming, b"" if complete else reader.end())
-            if Identity.of(os.fstat(descriptor)) != identity:
-                raise Odd("it changes")
+            unchanged(descriptor, identity)
             _, fresh = await self._intake.accept(envelope, incoming, needs=reader.needs)
             return fresh
         finally:
             incoming.release()
             os.close(descriptor)
+
+    def _must_fit(self, identity: Identity) -> None:
+        """Raises BadMessage."""
+        if identity.size > (most := self._intake.spool.max_message_size):
+            raise BadMessage(552, "5.3.4", f"message is larger than {most} bytes")
 
     def _envelope(self, drop: Drop, letter: Letter) -> Envelope:
         """Raises BadMessage: a file is taken whole, or not at all."""
@@ -238,17 +279,31 @@ async def _feed(incoming: Incoming, data: bytes | bytearray) -> None:
 
 async def _pieces(descriptor: int) -> AsyncIterator[bytes]:
     place = 0
-    while piece := await asyncio.to_thread(os.pread, descriptor, SLICE, place):
+    while piece := await _aside(os.pread, descriptor, SLICE, place):
         place += len(piece)
         yield piece
 
 
-def _digest(descriptor: int) -> str:
-    made, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, SLICE, place):
-        place += len(piece)
-        made.update(piece)
-    return made.hexdigest()
+async def _aside(function: Callable[..., T], *arguments: Any) -> T:
+    """On a thread, and to its end: who is cancelled closes what the thread works on."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
+def _slices(ready: deque[File]) -> Iterator[list[File]]:
+    """Those of one turn, each to be read at once: bounded in number and in bytes."""
+    left = BATCH
+    while ready and left > 0:
+        files, size = list[File](), 0
+        while ready and len(files) < min(AT_ONCE, left) and (not files or size + min(ready[0][1].size, SLICE) <= BYTES):
+            files.append(ready.popleft())
+            size += min(files[-1][1].size, SLICE)
+        left -= len(files)
+        yield files
 
 
 def _why(error: Exception) -> str:
