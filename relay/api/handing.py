@@ -47,6 +47,7 @@ class From:
     principal: Principal
     users: frozenset[str] | None
     client: str
+    at: float  # monotonic: what an attachment's URL had since then is what it had now
 
 
 class Handing:
@@ -63,26 +64,26 @@ class Handing:
         envelope.metadata = json.dumps(asked.metadata) if asked.metadata else ""
         if _is_large(asked):
             async with self._large:
-                return await self._keyed(envelope, asked)
-        return await self._keyed(envelope, asked)
+                return await self._keyed(envelope, asked, source.at)
+        return await self._keyed(envelope, asked, source.at)
 
-    async def _keyed(self, envelope: Envelope, asked: Submission) -> dict[str, Any]:
+    async def _keyed(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any]:
         """What was accepted once is so again, though it would be refused by now: its limit is used up, its file is gone."""
         if not asked.idempotency_key:
-            return await self._take(envelope, asked)
+            return await self._take(envelope, asked, at)
         envelope.digest = await asyncio.to_thread(asked.digest) if _is_large(asked) else asked.digest()
         try:
-            return await self._take(envelope, asked)
+            return await self._take(envelope, asked, at)
         except (BadMessage, Problem, SpoolError):
             if (known := await self._known(envelope, asked)) is None:
                 raise
             return known
 
-    async def _take(self, envelope: Envelope, asked: Submission) -> dict[str, Any]:
+    async def _take(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any]:
         if why := self.intake.refuse_now():
             raise Problem(503, f"the spool takes no mail now: {why}", headers={"Retry-After": RETRY_AFTER})
         reader = DataReader()
-        content = reader.whole(await self._content(asked))
+        content = reader.whole(await self._content(asked, at))
         head = content[: split(content)] if asked.raw is not None else b""
         envelope.sender = _sender(asked, head)
         envelope.recipients = asked.recipients or _named(head, "to", "cc", "bcc")
@@ -112,7 +113,7 @@ class Handing:
 
     # -- what it is made of
 
-    async def _content(self, asked: Submission) -> bytes:
+    async def _content(self, asked: Submission, at: float) -> bytes:
         """Raises Problem."""
         large = _is_large(asked)
         if asked.raw is not None:
@@ -121,15 +122,15 @@ class Handing:
             return await asyncio.to_thread(_decoded, asked.raw, "raw") if large else _decoded(asked.raw, "raw")
         if asked.length > MAX_HEAD:
             raise BadMessage(552, "5.3.4", f"header block is larger than {MAX_HEAD // 1024} KiB")
-        attached = await self._attached(asked.attachments)
+        attached = await self._attached(asked.attachments, at)
         draft = asked.draft(attached)
         return await asyncio.to_thread(compose.compose, draft) if large else compose.compose(draft)
 
-    async def _attached(self, parts: list[Part]) -> list[compose.Attachment]:
+    async def _attached(self, parts: list[Part], at: float) -> list[compose.Attachment]:
         """With their contents; together no more than a message may have. Raises Problem."""
         made, left = [], self.spool.max_message_size
         for number, part in enumerate(parts):
-            content = await self._one(part, f"attachments[{number}]", left)
+            content = await self._one(part, f"attachments[{number}]", left, at)
             left -= len(content)
             if left < 0:
                 raise BadMessage(552, "5.3.4", f"message is larger than {self.spool.max_message_size} bytes")
@@ -138,7 +139,7 @@ class Handing:
             )
         return made
 
-    async def _one(self, part: Part, where: str, left: int) -> bytes:
+    async def _one(self, part: Part, where: str, left: int, at: float) -> bytes:
         attaching, sha256 = self.rooms.attaching, part.sha256 or ""
         try:
             if part.path is not None:
@@ -146,7 +147,7 @@ class Handing:
                 return await attaching.from_folder(part.path, left, sha256)
             if part.url is not None:
                 where += ".url"
-                return await attaching.from_url(part.url, left, sha256)
+                return await attaching.from_url(part.url, left, sha256, at)
             where += ".content"
             text = part.content or ""
             content = await asyncio.to_thread(_decoded, text, where) if len(text) > LARGE else _decoded(text, where)

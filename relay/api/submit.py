@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from relay import compose
+from relay import clock, compose
 from relay.api.handing import From, Handing
 from relay.api.problem import FieldError, Problem, invalid, problem_of
 from relay.api.rooms import Rooms
@@ -105,7 +105,7 @@ async def _result(handing: Handing, item: Any, own: str, source: From) -> dict[s
 
 
 def _from(call: Call) -> From:
-    return From(call.principal, call.users, call.request.remote or "")
+    return From(call.principal, call.users, call.request.remote or "", clock.monotonic())
 
 
 def _key(call: Call) -> str:

@@ -38,12 +38,12 @@ class Attaching:
         must_be(content, sha256)
         return content
 
-    async def from_url(self, url: str, most: int, sha256: str = "") -> bytes:
-        """What is there now, `most` bytes at most. Raises NotAttached."""
+    async def from_url(self, url: str, most: int, sha256: str, since: float) -> bytes:
+        """What is there now, or was after `since` (monotonic), `most` bytes at most. Raises NotAttached."""
         urls = self._rules().urls
         if urls is None:
             raise NotAttached("no attachment is taken by `url`; set `attachments: {urls: {allow: …}}`")
-        content = await self._fetcher.fetch(url, urls, sha256.lower())
+        content = await self._fetcher.fetch(url, urls, sha256.lower(), since)
         if len(content) > most:
             raise NotAttached(f"it is larger than the {most} bytes that are left for it")
         return content

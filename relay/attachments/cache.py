@@ -1,4 +1,5 @@
 """What was fetched, on the disk: contents by their SHA-256, and what each URL had last. The least used goes first.
+Bounded in bytes and in files, whatever is fetched.
 
 It may be deleted at any time; what is damaged is taken for missing. Blocks: call it off the loop.
 """
@@ -9,10 +10,15 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from relay import durable
+
+MOST_FILES = 20_000
+BLOCK = 4096  # bytes that a file takes beyond its content, at most
+LEAST = 0.9  # of its bounds, that it is brought back to: it is not to be read through for each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,8 @@ class Seen:
 class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._writing = threading.Lock()  # two URLs may have the same content
+        self._bytes, self._files = -1, 0  # at most so many are there; -1: nobody has looked yet
 
     def content(self, sha256: str) -> bytes | None:
         """With that hash, whatever lies there under its name."""
@@ -56,11 +64,18 @@ class Cache:
         seen = Seen(hashlib.sha256(content).hexdigest(), etag, modified)
         if len(content) > limit:
             return
-        with contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(OSError):
             if not self._content(seen.sha256).exists():
-                durable.replace(self._content(seen.sha256), content)
-            durable.replace(self._url(url), json.dumps(asdict(seen)).encode())
-            self._shrink(limit)
+                self._write(self._content(seen.sha256), content)
+            self._write(self._url(url), json.dumps(asdict(seen)).encode())
+            if self._bytes < 0 or self._bytes > limit or self._files > MOST_FILES:
+                self._shrink(limit)
+
+    def _write(self, file: Path, content: bytes) -> None:
+        """Raises OSError."""
+        durable.replace(file, content)
+        self._files += 1
+        self._bytes += len(content) + BLOCK if self._bytes >= 0 else 0
 
     def _content(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.content"
@@ -69,15 +84,18 @@ class Cache:
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()}.url"
 
     def _shrink(self, limit: int) -> None:
-        """Raises OSError."""
+        """What a crash left half written is a file like others: it goes when it is the oldest. Raises OSError."""
         with os.scandir(self.folder) as entries:
-            files = sorted((e.stat().st_mtime_ns, e.stat().st_blocks * 512, e.path) for e in entries)
-        size = sum(one[1] for one in files)
-        for _, bytes_, path in files:
-            if size <= limit:
+            found = ((e.path, e.stat(follow_symlinks=False)) for e in entries if e.is_file(follow_symlinks=False))
+            files = sorted((state.st_mtime_ns, state.st_size + BLOCK, path) for path, state in found)
+        self._bytes, self._files = sum(one[1] for one in files), len(files)
+        if self._bytes <= limit and self._files <= MOST_FILES:
+            return
+        for _, size, path in files:
+            if self._bytes <= limit * LEAST and self._files <= MOST_FILES * LEAST:
                 return
             os.unlink(path)
-            size -= bytes_
+            self._bytes, self._files = self._bytes - size, self._files - 1
 
 
 def _touch(file: Path) -> None:

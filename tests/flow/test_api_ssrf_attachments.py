@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -18,6 +20,8 @@ from rig import free_port, running, until
 from test_api_submit import MAIL, USERS, ask, written
 from test_ssrf import HERE
 
+from relay.attachments import cache
+from relay.attachments.cache import Cache
 from relay.attachments.urls import allowed, climbs
 
 
@@ -162,3 +166,54 @@ def test_a_star_in_the_host_ends_with_it() -> None:
     assert allowed("https://a.example.com/x", ("https://*.example.com/*",))
     assert not allowed("https://evil.example/.example.com/x", ("https://*.example.com/*",))
     assert climbs("https://a.example/x/..%2Fy") and not climbs("https://a.example/x..y/...z")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_batch_asks_a_url_once_whatever_it_answers(tmp_path: Path, files: Files, status: int) -> None:
+    """No ETag: each time it is asked for costs a transfer. The next request is another time."""
+    files.status = status
+    async with running(written(tmp_path, free_port(), local(files))) as rig:
+        batch = {"messages": [attached(f"http://127.0.0.1:{files.port}/pub/a.pdf")] * 50}
+        for number in (1, 2):
+            _, told = await ask(rig, batch, "/v1/messages/batch")
+            assert told["accepted"] == (50 if status == 200 else 0)
+            assert len(files.asked) == number
+
+
+def test_the_cache_is_bounded_in_bytes_and_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Cache(tmp_path / "kept")
+    for number in range(40):
+        made.keep(f"https://x.test/{number}", b"%d" % number * 5000, "", "", 200_000)
+        for file in made.folder.iterdir():
+            os.utime(file, (file.stat().st_mtime - 100, file.stat().st_mtime - 100))
+        assert sum(file.stat().st_size for file in made.folder.iterdir()) <= 200_000
+    assert made.seen("https://x.test/39") and not made.seen("https://x.test/0")
+    monkeypatch.setattr(cache, "MOST_FILES", 10)
+    for number in range(40):
+        made.keep(f"https://y.test/{number}", b"%d" % number, "", "", 200_000)
+        assert len(list(made.folder.iterdir())) <= 10
+    seen = made.seen("https://y.test/39")
+    assert seen and made.content(seen.sha256) == b"39"
+
+
+def test_what_a_crash_left_in_the_cache(tmp_path: Path) -> None:
+    """Half a file under its own name is none; half of one that was being written goes with the oldest."""
+    made = Cache(tmp_path / "kept")
+    made.keep("https://x.test/a", b"content", "", "", 50_000)
+    seen = made.seen("https://x.test/a")
+    assert seen
+    (made.folder / f"{seen.sha256}.content").write_bytes(b"cont")
+    (made.folder / ".half.content.new").write_bytes(b"x" * 45_000)
+    os.utime(made.folder / ".half.content.new", (1, 1))
+    assert made.content(seen.sha256) is None
+    after = Cache(made.folder)
+    after.keep("https://x.test/a", b"content", "", "", 50_000)
+    assert after.content(seen.sha256) == b"content" and not (made.folder / ".half.content.new").exists()
+
+
+def test_urls_that_have_the_same_content_are_kept_at_once(tmp_path: Path) -> None:
+    made = Cache(tmp_path / "kept")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: made.keep(f"https://x.test/{n}", b"x" * 300_000, '"1"', "", 10**8), range(50)))
+    found = {made.seen(f"https://x.test/{n}") for n in range(50)}
+    assert len(found) == 1 and (only := found.pop()) and made.content(only.sha256)
