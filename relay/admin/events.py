@@ -46,25 +46,30 @@ class Stream:
         deadline, scanned, tenants = clock.monotonic() + asked.wait, 0, self.tenants()
         found: list[dict[str, Any]] = []
         while True:
-            rows, upto = await self._page(asked.wanted, cursor)
+            rows, upto, looked = await self._page(asked.wanted, cursor)
             for row in rows:
                 cursor = row.id
                 if asked.wanted.takes(row, tenants):
                     found.append(told(row, tenants))
                     if len(found) == asked.limit:
                         return {"events": found, "next": cursor, "more": True}
-            cursor, scanned = max(cursor, upto), scanned + len(rows)
-            if rows and scanned < SCANNED:
+            cursor, scanned = max(cursor, upto), scanned + looked
+            if looked and scanned < SCANNED:
                 continue
             left = deadline - clock.monotonic()
-            if rows or found or left <= 0:
-                return {"events": found, "next": cursor, "more": bool(rows)}
+            if looked or found or left <= 0:
+                return {"events": found, "next": cursor, "more": bool(looked)}
             await self.spool.stirred(left, cursor)
 
-    async def _page(self, wanted: Wanted, after: int) -> tuple[list[Row], int]:
-        """(rows, the cursor behind them where none is left)."""
+    async def _page(self, wanted: Wanted, after: int) -> tuple[list[Row], int, int]:
+        """(rows, the cursor behind them, how many were looked at; none only where none is left)."""
         last = await self.spool.last_event()  # before the rows: what comes between the two is met the next time
         if wanted.message:
-            return [row for row in await self.spool.story(wanted.message) if after < row.id <= last], last
+            story = [row for row in await self.spool.story(wanted.message) if after < row.id <= last]
+            return story, last, len(story)
+        if (
+            wanted.users is not None
+        ):  # what others' mail does is left out where it lies: a tenant has a small part of it
+            return await self.spool.events_of(wanted.users, after, PAGE, last)
         rows = await self.spool.events(after, PAGE, last)
-        return rows, rows[-1].id if rows else last
+        return rows, rows[-1].id if rows else last, len(rows)

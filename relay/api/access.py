@@ -13,6 +13,7 @@ from relay.api.route import Answer, Call, Model, Operation
 from relay.policy.access import Scope, Token
 from relay.spool.access import Audit, AuditFilter
 
+MOST = 1000  # of a page
 LONGEST = 10 * 366 * 86400.0  # seconds that a token may be valid
 
 
@@ -50,8 +51,14 @@ class MadeToken(TokenRow):
     token: str = Field(description="Its text; it is shown this once.")
 
 
+class TokensQuery(Model):
+    after: str = Field("", max_length=8, description="The `next` of the page before.")
+    limit: int = Field(MOST, ge=1, description=f"At most {MOST}.")
+
+
 class TokenRows(Answer):
     tokens: list[TokenRow]
+    next: str = Field(description="`after` of the next page; empty: this was the last one.")
 
 
 class AuditQuery(Model):
@@ -59,7 +66,7 @@ class AuditQuery(Model):
     act: str = Field("", description="A glob on method and path, such as `POST /v1/suspend`.")
     since: float = Field(0.0, ge=0, description="Epoch seconds.")
     before: int | None = Field(None, ge=1, lt=1 << 62, description="The `next` of the page before.")
-    limit: int = Field(100, ge=1, description="At most 1000.")
+    limit: int = Field(100, ge=1, description=f"At most {MOST}.")
 
 
 class AuditRow(Answer):
@@ -81,8 +88,13 @@ class AuditRows(Answer):
 
 def operations(rooms: Rooms) -> list[Operation]:
     async def tokens(call: Call) -> dict[str, Any]:
-        now = clock.now()
-        return {"tokens": [_row(token, now, rooms.tokens.used(token)) for token in rooms.tokens.all()]}
+        asked, now = call.query, clock.now()
+        limit = min(asked.limit, MOST)
+        found = rooms.tokens.page(asked.after, limit)
+        return {
+            "tokens": [_row(token, now, rooms.tokens.used(token)) for token in found],
+            "next": found[-1].id if len(found) == limit else "",
+        }
 
     async def add(call: Call) -> dict[str, Any]:
         asked, now = call.body, clock.now()
@@ -104,12 +116,21 @@ def operations(rooms: Rooms) -> list[Operation]:
 
     async def audit(call: Call) -> dict[str, Any]:
         asked = call.query
-        limit = min(asked.limit, 1000)
+        limit = min(asked.limit, MOST)
         found = await rooms.spool.audits(AuditFilter(asked.who, asked.act, asked.since), asked.before, limit)
         return {"audit": [_told(entry) for entry in found], "next": found[-1].id if len(found) == limit else None}
 
     return [
-        Operation("GET", "/v1/tokens", "admin", "Tokens, without their secrets", tokens, TokenRows, whole=True),
+        Operation(
+            "GET",
+            "/v1/tokens",
+            "admin",
+            "Tokens, without their secrets",
+            tokens,
+            TokenRows,
+            query=TokensQuery,
+            whole=True,
+        ),
         Operation("POST", "/v1/tokens", "admin", "A new token", add, MadeToken, body=NewToken, status=201, whole=True),
         Operation("DELETE", "/v1/tokens/{token}", "admin", "Revoke a token", revoke, TokenRow, whole=True),
         Operation("GET", "/v1/audit", "admin", "Who changed what", audit, AuditRows, query=AuditQuery, whole=True),

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from pydantic import Field
 
@@ -23,6 +26,7 @@ from relay.api.route import Answer, Call, Model, Operation
 from relay.spool.access import Consumer
 
 CONSUMERS = 100  # of one owner
+COUNTED = 20_000  # of the newest events of all, those that a tenant's `behind` is counted among
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -46,7 +50,10 @@ class ConsumerRow(Answer):
     name: str
     cursor: int = Field(description="All up to this event is acknowledged.")
     at: float = Field(description="When that was, or when it began; epoch seconds.")
-    behind: int = Field(description="Events of the whole stream after it: at most so many are for this consumer.")
+    behind: int = Field(
+        description="Events after it that its owner sees, before any filter; of a tenant or user those among the newest "
+        f"{COUNTED} of the whole relay."
+    )
 
 
 class Consumers(Answer):
@@ -60,17 +67,33 @@ class Reports(Answer):
 
 
 class Places:
-    """Where the consumers of an owner stand; changed one after the other."""
+    """Where the consumers of an owner stand; those of one owner are changed one after the other."""
 
     def __init__(self, rooms: Rooms) -> None:
-        self.spool, self._changing = rooms.spool, asyncio.Lock()
+        self.spool = rooms.spool
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def _changing(self, owner: str) -> asyncio.Lock:
+        """Its own: a thousand tenants who acknowledge at once share a commit."""
+        lock = self._locks.get(owner)
+        if lock is None:
+            lock = self._locks[owner] = asyncio.Lock()
+        return lock
+
+    async def rows(self, consumers: Iterable[Consumer], users: frozenset[str] | None) -> list[dict[str, Any]]:
+        """As they are told: a tenant hears nothing of how much there is of others'."""
+        known, last = list(consumers), await self.spool.last_event()
+        if users is None or not known:
+            return [_row(one, max(0, last - one.cursor)) for one in known]
+        own = await self.spool.newest_of(users, min(one.cursor for one in known), COUNTED)
+        return [_row(one, len(own) - bisect_right(own, one.cursor)) for one in known]
 
     async def of(self, owner: str) -> dict[str, Consumer]:
         return {one.name: one for one in await self.spool.consumers(owner)}
 
     async def begun(self, owner: str, name: str, start: Literal["oldest", "now"]) -> Consumer:
         """As it is, or new. Raises Problem."""
-        async with self._changing:
+        async with self._changing(owner):
             there = await self.of(owner)
             if name in there:
                 return there[name]
@@ -80,20 +103,20 @@ class Places:
             made = Consumer(owner, name, cursor, clock.now())
             return replace(made, cursor=await self.spool.acknowledge(made))
 
-    async def acknowledge(self, owner: str, name: str, upto: int) -> dict[str, Any]:
+    async def acknowledge(self, owner: str, name: str, upto: int) -> Consumer:
         """Raises NotFound, BadRequest."""
-        async with self._changing:
+        async with self._changing(owner):
             consumer, last = await self._known(owner, name), await self.spool.last_event()
             if upto > max(last, consumer.cursor):
                 raise BadRequest(
                     f"acknowledged: {upto} is beyond the last event, {last}; say the `cursor` of an answer"
                 )
             consumer = replace(consumer, cursor=upto, at=clock.now())
-            return _row(replace(consumer, cursor=await self.spool.acknowledge(consumer)), last)
+            return replace(consumer, cursor=await self.spool.acknowledge(consumer))
 
     async def forget(self, owner: str, name: str) -> None:
         """Raises NotFound."""
-        async with self._changing:
+        async with self._changing(owner):
             await self._known(owner, name)
             await self.spool.forget_consumer(owner, name)
 
@@ -108,8 +131,8 @@ def operations(rooms: Rooms) -> list[Operation]:
     places = Places(rooms)
 
     async def every(call: Call) -> dict[str, Any]:
-        last = await rooms.spool.last_event()
-        return {"consumers": [_row(one, last) for one in (await places.of(call.principal.owner)).values()]}
+        there = await places.of(call.principal.owner)
+        return {"consumers": await places.rows(there.values(), call.users)}
 
     async def fetch(call: Call) -> dict[str, Any]:
         asked: ReportsQuery = call.query
@@ -120,7 +143,8 @@ def operations(rooms: Rooms) -> list[Operation]:
         return {"reports": page["events"], "cursor": page["next"], "more": page["more"]}
 
     async def acknowledge(call: Call) -> dict[str, Any]:
-        return await places.acknowledge(call.principal.owner, _name(call), call.body.acknowledged)
+        consumer = await places.acknowledge(call.principal.owner, _name(call), call.body.acknowledged)
+        return (await places.rows([consumer], call.users))[0]
 
     async def forget(call: Call) -> None:
         await places.forget(call.principal.owner, _name(call))
@@ -146,6 +170,5 @@ def _name(call: Call) -> str:
     return name
 
 
-def _row(consumer: Consumer, last: int) -> dict[str, Any]:
-    behind = max(0, last - consumer.cursor)
+def _row(consumer: Consumer, behind: int) -> dict[str, Any]:
     return {"name": consumer.name, "cursor": consumer.cursor, "at": round(consumer.at, 3), "behind": behind}

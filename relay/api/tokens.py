@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from relay.policy.access import Principal, Token, bearer
@@ -34,8 +35,12 @@ class Tokens:
         """Raises SpoolError."""
         self._known = {token.id: token for token in await self._spool.tokens()}
 
-    def all(self) -> list[Token]:
-        return list(self._known.values())
+    def page(self, after: str, limit: int) -> list[Token]:
+        """Behind the one with that id, the oldest first; none behind one that is not there."""
+        every = iter(self._known.values())
+        if after:
+            next((token for token in every if token.id == after), None)
+        return list(islice(every, limit))
 
     def used(self, token: Token) -> float:
         """When it last let somebody in since the start; 0: never."""

@@ -56,9 +56,9 @@ def add(name: str, scopes: tuple[str, ...], user: str, tenant: str, expires: str
 @_JSON
 def list_(json_: bool) -> None:
     """All tokens, without their secrets; revoked and expired ones too."""
-    rows = client.ask("GET", "/v1/tokens")["tokens"]
+    rows = _tokens()
     if json_:
-        return show.as_json(rows)
+        return show.stream_json(rows)
     now = clock.now()
     count = show.table(
         ["ID", "NAME", "SCOPES", "USER", "TENANT", "STATE", "EXPIRES", "LAST USED"],
@@ -121,6 +121,14 @@ def audit(since: str | None, who: str | None, act: str | None, limit: int, json_
     )
     if not count and sys.stdout.isatty():
         click.echo("nobody changed anything")
+
+
+def _tokens() -> Iterator[dict[str, Any]]:
+    page: dict[str, Any] = {"next": ""}
+    while page["next"] is not None:
+        page = client.ask("GET", "/v1/tokens", query={"after": page["next"]} if page["next"] else {})
+        yield from page["tokens"]
+        page["next"] = page["next"] or None
 
 
 def _entries(query: dict[str, str], left: int) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ Values and the protocol; `Spool` has it all. Implemented in `spool/stream.py`, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -96,6 +96,15 @@ class Feed(Protocol):
 
     async def events(self, after: int, limit: int = 500, until: int | None = None) -> list[Row]:
         """Those with a greater id, in order; at most up to `until`. Fewer than `limit` may come where more are; none: no more."""
+        ...
+
+    async def events_of(self, users: Collection[str], after: int, limit: int, until: int) -> tuple[list[Row], int, int]:
+        """(those about mail of these users, as `events`; the cursor behind what was looked through; how many that were: of all,
+        a few thousand at most, and none only where there are no more)."""
+        ...
+
+    async def newest_of(self, users: Collection[str], after: int, most: int) -> list[int]:
+        """Ids of those about mail of these users, in order; looked for among the newest `most` of all."""
         ...
 
     async def story(self, message: int) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,12 @@ class Feeding(Seldom):
 
     async def events(self, after: int, limit: int = 500, until: int | None = None) -> list[Row]:
         return await self._ask(stream.events, after, limit, until)
+
+    async def events_of(self, users: Collection[str], after: int, limit: int, until: int) -> tuple[list[Row], int, int]:
+        return await self._ask(stream.events_of, list(users), after, limit, until)
+
+    async def newest_of(self, users: Collection[str], after: int, most: int) -> list[int]:
+        return await self._aside(stream.newest_of, list(users), after, most)
 
     async def story(self, message: int) -> list[Row]:
         return await self._aside(stream.story, message)

@@ -18,6 +18,7 @@ from relay.policy.suppression import Suppression
 from relay.spool import Event, counts, hot, suppressed
 from relay.spool.feed import Learnt
 
+SWEPT = 5000  # events that one answer for some users looks through
 ADDRESSES = 20_000  # of recipients that one answer holds, about
 MOST_TOLD = 1000  # recipients of one message
 
@@ -31,6 +32,40 @@ _SELECT = (
 def events(connection: sqlite3.Connection, after: int, limit: int, until: int | None) -> list[Row]:
     values = (after, (1 << 62) if until is None else until, limit)
     return _read(connection, "e.id > ? AND e.id <= ? ORDER BY e.id LIMIT ?", values)
+
+
+def events_of(
+    connection: sqlite3.Connection, users: Sequence[str], after: int, limit: int, until: int
+) -> tuple[list[Row], int, int]:
+    """(those about mail of these users, the cursor behind what was looked through, how many that were)."""
+    upto, looked = connection.execute(
+        "SELECT max(id), count(*) FROM (SELECT id FROM event WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
+        (after, until, SWEPT),
+    ).fetchone()
+    if not looked:
+        return [], until, 0
+    # Not by an index of users: in order, and over these events alone.
+    found = connection.execute(
+        "SELECT e.id FROM event e CROSS JOIN message m ON m.id = e.message AND +m.user IN (SELECT value FROM json_each(?)) "
+        "WHERE e.id > ? AND e.id <= ? AND e.kind <> '' ORDER BY e.id LIMIT ?",
+        (json.dumps(list(users)), after, upto, limit),
+    ).fetchall()
+    if not found:
+        return [], upto, looked
+    which = "e.id IN (SELECT value FROM json_each(?)) ORDER BY e.id"
+    rows = _read(connection, which, (json.dumps([number for (number,) in found]),))
+    whole = len(rows) == len(found) < limit
+    return rows, upto if whole else rows[-1].id, looked
+
+
+def newest_of(connection: sqlite3.Connection, users: Sequence[str], after: int, most: int) -> list[int]:
+    """Ids of those about mail of these users, in order: of the newest `most` events of all."""
+    rows = connection.execute(
+        "SELECT e.id FROM (SELECT id, message FROM event WHERE id > ? ORDER BY id DESC LIMIT ?) e "
+        "CROSS JOIN message m ON m.id = e.message AND +m.user IN (SELECT value FROM json_each(?))",
+        (after, most, json.dumps(list(users))),
+    )
+    return sorted(number for (number,) in rows)
 
 
 def story(connection: sqlite3.Connection, message: int) -> list[Row]:

@@ -17,6 +17,7 @@ from conftest import ROOT
 from rig import ENV
 
 from relay.api import reports
+from relay.spool import stream
 
 
 @pytest.fixture
@@ -187,3 +188,31 @@ async def test_the_examples_of_the_document_run(at: Apart) -> None:
         told.append(out.decode())
     assert f"discarded\t{number}" in told[2] and json.loads(told[3].splitlines()[0])["consumers"][0]["behind"] == 0
     assert f'"queue_id":"{number}"' in told[4] and "event: discarded" in told[4]
+
+
+async def test_behind_counts_what_its_owner_sees(at: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much mail others have is none of a tenant's business."""
+    for user in ("ann", "bob", "bob", "bob", "ann", ""):
+        await at.send(user)
+    await fetch(at, limit=1)
+    first = (await fetch(at, limit=1))["reports"][0]["id"]
+    assert (await acknowledge(at, first))["behind"] == 3  # of two messages two events each
+    assert (await at.good("red", "/v1/reports"))["consumers"][0]["behind"] == 3
+    await fetch(at, "all", "every")
+    assert (await at.good("all", "/v1/reports"))["consumers"][0]["behind"] >= 12
+    monkeypatch.setattr(reports, "COUNTED", 4)  # "" and ann came last
+    assert (await at.good("red", "/v1/reports"))["consumers"][0]["behind"] == 2
+
+
+@pytest.mark.parametrize("swept", [1, 3, 5000])
+async def test_what_others_do_is_passed_over_in_slices(at: Apart, monkeypatch: pytest.MonkeyPatch, swept: int) -> None:
+    monkeypatch.setattr(stream, "SWEPT", swept)
+    sent = [await at.send(user) for user in ("bob", "ann", "bob", "bob", "", "ann", "bob")]
+    seen, cursor = list[dict[str, Any]](), 0
+    while (page := await fetch(at, limit=3))["reports"] or page["more"]:
+        assert page["cursor"] > cursor
+        cursor, seen = page["cursor"], [*seen, *page["reports"]]
+        await acknowledge(at, cursor)
+    assert [event["queue_id"] for event in seen] == [sent[1], sent[1], sent[5], sent[5]]
+    whole = (await at.good("all", "/v1/events"))["events"]
+    assert seen == [event for event in whole if event.get("queue_id") in (sent[1], sent[5])]

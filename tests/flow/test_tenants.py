@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from rig import free_port, running, write_config
 
 from relay.admin.ports import BadRequest
+from relay.api import access
 from relay.api.tokens import Tokens
 from relay.cli import cli
 from relay.config.load import load
@@ -156,3 +157,15 @@ async def test_a_backup_keeps_tokens_and_what_was_revoked(tmp_path: Path) -> Non
         for part in (tmp_path / folder).rglob("*"):
             held = part.read_bytes() if part.is_file() else b""
             assert not any(text.split("_")[2].encode() in held for text in (good, bad)), part
+
+
+async def test_tokens_come_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MOST", 3)
+    async with running(configured(tmp_path)) as rig:
+        for number in range(7):
+            made = await relay(tmp_path, "token", "add", f"app{number}", "--scope", "read")
+            assert made.exit_code == 0
+        rows = json.loads((await relay(tmp_path, "token", "list", "--json")).stdout)
+        assert [row["name"] for row in rows] == [f"app{number}" for number in range(7)]
+        assert len((await relay(tmp_path, "token", "list")).stdout.splitlines()) == 7
+        assert rig.app.tokens.page("00000000", 10) == [] and len(rig.app.tokens.page(rows[4]["id"], 10)) == 2
