@@ -56,13 +56,15 @@ class Tokens:
     async def revoke(self, number: str, now: float) -> Token | None:
         """None: there is no such token. Raises SpoolError."""
         token = self._known.get(number)
-        if token is None or token.revoked_at:
-            return token
-        token = replace(token, revoked_at=now)
-        self._known[number] = token  # at once: what is refused too early does no harm
-        for one in [*self._answered]:
-            if one.principal.token == number:
-                one.task.cancel()
+        if token is None:
+            return None
+        if not token.revoked_at:
+            token = replace(token, revoked_at=now)
+            self._known[number] = token  # at once: what is refused too early does no harm
+            for one in [*self._answered]:
+                if one.principal.token == number:
+                    one.task.cancel()
+        # Also of one that is revoked: the spool may have failed the first time, and then a restart would make it valid again.
         await self._spool.keep_token(token)
         return token
 

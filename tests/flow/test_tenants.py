@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from bearers import token
 from click.testing import CliRunner, Result
 from rig import free_port, running, write_config
 
+from relay import clock
 from relay.admin.ports import BadRequest
 from relay.api import access
 from relay.api.tokens import Tokens
@@ -135,6 +138,21 @@ async def test_a_route_by_name_and_by_hand_and_explained(tmp_path: Path) -> None
 
 def _mine() -> Filter:
     return Filter(sender="*", users=frozenset({"shop"}))
+
+
+async def test_what_the_spool_did_not_take_is_revoked_by_asking_again(tmp_path: Path) -> None:
+    """Else it would be revoked as far as anybody sees, and valid again after the next start."""
+    file = configured(tmp_path)
+    async with running(file) as rig:
+        number = (await token(rig, "read")).split("_")[1]
+        with closing(sqlite3.connect(tmp_path / "spool/spool.db", isolation_level=None)) as other:
+            other.execute("CREATE TRIGGER no BEFORE INSERT ON token BEGIN SELECT RAISE(ABORT, 'no'); END")
+            assert (await relay(tmp_path, "token", "revoke", number)).exit_code != 0
+            other.execute("DROP TRIGGER no")
+        again = await relay(tmp_path, "token", "revoke", number)
+        assert again.exit_code == 0, again.output
+    async with running(file) as rig:
+        assert [one.state(clock.now()) for one in rig.app.tokens.all()] == ["revoked"]
 
 
 async def test_a_backup_keeps_tokens_and_what_was_revoked(tmp_path: Path) -> None:
