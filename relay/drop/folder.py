@@ -146,10 +146,7 @@ class Folder:
             # The reason first: what can't be told stays where it is, and its name keeps the place.
             free = _told(name, why, refused)
             try:
-                hidden = f"{_GONE}{secrets.token_hex(8)}"
-                moved = self._withdrawn(name, identity, hidden)
-                if moved:
-                    os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
+                moved = self._moved(name, identity, refused, free)
             except OSError:
                 os.unlink(f"{free}.why", dir_fd=refused)
                 raise
@@ -158,6 +155,18 @@ class Folder:
             os.fsync(refused)
         finally:
             os.close(refused)
+
+    def _moved(self, name: str, identity: Identity, refused: int, free: str) -> bool:
+        """As `_withdrawn`, and then into `refused`; what cannot go there has its name again."""
+        hidden = f"{_GONE}{secrets.token_hex(8)}"
+        if not self._withdrawn(name, identity, hidden):
+            return False
+        try:
+            os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
+        except OSError:
+            self._give_back(hidden, name)
+            raise
+        return True
 
     def _withdrawn(self, name: str, identity: Identity, hidden: str) -> bool:
         """Whether it is called `hidden` now, and nobody else has it in hand; not where another one has its place, or none."""
@@ -178,13 +187,19 @@ class Folder:
         with os.scandir(self._fd) as entries:
             left = [entry.name for entry in entries if entry.name.startswith(_GONE)]
         for hidden in left:
-            if hidden == self._identity(hidden).gone():
-                os.unlink(hidden, dir_fd=self._fd)
-            else:
-                self._give_back(hidden)
+            # What is not there, or we may not rename, is nothing that we had in hand.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                if hidden == self._identity(hidden).gone():
+                    os.unlink(hidden, dir_fd=self._fd)
+                else:
+                    self._give_back(hidden)
 
-    def _give_back(self, hidden: str) -> None:
-        """By a name that nobody else writes to meanwhile."""
+    def _give_back(self, hidden: str, name: str = "") -> None:
+        """As `name`, if nobody else has that by now; else by a name that nobody else writes to meanwhile."""
+        if name:
+            with contextlib.suppress(OSError):
+                os.link(hidden, name, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+                return os.unlink(hidden, dir_fd=self._fd)
         os.rename(hidden, f"recovered-{secrets.token_hex(8)}.eml", src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def sync(self) -> None:

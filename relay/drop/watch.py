@@ -48,6 +48,7 @@ class Place:
     drop: Drop
     due: float = 0.0
     up: bool | None = None  # None: not looked into yet
+    recovered: bool = False  # what a crash left in it was seen to
     why: str = ""
     ready: deque[File] = field(default_factory=deque)  # what the last look found, and is not taken yet
     more: bool = False  # it found more than that
@@ -120,8 +121,9 @@ class Drops:
 
     async def _empty(self, place: Place, folder: Folder) -> bool:
         """Takes what can be taken, up to BATCH; whether there is more. Raises OSError."""
-        if place.up is None:
+        if not place.recovered:
             await _aside(folder.recover)
+            place.recovered = True
         now = clock.now()
         place.later = {name: known for name, known in place.later.items() if now < known[1]}
         if len(place.later) >= MOST_KEPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -231,6 +232,39 @@ async def test_what_a_crash_left_half_done(tmp_path: Path, kind: str) -> None:
     async with running(file) as rig:
         await until(lambda: os.listdir(orders) == [])
         assert len(await rig.rows()) == (0 if kind == "sent" else 2)
+
+
+async def test_what_a_crash_left_comes_back_once_the_folder_can_be_used(tmp_path: Path) -> None:
+    """At the start it could not: it is on a disk that is mounted later."""
+    file, orders = configured(tmp_path), tmp_path / "orders"
+    put(tmp_path, "one.eml").rename(orders / ".done-0123456789abcdef")
+    orders.rename(tmp_path / "unmounted")
+    async with running(file) as rig:
+        await told(rig, "drop_failed")
+        (tmp_path / "unmounted").rename(orders)
+        await until(lambda: os.listdir(orders) == [])
+        assert len(await rig.rows()) == 2
+
+
+async def test_what_cannot_go_to_refused_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`refused` may be a mount of the same file system, as volumes are: then the reason goes there, and the file does not."""
+    rename, orders = os.rename, tmp_path / "orders"
+
+    def mounted(source: str, target: str, **more: int) -> None:
+        if more.get("src_dir_fd") != more.get("dst_dir_fd"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target, **more)
+
+    async with running(configured(tmp_path)) as rig:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "rename", mounted)
+            file = put(tmp_path, "one.eml", b"To: a@y.test\n\n1")
+            assert "cannot be moved" in (await told(rig, "drop_later"))[0]["why"]
+            assert sorted(os.listdir(orders)) == ["one.eml", "refused"] and os.listdir(orders / "refused") == []
+        assert os.stat(file).st_nlink == 1 and file.read_bytes() == b"To: a@y.test\n\n1"
+        rig.app.drops._places["orders"].later.clear()
+        await gone(file)
+        assert sorted(os.listdir(orders / "refused")) == ["one.eml", "one.eml.why"]
 
 
 async def test_names_that_are_as_long_as_names_may_be(tmp_path: Path) -> None:
