@@ -72,6 +72,7 @@ _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
     "consumer": {"tenant": str, "name": str, "cursor": int, "at": (int, float)},
 }  # fmt: skip
+_OBJECTS = {"audit": ("asked", "result")}  # columns of JSON, each an object: one that is none would hide all others
 
 Row = dict[str, Any]
 UNREADABLE = (sqlite3.Error, ValueError)  # the latter: text, also in SQLite's own messages, that is no UTF-8
@@ -350,6 +351,7 @@ class _Salvage:
                 for values in self.old.execute(f"SELECT * FROM {name} ORDER BY {by}"):
                     row = dict(zip(self.known[name], values, strict=True))
                     if _sound(name, row):
+                        row |= {column: _json(row[column]) for column in _OBJECTS.get(name, ())}
                         self._insert(name, row, "OR IGNORE")
                 break
             except UNREADABLE as error:

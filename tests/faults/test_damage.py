@@ -24,6 +24,7 @@ from relay.cli.show import plural
 from relay.envelope import queue_id
 from relay.recipient import State, Verb
 from relay.spool import Filter, SpoolBusy, SpoolCorrupt, SpoolError
+from relay.spool.access import Audit, AuditFilter
 from relay.spool.salvage import salvage
 from relay.spool.sqlite import SqliteSpool
 
@@ -210,6 +211,20 @@ async def test_a_whole_spool_is_copied_whole(spools: Spools, tmp_path: Path) -> 
         assert (one if isinstance(one, bytes) else one.read_bytes()) == (
             two if isinstance(two, bytes) else two.read_bytes()
         )
+    await saved.close()
+
+
+async def test_an_audit_that_cannot_be_read_whole_hides_no_other(spools: Spools, tmp_path: Path) -> None:
+    spool = await spools.open()
+    for number in range(3):
+        await spool.begin_audit(Audit(NOW, "uid 0", "", f"r{number}", "POST /v1/suspend", {"number": number}))
+    await spools.close(spool)
+    with sqlite3.connect(spools.path()) as db:
+        db.execute("UPDATE audit SET asked = substr(asked, 3), result = '' WHERE request = 'r1'")
+    salvage(spools.path().parent, tmp_path / "saved", lambda *_: None)
+    saved = await SqliteSpool.open(tmp_path / "saved" / "spool.db", NOW)
+    found = await saved.audits(AuditFilter())
+    assert [(one.request, one.asked) for one in found] == [("r2", {"number": 2}), ("r1", {}), ("r0", {"number": 0})]
     await saved.close()
 
 
