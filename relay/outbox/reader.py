@@ -133,7 +133,7 @@ class Reader:
                 self._size = 1
                 outcomes += [_waits(row, str(refusal), 0.0, True) for row, _ in good]
             else:
-                outcomes += [Outcome(row.id, "refused", str(refusal)[:MAX_WHY]) for row, _ in good]
+                outcomes += [Outcome(row.id, "refused", _kept(str(refusal))) for row, _ in good]
             return _turn(outcomes, 0), outcomes
         outcomes += [_outcome(row, result, now, chance) for (row, _), result in zip(good, results, strict=True)]
         repeated = sum(r.get("repeated") is True for r in results)
@@ -184,15 +184,20 @@ def _readable(rows: Sequence[Row]) -> tuple[list[tuple[Row, Mapping[str, Any]]],
 def _outcome(row: Row, result: Mapping[str, Any], now: float, chance: float) -> Outcome:
     status = result["status"]
     if status in (200, 202):
-        return Outcome(row.id, "sent", queue_id=str(result.get("queue_id", ""))[:100])
+        return Outcome(row.id, "sent", queue_id=_kept(str(result.get("queue_id", "")))[:100])
     why = f"{status}: {result.get('detail') or 'the relay did not say why'}"
     if status in (400, 413, 422):
-        return Outcome(row.id, "refused", why[:MAX_WHY])
+        return Outcome(row.id, "refused", _kept(why))
     return _waits(row, why, now + ONE.delay(row.attempts, chance), status == 503)
 
 
 def _waits(row: Row, why: str, next_at: float, certain: bool) -> Outcome:
-    return Outcome(row.id, "waits", why[:MAX_WHY], next_at=next_at, certain=certain)
+    return Outcome(row.id, "waits", _kept(why), next_at=next_at, certain=certain)
+
+
+def _kept(text: str) -> str:
+    """What any database takes: neither half a character nor a NUL."""
+    return text[:MAX_WHY].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _turn(outcomes: Sequence[Outcome], repeated: int) -> Turn:

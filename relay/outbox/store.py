@@ -376,11 +376,11 @@ def _among(ids: Sequence[int]) -> str:
     return f"id IN ({', '.join('?' * len(ids))})"
 
 
-def _fitting(found: Iterable[tuple[int, float | None, int]], doubtful: float) -> tuple[list[int], list[int]]:
+def _fitting(found: Iterable[tuple[int, Any, int]], doubtful: float) -> tuple[list[int], list[int]]:
     """(as many as one request holds, and one at least; those that are in doubt). Reads on no further than it must."""
     fit, old, left = list[int](), list[int](), MAX_BYTES
     for number, at, size in found:
-        if at is not None and at < doubtful:
+        if isinstance(at, int | float) and at < doubtful:  # SQLite keeps any text where a number should be
             old.append(number)
             continue
         left -= size

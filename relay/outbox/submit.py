@@ -88,10 +88,12 @@ class Submitter:
                 return results
             raise Waits(f"{self.where} answered {answer.status}, and not with a result for each", certain=False)
         why = self._why(answer, told)
-        if answer.status in (400, 413, 422):
+        # The relay's own word, by its request id: someone between may say 503 of a request that went through, and a proxy or
+        # a wrong port 400 of any request. But 413 is about this one, whoever says it.
+        own = "request_id" in told
+        if answer.status == 413 or (own and answer.status in (400, 422)):
             raise Refused(why)
-        # The relay's own word, by its request id: someone between may say 503 of a request that went through.
-        certain = answer.status in (401, 403, 404, 405, 429) or (answer.status == 503 and "request_id" in told)
+        certain = answer.status in (400, 401, 403, 404, 405, 429) or (answer.status == 503 and own)
         raise Waits(why, certain=certain, after=_seconds(answer.retry_after))
 
     def _why(self, answer: Answer, told: Mapping[str, Any]) -> str:

@@ -317,6 +317,9 @@ BY_HAND = {
     "infinity": "INSERT INTO relay_outbox (key, message, created_at) VALUES ('k', '{\"metadata\": {\"a\": 1e999}}', 0)",
     "octets_as_key": "INSERT INTO relay_outbox (key, message, created_at) VALUES (x'6b', '{}', 0)",
     "key_not_utf8": "INSERT INTO relay_outbox (key, message, created_at) VALUES (CAST(x'6bff' AS TEXT), '{}', 0)",
+    "attempted_never": "INSERT INTO relay_outbox (key, message, created_at, attempted_at) VALUES ('k', '[]', 0, CAST('x' AS TEXT))",
+    "booked_never": "INSERT INTO relay_outbox (key, message, created_at, next_at) VALUES ('k', '[]', CAST('x' AS TEXT), "
+    "CAST('x' AS TEXT))",
     "not_utf8": "INSERT INTO relay_outbox (key, message, created_at) VALUES ('k', CAST(x'7b22ff223a317d' AS TEXT), 0)",
 }
 
@@ -447,6 +450,40 @@ async def test_a_relay_that_comes_back_with_another_memory(app: Application, tmp
             assert "spool.keep" in (await turn(reader, NOW + 60)).why
         async with running(configured(tmp_path, up)):
             assert (await turn(reader, NOW + 120)).sent == 1
+
+
+@pytest.mark.parametrize("detail", ["a\0b", "half \ud800"], ids=["nul", "half"])
+async def test_whatever_is_answered_can_be_kept(app: Application, detail: str) -> None:
+    app.book("ann")
+    assert (await turn(Reader(app.store, lambda _: [{"status": 422, "detail": detail}]))).refused == 1
+    (row,) = app.rows("refused")
+    assert row["last_error"] == "422: " + detail.replace("\0", "?").replace("\ud800", "?")
+
+
+STRANGERS = {
+    "proxy": (b"400 Bad Request", "waiting"),
+    "unread": (b"422 No", "waiting"),
+    "large": (b"413 Too Large", "refused"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+async def test_what_is_no_relay_refuses_no_row(app: Application, name: str) -> None:
+    """Such as nginx, where somebody wrote http for https; but what is too large for who is in between is so for ever."""
+    line, state = STRANGERS[name]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>" % line)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as stranger:
+        port = stranger.sockets[0].getsockname()[1]
+        app.book("ann")
+        found = await turn(Reader(app.store, Submitter(f"http://127.0.0.1:{port}", token="x")))
+    assert [row["state"] for row in app.rows()] == [state]
+    assert (found.pause >= 1 and line[:3].decode() in found.why) if state == "waiting" else not found.why
 
 
 async def test_a_clock_that_was_wrong_keeps_no_row_for_ever(app: Application) -> None:
