@@ -55,8 +55,9 @@ class Streams:
             page = await self._read(asked, 0.0)
             response = web.StreamResponse(headers=_HEADERS)
             await response.prepare(call.request)
-            # The cursor at once: who is cut off before the first event goes on from here.
-            await self._say(call, response, f"retry: {RETRY}\nid: {page['next']}\n\n")
+            # The cursor at once: who is cut off before the first event goes on from here, and so never from behind it.
+            start = page["events"][0]["id"] - 1 if page["events"] else page["next"]
+            await self._say(call, response, f"retry: {RETRY}\nid: {start}\n\n")
             try:
                 await self._pump(call, response, asked, page, clock.monotonic() + lasts)
             except ConnectionError:

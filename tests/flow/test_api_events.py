@@ -87,6 +87,18 @@ async def test_without_a_start_it_is_what_comes_and_has_a_cursor_at_once(
             assert int((await stream.answer.content.readline()).split()[1]) > 0
 
 
+async def test_no_cursor_is_ahead_of_what_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is cut off between two lines comes back with the last id, and is told the rest."""
+    async with apart(configured(tmp_path, monkeypatch)) as at:
+        for user in ("bob", "ann", "ann"):
+            await at.send(user)
+        events = [e["id"] for e in (await at.good("red", "/v1/events"))["events"]]
+        async with followed(at, "red", after="0", lasts="1") as stream:
+            text = (await stream.answer.content.read()).decode()
+        ids = [int(line.removeprefix("id: ")) for line in text.splitlines() if line.startswith("id: ")]
+        assert ids[0] < events[0] and ids[1:] == events
+
+
 async def test_the_end_of_the_relay_is_the_end_of_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with apart(configured(tmp_path, monkeypatch)) as at, followed(at, "red") as stream:
         closing = asyncio.create_task(at.rig.app.admin.close())
