@@ -86,7 +86,7 @@ class AsyncRelay:
         except aiohttp.ClientResponseError as error:  # of its form: no status makes one
             raise Unavailable(f"{where}: {NO_HTTP}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{where}: {error or 'timed out'}") from error
+            raise Unavailable(f"{where}: {str(error) or 'timed out'}") from error
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:

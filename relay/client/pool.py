@@ -110,6 +110,8 @@ def unreachable(where: Where, error: OSError) -> RelayError:
         return RelayError(
             f"{where}: its certificate is not trusted ({error.verify_message}); `ca` names a file that trusts it"
         )
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return RelayError(f"{where}: what answers there speaks no TLS; write http:// for a relay without `admin.tls`")
     if isinstance(error, PermissionError):
         return RelayError(f"{where}: no right to use it; be the user that the relay runs as, or use a token over HTTP")
     return Unavailable(f"{where}: {_said(error) or 'no answer'}; is the relay running?", sent=False)

@@ -200,6 +200,27 @@ def test_tls_is_verified(ask: Ask, tmp_path: Path) -> None:
     assert not isinstance(told.value, Unavailable) and len(server.requests) == 1
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_who_says_nothing_is_told_of_as_such(ask: Ask, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Unavailable, match="timed out"):
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}"
+        ask(url, lambda relay: relay.stats(), timeout=0.2, attempts=1)
+
+
+def test_https_to_a_port_without_tls_is_told(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with server.accept()[0] as sock:
+                sock.recv(1000)
+                sock.sendall(http(400, {}))
+
+        threading.Thread(target=refuse, daemon=True).start()
+        with pytest.raises(RelayError, match="speaks no TLS; write http://") as told:
+            ask(f"https://127.0.0.1:{server.getsockname()[1]}", lambda relay: relay.stats())
+    assert not isinstance(told.value, Unavailable)
+
+
 def test_a_batch_that_is_lost_is_sent_again_as_it_was(ask: Ask) -> None:
     with Server(CLOSE, http(202, {"accepted": 3, "refused": 0, "results": [TAKEN] * 3})) as server:
         results = ask(server.url, lambda relay: relay.send_many(MESSAGE for _ in range(3)))
