@@ -195,15 +195,17 @@ def list_(database: str, table: str, state: str | None, limit: int, json_: bool)
     now = clock.now()
     count = show.reasons(
         ["ID", "STATE", "AGE", "TRIES", "KEY", "WHY"],
-        (
-            (r["id"], r["state"], show.age(now - r["created_at"]), r["attempts"], r["key"], r["last_error"])
-            for r in rows
-        ),
+        ((r["id"], r["state"], _age(r["created_at"], now), r["attempts"], r["key"], r["last_error"]) for r in rows),
         1,
     )
     if not count and sys.stdout.isatty():
         click.echo("the outbox is empty")
     return None
+
+
+def _age(at: object, now: float) -> str:
+    """SQLite keeps any text where a number should be."""
+    return show.age(now - at) if isinstance(at, int | float) else "?"
 
 
 @outbox.command()

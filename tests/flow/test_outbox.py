@@ -635,6 +635,13 @@ def test_the_verbs_say_what_is_wrong(app: Application, verb: Verb, tmp_path: Pat
     assert "in the clear" in said.stderr and "geheim" not in said.stderr
 
 
+def test_a_row_that_was_written_by_hand_is_listed(app: Application, verb: Verb) -> None:
+    if app.store.dialect != "sqlite":
+        pytest.skip("PostgreSQL lets none in")
+    app.execute(BY_HAND["booked_never"])
+    assert verb("list").stdout.split()[:3] == ["1", "waiting", "?"]
+
+
 async def test_a_signal_ends_it(app: Application, tmp_path: Path) -> None:
     async with Upstream() as up, running(configured(tmp_path, up)):
         env = ENV | {"RELAY_OUTBOX_DATABASE": app.url, "RELAY_ENDPOINT": str(tmp_path / "admin.sock")}
