@@ -188,7 +188,7 @@ class Service:
         if verb not in VERBS:
             raise BadRequest(f"unknown verb {verb!r}; verbs are {', '.join(sorted(VERBS))}")
         if replace(wanted, users=None) == Filter():
-            raise BadRequest(f"{verb} wants queue ids or a filter; to select all, use --sender '*'")
+            raise BadRequest(f"{verb} wants queue ids or a filter; all mail is sender '*', in so many words")
         action = VERBS[verb] or Verb.RETRY
         override = self._override(verb, to, wanted.users)
         told, knows = said(wanted), _states(verb)

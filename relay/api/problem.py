@@ -127,7 +127,7 @@ def _place(loc: Sequence[str | int]) -> str:
     return text
 
 
-_WORDS = {"missing": "is missing", "json_invalid": "is not JSON"}
+_WORDS = {"missing": "is missing", "json_invalid": "is not JSON", "model_type": "is to be an object"}
 
 
 def _said(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -39,6 +39,7 @@ async def test_one_bad_message_fails_alone(tmp_path: Path) -> None:
         assert status == 202
         assert [r["status"] for r in told["results"]] == [202, 400, 400, 400, 422, 422, 400, 202]
         assert told["results"][1]["errors"][0]["field"] == "to"
+        assert told["results"][2]["detail"] == "the message: is to be an object"
         assert told["results"][4]["code"] == 553 and told["results"][4]["enhanced"] == "5.7.1"
         assert (told["accepted"], told["refused"]) == (2, 6)
         await rig.settled()
