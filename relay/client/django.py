@@ -32,7 +32,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "x-relay-priority": ("priority", lambda text: int(text) if text.isdecimal() else text),
     "x-relay-send-at": ("send_at", datetime.fromisoformat),
     "x-relay-idempotency-key": ("key", str),
-    "x-relay-metadata": ("metadata", json.loads),
+    "x-relay-metadata": ("metadata", lambda text: _object(json.loads(text))),
 }
 
 
@@ -88,6 +88,13 @@ def translated(email: EmailMessage) -> Message:
         to=[_plain(one) for one in email.recipients()],
         **given,
     )
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError('it wants a JSON object, such as {"order": 17}')
+    return value
 
 
 def _plain(address: str) -> str:
