@@ -149,7 +149,7 @@ async def test_bad_headers_are_told_before_anything_is_sent(site: Django) -> Non
         await site.does(
             lambda: mail.EmailMessage("s", "t", None, ["b@example.net"], headers={"X-Relay-Send-At": "soon"}).send()
         )
-    with pytest.raises(ValueError, match="X-Relay-Metadata.* wants a JSON object"):
+    with pytest.raises(ValueError, match="wants a JSON object"):
         await site.does(
             lambda: mail.EmailMessage("s", "t", None, ["b@example.net"], headers={"X-Relay-Metadata": "[17]"}).send()
         )
