@@ -11,7 +11,6 @@ import click
 from relay import clock
 from relay.cli import client, show
 from relay.cli.client import Failed
-from relay.config.overlay import told
 
 KEYS = ("limits", "connections", "messages_per_connection", "recipients_per_message")
 _JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of objects.")
@@ -83,6 +82,8 @@ def changes(json_: bool) -> None:
     IN THE FILE is what holds again once it is taken back: by `relay accounts reset` or `relay limits reset` one key, by
     `relay reload --reset` all.
     """
+    from relay.config.overlay import told  # here: it wants more than click, which is all that a build has (manual)
+
     rows = client.ask("GET", "/v1/changes")["changes"]
     if json_:
         show.as_json(rows)
@@ -111,6 +112,8 @@ def value_of(key: str, text: str) -> Any:
 
 def tell(found: dict[str, Any]) -> None:
     """What is changed now of the entry that was."""
+    from relay.config.overlay import told
+
     for change in found["changes"]:
         click.echo(f"{change['path']}: {told(change['value'])}; the file says {told(change['file'])}")
     if not found["changes"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -74,3 +75,16 @@ def test_completions_parse(tmp_path: Path, shell: str) -> None:
 def test_a_build_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
     assert manual.page(manual.built_at()) == manual.page(NOW) and '"2026-09-21"' in manual.page(NOW)
+
+
+def test_it_is_made_with_what_a_build_has(tmp_path: Path) -> None:
+    """`pip install .` builds where pyproject.toml's `build-system.requires` are, and nothing else."""
+    code = (
+        "import sys, pathlib; before = set(sys.modules)\n"
+        "from relay.cli import manual; manual.write(pathlib.Path(sys.argv[1]), 0.0)\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert set(done.stdout.split()) == {"click", "relay"}
