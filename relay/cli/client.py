@@ -28,13 +28,13 @@ class Failed(click.ClickException):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
@@ -85,9 +85,9 @@ def _socket_of(file: Path, default: str) -> str:
     )
 
 
-def _open(method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+def _open(method: str, path: str, body: Mapping[str, Any] | None, timeout: float = TIMEOUT) -> http.client.HTTPResponse:
     where = endpoint()
-    connection = _Connection(where)
+    connection = _Connection(where, timeout)
     try:
         payload = json.dumps(body) if body is not None else None
         headers = {"Connection": "close"}  # one question each: the socket goes with its answer
@@ -132,9 +132,15 @@ def part(text: str) -> str:
     return quote(text, safe="")
 
 
-def ask(method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None) -> Any:
+def ask(
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    query: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> Any:
     """JSON for JSON. Raises Failed with what the relay said."""
-    response = _checked(_open(method, f"{path}?{urlencode(query)}" if query else path, body))
+    response = _checked(_open(method, f"{path}?{urlencode(query)}" if query else path, body, timeout))
     return json.loads(response.read())
 
 

@@ -26,7 +26,8 @@ CONFIG = click.option(
     help="Default: $RELAY_CONFIG, then /etc/relay/relay.yaml.",
 )
 
-
+# Who asks for health may wait for no longer than ten (the image's HEALTHCHECK), and some supervisors wait for ever.
+HEALTH_TIMEOUT = 8.0
 _PATH = click.argument("path", type=click.Path(path_type=Path), required=False)
 
 
@@ -133,7 +134,7 @@ def reload(reset: bool, json_: bool) -> None:
 def status(health: bool, json_: bool) -> None:
     """Is it running, does it accept, does mail leave?"""
     if health:
-        client.ask("GET", "/healthz")
+        client.ask("GET", "/healthz", timeout=HEALTH_TIMEOUT)
         return
     found = client.ask("GET", "/v1/status")
     if json_:

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fakes import Upstream
 from rig import ENV, Process, free_port, process, submit, write_config
+
+from relay.cli import cli, service
 
 TEXT = b"From: app@example.com\r\nSubject: t\r\n\r\nhello\r\n"
 CLASSES = """  default: {retry: {schedule: [1h], give_up: 1d}}
@@ -301,6 +304,18 @@ def test_no_right_to_use_the_socket(tmp_path: Path) -> None:
         finally:
             path.unlink()
     assert done.returncode == 77 and str(path) in done.stderr, done
+
+
+def test_a_relay_that_hangs_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for health is told in time; not every supervisor ends what it asked with."""
+    assert service.HEALTH_TIMEOUT < 10
+    monkeypatch.setattr(service, "HEALTH_TIMEOUT", 0.2)
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(path))
+        hung.listen()
+        found = CliRunner().invoke(cli, ["status", "--health"], env={"RELAY_ENDPOINT": str(path)})
+    assert found.exit_code == 69 and "timed out" in found.output
 
 
 def test_check_tells_every_mistake(tmp_path: Path) -> None:
