@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -89,10 +90,15 @@ def _open(method: str, path: str, body: Mapping[str, Any] | None, timeout: float
     where = endpoint()
     connection = _Connection(where, timeout)
     try:
-        payload = json.dumps(body) if body is not None else None
-        headers = {"Connection": "close"}  # one question each: the socket goes with its answer
-        connection.request(method, path, payload, headers | ({"Content-Type": "application/json"} if payload else {}))
-        return connection.getresponse()
+        with contextlib.ExitStack() as failed:
+            failed.callback(connection.close)
+            payload = json.dumps(body) if body is not None else None
+            headers = {"Connection": "close"}  # one question each: the socket goes with its answer
+            headers |= {"Content-Type": "application/json"} if payload else {}
+            connection.request(method, path, payload, headers)
+            response = connection.getresponse()
+            failed.pop_all()
+            return response
     except FileNotFoundError:
         raise Failed(
             f"no relay is running at {where}; start it with `relay serve`, or set RELAY_CONFIG or RELAY_ENDPOINT", 69
