@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from relay import clock
@@ -37,6 +38,7 @@ async def stats(spool: Spool, outlook: Outlook, users: frozenset[str] | None = N
         await breathe(i)
         foreseen(outlook, lane, clock.now())
         del lane["due_at"]
+        lane["facts"] = json.loads(lane["facts"])
     if users is not None:
         states = {s.label: sum(lane.get(s.label, 0) for lane in found) for s in State}
         return {"states": states, "lanes": found, "egresses": []}

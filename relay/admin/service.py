@@ -53,8 +53,10 @@ class Service:
         wanted.users = users
         return wanted
 
-    async def rows(self, wanted: Filter, after: tuple[int, int] | None, limit: int) -> tuple[list[dict[str, Any]], str]:
-        """(recipients, cursor of the next page or empty)."""
+    async def rows(
+        self, wanted: Filter, after: tuple[int, int] | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """(recipients, cursor of the next page or None)."""
         limit = max(1, min(limit, MAX_ROWS))
         found: list[dict[str, Any]] = []
         async for row in self.spool.find(wanted, after, limit + 1):
@@ -63,7 +65,7 @@ class Service:
                 break
         more = len(found) > limit
         found = found[:limit]
-        cursor = f"{found[-1]['message']}.{found[-1]['n']}" if more else ""
+        cursor = f"{found[-1]['message']}.{found[-1]['n']}" if more else None
         now = clock.now()
         forecasts, rows = dict[int, Forecast](), list[dict[str, Any]]()
         for i, row in enumerate(found):
@@ -73,15 +75,15 @@ class Service:
 
     async def messages(
         self, wanted: Filter, after: str, limit: int, *, newest: bool
-    ) -> tuple[list[dict[str, Any]], str]:
-        """(one row a message, cursor of the next page or empty). Raises BadRequest."""
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """(one row a message, cursor of the next page or None). Raises BadRequest."""
         limit, tenants = max(1, min(limit, MAX_ROWS)), self.control.config.tenant_of
         found = await self.spool.messages(wanted, self.number(after) if after else None, limit + 1, newest=newest)
         more, found = len(found) > limit, found[:limit]
         for row in found:
             del row["number"]
             row["tenant"] = tenants.get(row["user"], "")
-        return found, found[-1]["queue_id"] if more else ""
+        return found, found[-1]["queue_id"] if more else None
 
     def told(self, row: dict[str, Any], now: float, forecasts: dict[int, Forecast]) -> dict[str, Any]:
         """A recipient as the operator sees it: with why it waits and when it moves next. `forecasts`: of lanes, made here."""

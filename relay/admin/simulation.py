@@ -71,7 +71,7 @@ class Simulated:
         lanes = {str(number): found.with_overrides({}) for number, found in facts if found is not None}
         rows = [row for row in rows if str(row["lane"]) in lanes]
         last = rows[-1] if rows else {}
-        page = {"recipients": rows, "lanes": lanes, "next": f"{last['message']}.{last['n']}" if more and last else ""}
+        page = {"recipients": rows, "lanes": lanes, "next": f"{last['message']}.{last['n']}" if more and last else None}
         return page if after else page | await self._state()
 
     async def _state(self) -> dict[str, Any]:

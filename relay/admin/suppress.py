@@ -36,7 +36,7 @@ class Suppressing:
     log: MailLog
 
     async def page(self, asked: Mapping[str, str]) -> dict[str, Any]:
-        """`address` (a glob), `scope`, `why`, `source`; `after`, `limit`. {suppressions, next}; an empty `next`: no more."""
+        """`address` (a glob), `scope`, `why`, `source`; `after`, `limit`. {suppressions, next}; `next` None: no more."""
         given = dict(asked)
         limit, after = given.pop("limit", "500"), given.pop("after", "")
         if not limit.isdecimal():
@@ -44,7 +44,7 @@ class Suppressing:
         most = max(1, min(int(limit), MOST))
         scope, _, address = after.partition(" ")
         found = await self.spool.suppressions(wanted(given), (scope, address) if after else None, most + 1)
-        following = " ".join(found[most - 1].key) if len(found) > most else ""
+        following = " ".join(found[most - 1].key) if len(found) > most else None
         return {"suppressions": [row(one) for one in found[:most]], "next": following}
 
     async def add(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from relay import clock
 from relay.admin.ports import BadRequest, NotFound
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
+from relay.api.rows import Cursor
 from relay.policy.access import Scope, Token
 from relay.spool.access import Audit, AuditFilter
 
@@ -65,7 +66,7 @@ class AuditQuery(Model):
     who: str = Field("", description="A glob on who asked.")
     act: str = Field("", description="A glob on method and path, such as `POST /v1/suspend`.")
     since: float = Field(0.0, ge=0, description="Epoch seconds.")
-    before: int | None = Field(None, ge=1, lt=1 << 62, description="The `next` of the page before.")
+    before: Cursor = Field(0, description="The `next` of the page before.")
     limit: int = Field(100, ge=1, description=f"At most {MOST}.")
 
 
@@ -117,7 +118,7 @@ def operations(rooms: Rooms) -> list[Operation]:
     async def audit(call: Call) -> dict[str, Any]:
         asked = call.query
         limit = min(asked.limit, MOST)
-        found = await rooms.spool.audits(AuditFilter(asked.who, asked.act, asked.since), asked.before, limit)
+        found = await rooms.spool.audits(AuditFilter(asked.who, asked.act, asked.since), asked.before or None, limit)
         return {"audit": [_told(entry) for entry in found], "next": found[-1].id if len(found) == limit else None}
 
     return [

@@ -35,6 +35,7 @@ from relay.submission import MAX_HEAD, BadMessage, split
 AT_ONCE = 4  # messages that are large, or whose attachments are fetched
 LARGE = 64 * 1024  # bytes of content, from where it is made off the loop
 PIECE = 1 << 18
+TRIES = 4  # while the message that has the key is forgotten, each time between two steps
 BREATH = 50  # recipients between two turns of the loop
 FURTHEST = 366 * 86400.0  # seconds
 _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(<[^<>\r\n]{1,996}>)", re.IGNORECASE | re.MULTILINE)
@@ -70,16 +71,26 @@ class Handing:
     async def _keyed(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any]:
         """What was accepted once is so again, though it would be refused by now: its limit is used up, its file is gone."""
         if not asked.idempotency_key:
-            return await self._take(envelope, asked, at)
+            return await self._accepted(envelope, asked, at)
         envelope.digest = await asyncio.to_thread(asked.digest) if _is_large(asked) else asked.digest()
         try:
-            return await self._take(envelope, asked, at)
+            return await self._accepted(envelope, asked, at)
         except (BadMessage, Problem, SpoolError):
             if (known := await self._known(envelope, asked)) is None:
                 raise
             return known
 
-    async def _take(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any]:
+    async def _accepted(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any]:
+        """Raises Problem, BadMessage, SpoolError."""
+        for _ in range(TRIES):
+            if (told := await self._take(envelope, asked, at)) is not None:
+                return told
+        text = "what had this key is forgotten again and again while this is stored; say it again"
+        raise Problem(503, text, headers={"Retry-After": RETRY_AFTER})
+
+    async def _take(self, envelope: Envelope, asked: Submission, at: float) -> dict[str, Any] | None:
+        """None: the spool knew its key, and what had it was forgotten before it could be told."""
+        envelope.asked, envelope.wanted, envelope.charge = {}, [], None  # of a try before
         if why := self.intake.refuse_now():
             raise Problem(503, f"the spool takes no mail now: {why}", headers={"Retry-After": RETRY_AFTER})
         reader = DataReader()
@@ -106,9 +117,7 @@ class Handing:
         finally:
             incoming.release()
         if not fresh:
-            known = await self._known(envelope, asked)
-            assert known is not None  # it is what the spool has just told
-            return known
+            return await self._known(envelope, asked)
         return _answer(message, envelope)
 
     # -- what it is made of

@@ -8,14 +8,14 @@ from relay import clock
 from relay.admin.figures import breathe, foreseen, lanes
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.api.rows import MOST, Json, Limit
+from relay.api.rows import MOST, NEXT, Cursor, Json, Limit
 from relay.policy.lanefacts import LaneFacts
 
 _WAITING = ("queued", "deferred", "active", "held")
 
 
 class LanesQuery(Model):
-    after: int = Field(0, ge=0, lt=1 << 62, description="The `next` of the page before.")
+    after: Cursor = Field(0, description="The `next` of the page before.")
     limit: Limit = 100
 
 
@@ -37,7 +37,7 @@ class LaneRow(Answer):
 
 class LaneRows(Answer):
     lanes: list[LaneRow]
-    next: int | None = Field(description="`after` of the next page; null: this was the last one.")
+    next: int | None = Field(description=NEXT)
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from relay.admin.trace import trace
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.api.rows import NUMBER, Json, Limit, MessageRow, OneMessage, Selection, Traced, own_evidence
+from relay.api.rows import NEXT, NUMBER, Json, Limit, MessageRow, OneMessage, Selection, Traced, own_evidence
 
 
 class MessagesQuery(Selection):
@@ -23,7 +23,7 @@ class MessagesQuery(Selection):
 
 class MessageRows(Answer):
     messages: list[MessageRow]
-    next: str = Field(description="`after` of the next page; empty: this was the last one.")
+    next: str | None = Field(description=NEXT)
 
 
 class Resend(Model):

@@ -31,7 +31,7 @@ _ABOUT = """Hand mail to the relay, see where it is, and move it. docs/http-api.
 `admin`, which is all. One of a user or a tenant sees its own alone: what is another's is answered 404.
 - Errors are `application/problem+json` (RFC 9457); `errors` names each field that is wrong. `request_id` is what the log has.
 - A 503, or no answer: the same again, with the same `Idempotency-Key` where it is mail. Anything else from 400 on: not the same again.
-- Lists come in pages: `next` is what the next question says, and empty or null at the end. Times are epoch seconds.
+- Lists come in pages: `next` is what the next question says, and null at the end. Times are epoch seconds.
 - Answers may get more fields; what a request says has to be known."""
 _TAGS = {
     "messages": "Hand mail in; a message, its story, and what is done to it.",

@@ -9,7 +9,7 @@ from pydantic import Field
 from relay.admin.ports import BadRequest
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.api.rows import Json, own_evidence, pair
+from relay.api.rows import NEXT, Json, own_evidence, pair
 
 _LARGEST = 4 << 20  # characters of a message in base64: see admin.leaving.MAX_MESSAGE
 # Of an egress, what a tenant learns: whether and when its own mail would leave by it. Hosts, keys and limits are the relay's.
@@ -64,9 +64,9 @@ class SimulationQuery(Model):
 class SimulationPage(Answer):
     """The first page has `now`, `spent`, `documents` and `hosts` as well."""
 
-    recipients: list[Json]
-    lanes: dict[str, str]
-    next: str
+    recipients: list[Json] = Field(description="Those that wait.")
+    lanes: dict[str, str] = Field(description="The facts of their lanes, by number, as the spool has them.")
+    next: str | None = Field(description=NEXT)
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -127,7 +127,12 @@ def _place(loc: Sequence[str | int]) -> str:
     return text
 
 
-_WORDS = {"missing": "is missing", "json_invalid": "is not JSON", "model_type": "is to be an object"}
+_WORDS = {
+    "missing": "is missing",
+    "json_invalid": "is not JSON",
+    "string_unicode": "has half a character",
+    "model_type": "is to be an object",
+}
 
 
 def _said(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 from relay.admin.service import VERBS
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Handler, Model, Operation
-from relay.api.rows import Json, Limit, RecipientRow, Selection, pair
+from relay.api.rows import NEXT, Json, Limit, RecipientRow, Selection, pair
 
 _SUMMARY = {
     "retry": "Try now, not later",
@@ -27,7 +27,7 @@ class QueueQuery(Selection):
 
 class RecipientRows(Answer):
     recipients: list[RecipientRow]
-    next: str = Field(description="`after` of the next page; empty: this was the last one.")
+    next: str | None = Field(description=NEXT)
 
 
 class ActOnOne(Model):

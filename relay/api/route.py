@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,11 @@ class Model(BaseModel):
     """What comes in: no field that we do not know. Built at the first request: most are of operations that few call."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, str_max_length=1 << 20, defer_build=True)
+
+    @classmethod
+    def of_json(cls, data: bytes) -> Self:
+        """Raises ValidationError."""
+        return cls.model_validate_json(data)
 
 
 class Answer(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from relay.admin.ports import BadRequest
 from relay.api.route import Answer, Call, Model
@@ -16,6 +16,9 @@ MOST = 1000  # rows of a page
 Json = dict[str, Any]
 
 Glob = Annotated[str, Field(max_length=1000)]
+NEXT = "What the next page is asked for by; null: this was the last one."
+# A cursor that is a number; empty: from the beginning.
+Cursor = Annotated[int, Field(ge=0, lt=1 << 62), BeforeValidator(lambda value: value or 0)]
 Limit = Annotated[int, Field(ge=1, lt=1 << 62, description="Rows of the page; more than 1000 count as 1000.")]
 
 

@@ -168,7 +168,7 @@ class Endpoint:
                 raise Problem(
                     413, f"the body has more than {MOST_VALUES} commas and brackets; a table is sent in base64"
                 )
-            return operation.body.model_validate_json(data or b"{}")
+            return operation.body.of_json(data or b"{}")
         except ValidationError as error:
             raise invalid(error, "body", operation.body) from None
 

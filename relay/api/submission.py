@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from relay import compose
+from relay.api.grammar import Forgiving
 from relay.api.route import Answer, Model
 from relay.compose import Draft, Mailbox, Uncomposable
 from relay.envelope import AddressError, parse_address
@@ -154,6 +155,8 @@ def key(value: str) -> str:
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
     if len(value) > MAX_KEYS or len(json.dumps(value)) > MAX_METADATA:
         raise Uncomposable(f"metadata has at most {MAX_KEYS} keys and {MAX_METADATA} bytes as JSON")
+    if not _encodable(json.dumps(value, ensure_ascii=False)):
+        raise Uncomposable("half a character comes back to nobody")
     return value
 
 
@@ -224,7 +227,7 @@ class Part(Model):
         return self
 
 
-class Submission(Model):
+class Submission(Forgiving):
     """A message to be sent."""
 
     model_config = ConfigDict(
@@ -361,7 +364,7 @@ class Unread:
         return handler(Submission.__pydantic_core_schema__)
 
 
-class Batch(Model):
+class Batch(Forgiving):
     """Each is read by itself: one that is wrong is wrong alone."""
 
     model_config = ConfigDict(extra="forbid", str_max_length=None)

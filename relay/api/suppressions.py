@@ -14,6 +14,7 @@ from relay.admin.suppress import MOST
 from relay.api.problem import Problem
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
+from relay.api.rows import NEXT
 from relay.policy.suppression import Why
 
 WHYS = [why.word for why in Why]
@@ -79,7 +80,7 @@ class Suppressed(Answer):
 
 class SuppressedPage(Answer):
     suppressions: list[Suppressed]
-    next: str = Field(description="`after` of the next page; empty: no more.")
+    next: str | None = Field(description=NEXT)
 
 
 class Refused(Answer):

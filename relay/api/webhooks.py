@@ -12,13 +12,14 @@ from pydantic import Field, model_validator
 from relay.admin.ports import NotFound
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
+from relay.api.rows import NEXT, Cursor
 from relay.spool.feed import Parcel
 
 PAGE = 1000
 
 
 class DeadQuery(Model):
-    after: int = Field(0, ge=0, lt=1 << 62, description="The `next` of the page before.")
+    after: Cursor = Field(0, description="The `next` of the page before.")
     limit: int = Field(100, ge=1, description=f"At most {PAGE}.")
 
 
@@ -68,7 +69,7 @@ class DeadLetter(Answer):
 
 class DeadLetters(Answer):
     dead: list[DeadLetter]
-    next: int | None
+    next: int | None = Field(description=NEXT)
 
 
 class Counted(Answer):

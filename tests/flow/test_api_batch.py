@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fakes import Upstream
 from rig import free_port, running
 from test_api_submit import MAIL, ask, token, written
@@ -44,6 +45,58 @@ async def test_one_bad_message_fails_alone(tmp_path: Path) -> None:
         assert (told["accepted"], told["refused"]) == (2, 6)
         await rig.settled()
         assert len(upstream.done) == 2
+
+
+HALF = "\ud800"  # of a surrogate pair: JSON by its grammar, and no text
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        pytest.param(json.dumps(MAIL | {"subject": HALF}), "subject", id="half a character"),
+        pytest.param(json.dumps(MAIL | {"tag": HALF}), "tag", id="half a character as an option"),
+        pytest.param(json.dumps(MAIL | {"to": [HALF + "@b.example"]}), "to", id="half a character as an address"),
+        pytest.param(json.dumps(MAIL | {"metadata": {"a": HALF}}), "metadata", id="half a character of metadata"),
+        pytest.param(json.dumps(MAIL | {"metadata": {HALF: 1}}), "metadata", id="half a character of a key"),
+        pytest.param(json.dumps(MAIL | {HALF: 1}), "", id="half a character as a field"),
+        pytest.param(
+            json.dumps(MAIL | {"attachments": [{"filename": "a", "content": HALF}]}),
+            "attachments[0].content",
+            id="half a character as base64",
+        ),
+        pytest.param(json.dumps(MAIL | {"priority": 0})[:-2] + "9" * 5000 + "}", "priority", id="a long number"),
+        pytest.param(json.dumps(MAIL | {"send_at": 0})[:-2] + "1e999}", "send_at", id="a number beyond all"),
+        pytest.param(json.dumps(MAIL | {"text": 0})[:-2] + "[" * 900 + "]" * 900 + "}", "text", id="nested deeply"),
+        pytest.param(json.dumps(MAIL | {"text": 7}), "text", id="a number as a text"),
+        pytest.param(json.dumps(MAIL | {"nonsense": 7}), "nonsense", id="an unknown field"),
+        pytest.param("[7]", "", id="no object"),
+    ],
+)
+async def test_what_is_json_is_wrong_where_it_stands(tmp_path: Path, item: str, field: str) -> None:
+    async with running(written(tmp_path, free_port())) as rig:
+        good = json.dumps(MAIL)
+        status, told = await ask(rig, f'{{"messages": [{good}, {item}, {good}]}}', BATCH)
+        assert status == 202, told
+        assert [r["status"] for r in told["results"]] == [202, 400, 202], told
+        assert told["results"][1]["errors"][0]["field"] == field
+        status, alone = await ask(rig, item)
+        assert (status, alone["detail"]) == (400, told["results"][1]["detail"].replace("the message", "the body"))
+        assert await rig.count() == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"messages": [7}', id="brackets"),
+        pytest.param(b'{"messages": ["\xff"]}', id="no utf-8"),
+        pytest.param(b'{"messages": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", id="without end"),
+    ],
+)
+async def test_what_is_no_json_is_wrong_as_a_whole(tmp_path: Path, body: bytes) -> None:
+    async with running(written(tmp_path, free_port())) as rig:
+        status, told = await ask(rig, body, BATCH, headers={"Content-Type": "application/json"})
+        assert status in (400, 413) and "results" not in told
+        assert await rig.count() == 0
 
 
 async def test_the_key_of_a_batch_is_that_of_each_with_its_number(tmp_path: Path) -> None:

@@ -144,6 +144,18 @@ async def test_lanes_and_figures_are_ones_own(tmp_path: Path, monkeypatch: pytes
         assert met == sorted(set(met)) and len(met) == len((await at.get("all", "/v1/lanes"))["lanes"])
 
 
+async def test_a_cursor_that_there_is_not_is_null_and_may_be_asked_for_as_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tenancy(tmp_path, monkeypatch) as at:
+        await at.send("ann")
+        pages = ["messages", "queue", "lanes", "suppressions", "simulation"]
+        for path, cursor in [*((one, "after") for one in pages), ("audit", "before")]:
+            assert (await at.get("all", f"/v1/{path}", **{cursor: ""}))["next"] is None, path
+        (lane,) = (await at.get("all", "/v1/stats"))["lanes"]
+        assert (lane["facts"]["class"], lane["facts"]["user"]) == ("default", "ann")
+
+
 async def test_explain_is_for_ones_own_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"from": "spare@example.com", "to": "you@example.net"}
     async with tenancy(tmp_path, monkeypatch) as at:
@@ -158,4 +170,4 @@ async def test_explain_is_for_ones_own_users(tmp_path: Path, monkeypatch: pytest
         status, found = await at.ask("all", "/v1/explain", "POST", asked)
         assert status == 200 and [rule["name"] for rule in found["rules"]] == ["kept", "spare"]
         assert (await at.ask("red", "/v1/simulation"))[0] == 403
-        assert (await at.get("all", "/v1/simulation"))["next"] == ""
+        assert (await at.get("all", "/v1/simulation"))["next"] is None

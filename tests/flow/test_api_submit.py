@@ -15,6 +15,7 @@ import pytest
 from fakes import Upstream
 from rig import Rig, free_port, running, until, write_config
 
+from relay import clock
 from relay.policy.access import Scope, Token
 
 USERS = """tenants: {retail: {}, other: {}}
@@ -48,7 +49,9 @@ async def ask(
     base = f"http://{address}" if secret else "http://localhost"
     given = {"Authorization": f"Bearer {secret}"} if secret else {}
     kind = {"Content-Type": "message/rfc822" if isinstance(body, bytes) else "application/json"}
-    data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
+    data = io.BytesIO(
+        body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+    )
     async with (
         aiohttp.ClientSession(connector=connector) as session,
         session.post(base + path, data=data, headers=kind | given | (headers or {})) as answer,
@@ -261,3 +264,48 @@ async def test_who_submits_may_ask_for_how_long_keys_are_known(tmp_path: Path) -
             async with aiohttp.ClientSession() as session, session.get(url, headers=given) as answer:
                 assert answer.status == status
                 assert status != 200 or await answer.json() == {"keep": 36 * 3600.0}
+
+
+async def test_a_key_whose_message_is_forgotten_meanwhile_is_that_of_a_new_one(tmp_path: Path) -> None:
+    """Fifty clients with one key, before a queue that forgets as fast as it can."""
+    async with running(discarding(tmp_path)) as rig:
+        asked = asyncio.gather(*[ask(rig, MAIL | {"idempotency_key": "one"}) for _ in range(50)])
+        while not asked.done():
+            await rig.app.spool.purge(clock.now() + 1)
+        answers = await asked
+        assert {status for status, _ in answers} <= {202, 503}, answers
+        assert any(status == 202 and not told["repeated"] for status, told in answers)
+
+
+@pytest.mark.parametrize(("times", "status"), [pytest.param(1, 202, id="once"), pytest.param(9, 503, id="each time")])
+async def test_what_is_forgotten_between_two_steps_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, status: int
+) -> None:
+    mail, left = MAIL | {"idempotency_key": "one"}, times
+    async with running(discarding(tmp_path)) as rig:
+        spool, asks = rig.app.spool, rig.app.spool.key_of
+        first = (await ask(rig, mail))[1]["queue_id"]
+
+        async def forgotten(owner: str, key: str) -> tuple[int, str] | None:
+            nonlocal left
+            left -= 1
+            await spool.purge(clock.now() + 1)
+            found = await asks(owner, key)
+            if left > 0:  # another client is as fast as the queue forgets
+                assert (await ask(rig, mail))[1]["repeated"] is False
+            return found
+
+        monkeypatch.setattr(spool, "key_of", forgotten)
+        found, told = await ask(rig, mail)
+        assert found == status, told
+        if status == 202:
+            assert told["queue_id"] != first and told["repeated"] is False
+        else:
+            assert "say it again" in told["detail"]
+
+
+def discarding(folder: Path) -> Path:
+    """What is accepted is done at once, and may be forgotten."""
+    file = written(folder, free_port())
+    file.write_text(file.read_text().replace("{name: all, via: [main]}", "{name: all, discard: true}"))
+    return file

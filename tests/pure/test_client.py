@@ -233,7 +233,7 @@ def test_filters_are_asked_as_the_relay_names_them() -> None:
 def test_pages_lead_to_each_other() -> None:
     page = calls.find({"tag": "t"}).result(answered({"messages": [{"id": 1}], "next": "c"}))
     assert page.items == [{"id": 1}] and page.following is not None and "after=c" in page.following.request.path
-    assert page.following.result(answered({"messages": [], "next": ""})).following is None
+    assert page.following.result(answered({"messages": [], "next": None})).following is None
 
 
 @pytest.mark.parametrize("follow", [False, True])
