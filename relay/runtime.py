@@ -163,9 +163,8 @@ class Runtime:
         """Raises LookupError, ConfigError."""
         if config.source is None:
             raise LookupError("there is no configuration file: the relay runs its built-in demonstration")
-        entry = config.tree.find(owner)
-        if entry is None or not isinstance(entry.value, dict):
-            raise LookupError(f"{'.'.join(owner)} is no entry of {config.source}: what is built in can't be changed")
+        if overlay.place_of(config.tree, owner) is None:
+            raise LookupError(f"{'.'.join(owner)} is no entry of {config.source}, or none with a name")
         for key, value in wanted.items():
             changes = overlay.changed(config.tree, changes, (*owner, key), value, who, clock.now())
         return overlaid(config, changes), changes

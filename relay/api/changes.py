@@ -1,4 +1,7 @@
-"""What is changed at run time: all of it, the limits of users, tenants and classes, and the reload that may take it back."""
+"""What is changed at run time: all of it, what limits mail beside accounts, and the reload that may take it back.
+
+An entry of `limits` or `destinations` is known by its `name`; one without can't be changed so.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from relay.admin.ports import NotFound
+from relay.admin.ports import BadRequest, NotFound
 from relay.api.problem import FieldError, Problem
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.config.overlay import PLACE
+from relay.config.overlay import BESIDE, KEYS, PLACE, of_file, place_of
 from relay.config.problems import ConfigError
 
 Limits = Annotated[
@@ -39,13 +42,21 @@ class ChangeRows(Answer):
 class LimitsOf(Answer):
     section: str
     name: str
-    limits: list[Any] = Field(description="What is in force, as it is written.")
+    limits: list[Any] = Field(description="What is in force, as it is written; of an entry of `limits` its rate.")
+    values: dict[str, Any] = Field(description="Each key that may be changed; null: not written, so the default holds.")
     changes: list[ChangeRow]
     notes: list[str] = Field([], description="What to know of what was changed.")
 
 
 class NewLimits(Model):
-    limits: Limits | None = Field(description=BACK)
+    """At least one, of those that such an entry has."""
+
+    limits: Limits | None = Field(None, description=f"Not of an entry of `limits`. {BACK}")
+    rate: str | None = Field(None, max_length=100, description=f"Of an entry of `limits`. {BACK}")
+    burst: int | str | None = Field(None, description=f"Of an entry of `limits`: how many, or bytes (`10MB`). {BACK}")
+    connections: int | None = Field(None, description=f"Of a destination, at once. {BACK}")
+    messages_per_connection: int | None = Field(None, description=f"Of a destination. {BACK}")
+    recipients_per_message: int | None = Field(None, description=f"Of a destination. {BACK}")
 
 
 class Reload(Model):
@@ -86,13 +97,14 @@ def _refused(error: ConfigError, owner: str) -> Problem:
 def operations(rooms: Rooms) -> list[Operation]:
     def told(section: str, name: str) -> dict[str, Any]:
         tree = rooms.config.tree
-        entry = tree.find((section, name)) if tree is not None and section in _HAVE_LIMITS else None
-        if entry is None:
-            raise NotFound(f"no {section}.{name} in the configuration; there are users, tenants and classes")
+        if tree is None or section not in BESIDE or place_of(tree, (section, name)) is None:
+            there = f"there are {', '.join(BESIDE)}, and of destinations and limits those that have a `name`"
+            raise NotFound(f"no {section}.{name} in the configuration; {there}")
         changes = rows(rooms, section, name)
-        node = entry.child("limits")
-        limits = changes[0]["value"] if changes else node.plain() if node is not None else []
-        return {"section": section, "name": name, "limits": limits, "changes": changes}
+        values = {key: of_file(tree, (section, name, key)) for key in KEYS[section]}
+        values |= {change["key"]: change["value"] for change in changes}
+        limits = [values["rate"]] if section == "limits" else values["limits"] or []
+        return {"section": section, "name": name, "limits": limits, "values": values, "changes": changes}
 
     async def of(call: Call) -> dict[str, Any]:
         return told(call.path("section"), call.path("name"))
@@ -100,7 +112,13 @@ def operations(rooms: Rooms) -> list[Operation]:
     async def set_(call: Call) -> dict[str, Any]:
         section, name = call.path("section"), call.path("name")
         told(section, name)
-        notes = await change(rooms, call, section, name, {"limits": call.body.limits})
+        wanted = {k: getattr(call.body, k) for k in NewLimits.model_fields if k in call.body.model_fields_set}
+        there = f"of {section} there is {', '.join(KEYS[section])}"
+        if not wanted:
+            raise BadRequest(f"change what? {there}")
+        if wrong := [FieldError(field=key, message=there) for key in wanted if key not in KEYS[section]]:
+            raise Problem(400, f"{wrong[0].field}: {there}", wrong)
+        notes = await change(rooms, call, section, name, wanted)
         return told(section, name) | {"notes": notes}
 
     async def every(call: Call) -> dict[str, Any]:
@@ -117,12 +135,17 @@ def operations(rooms: Rooms) -> list[Operation]:
     of_one = "/v1/limits/{section}/{name}"
     return [
         Operation("GET", "/v1/changes", "read", "What is changed at run time", every, ChangeRows, whole=True),
-        Operation("GET", of_one, "read", "Limits of a user, tenant or class", of, LimitsOf, whole=True),
+        Operation(
+            "GET",
+            of_one,
+            "read",
+            "What limits a user, tenant, class, destination or some mail",
+            of,
+            LimitsOf,
+            whole=True,
+        ),
         Operation("PATCH", of_one, "admin", "Change them", set_, LimitsOf, body=NewLimits, whole=True),
         Operation(
             "POST", "/v1/reload", "admin", "Read the configuration again", reload, Reloaded, body=Reload, whole=True
         ),
     ]
-
-
-_HAVE_LIMITS = ("users", "tenants", "classes")

@@ -43,7 +43,7 @@ _TAGS = {
     "lanes": "What waits, by where it goes and what holds it.",
     "stats": "All mail in figures.",
     "explain": "What would become of a message.",
-    "limits": "What is spent of limits, and those of users, tenants and classes.",
+    "limits": "What is spent of limits, and what may be changed of those beside accounts.",
     "accounts": "Accounts and direct entries: how they fare, and their limits.",
     "changes": "What is changed at run time.",
     "shaping": "What is done for a time because of replies.",

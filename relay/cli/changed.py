@@ -98,6 +98,8 @@ def changes(json_: bool) -> None:
 
 def value_of(key: str, text: str) -> Any:
     """As the API takes it. Raises Failed."""
+    if key == "rate" or (key == "burst" and not text.isdecimal()):
+        return text
     if key != "limits":
         if not text.isdecimal():
             raise Failed(f"{key} wants a number", 64)

@@ -12,6 +12,7 @@ import click
 
 from relay import clock
 from relay.cli import changed, client, show
+from relay.config.overlay import BESIDE, KEYS
 
 
 def _rows(name: str, json_: bool) -> list[dict[str, Any]] | None:
@@ -53,32 +54,47 @@ def limits(context: click.Context, json_: bool) -> None:
     _nothing(count, "nothing of any limit is spent")
 
 
-_SECTION = click.argument("section", type=click.Choice(["users", "tenants", "classes"]))
+_SECTION = click.argument("section", type=click.Choice(BESIDE))
+_KEY = click.option("--key", type=click.Choice(sorted({*KEYS["destinations"], *KEYS["limits"]})), help="Another key.")
 
 
 @limits.command("set")
 @_SECTION
 @click.argument("name")
-@click.argument("rates")
-def limits_set(section: str, name: str, rates: str) -> None:
-    """Change the limits of a user, a tenant or a class at run time.
+@click.argument("value", metavar="RATES")
+@_KEY
+def limits_set(section: str, name: str, value: str, key: str | None) -> None:
+    """Change the limits of a user, a tenant, a class or a destination at run time, or the rate of an entry of `limits`.
 
-    RATES as in `relay accounts set`.
+    RATES as in `relay accounts set`. An entry of `limits` has one rate, and is known by its name, as a destination is.
+    Of a destination --key also says connections, messages_per_connection, recipients_per_message; of an entry of `limits` burst.
     """
-    _patch(section, name, changed.value_of("limits", rates))
+    key = key or _first(section)
+    _patch(section, name, {key: changed.value_of(key, value)})
 
 
 @limits.command("reset")
 @_SECTION
 @click.argument("name")
-def limits_reset(section: str, name: str) -> None:
-    """Take that back: the file holds again."""
-    _patch(section, name, None)
+@_KEY
+def limits_reset(section: str, name: str, key: str | None) -> None:
+    """Take that back, for one key or all: the file holds again."""
+    found = client.ask("GET", _path(section, name))["changes"]
+    keys = [key] if key else [change["key"] for change in found]
+    _patch(section, name, dict.fromkeys(keys or [_first(section)]))
 
 
-def _patch(section: str, name: str, value: Any) -> None:
-    path = f"/v1/limits/{section}/{client.part(name)}"
-    changed.tell(client.ask("PATCH", path, {"limits": value}))
+def _first(section: str) -> str:
+    """The key that is meant where none is said."""
+    return KEYS[section][0]
+
+
+def _patch(section: str, name: str, wanted: dict[str, Any]) -> None:
+    changed.tell(client.ask("PATCH", _path(section, name), wanted))
+
+
+def _path(section: str, name: str) -> str:
+    return f"/v1/limits/{section}/{client.part(name)}"
 
 
 @click.command()

@@ -167,12 +167,12 @@ class Builder:
         upstream, direct = AccountBuilder(self.site), DirectBuilder(self.site)
         direct.names()
         accounts = {name: upstream.build(name, entry) for name, entry in file.accounts.items()}
-        accounts |= {name: direct.entry(name, entry) for name, entry in file.direct.items()}
+        accounts |= {name: direct.entry(name, entry) for name, entry in file.direct.items() if name != BUILT_IN}
         pools = {name: direct.pool(name, entry) for name, entry in file.pools.items()}
         named = {name for route in file.routes for name in route.via or ()} | {file.dsn.via}
         named |= overflows(accounts.values())
         if BUILT_IN in named | members(pools.values()):
-            accounts[BUILT_IN] = direct.built_in()
+            accounts[BUILT_IN] = direct.built_in(file.direct.get(BUILT_IN))
         plans = {
             name: (account.warm_up, ("direct" if account.source else "accounts", name, "warm_up"))
             for name, account in accounts.items()

@@ -10,6 +10,7 @@ from relay.config import presets
 from relay.config.egress import EgressBuilder, largest
 from relay.config.matches import build_hop_match
 from relay.config.mx import DestinationEntry, DirectEntry, HopTlsSection, PoolEntry
+from relay.config.overlay import PLACE
 from relay.config.problems import Keys, Mark
 from relay.config.site import no_such
 from relay.policy.routing import Match
@@ -29,6 +30,8 @@ class DirectBuilder(EgressBuilder):
         for section in EGRESSES:
             node = self.site.root.find((section,))
             for name, mark in node.keys.items() if node and isinstance(node.value, dict) else ():
+                if name == BUILT_IN and mark == PLACE:
+                    continue  # its limits, changed at run time
                 if name == BUILT_IN:
                     text = "`direct` is the name of delivery by MX from the kernel's address; choose another"
                     self.site.wrong((section, name), text, on_key=True)
@@ -62,9 +65,9 @@ class DirectBuilder(EgressBuilder):
             warm_up=self.warm_up(entry.warm_up, (*path, "warm_up")),
         )
 
-    def built_in(self) -> Account:
-        """What `direct` means where nobody says more."""
-        return self.entry(BUILT_IN, DirectEntry())
+    def built_in(self, entry: DirectEntry | None) -> Account:
+        """What `direct` means where nobody says more than was changed at run time."""
+        return self.entry(BUILT_IN, entry or DirectEntry())
 
     def source(self, entry: DirectEntry, path: Keys) -> Source:
         given = {"v4": "", "v6": ""}

@@ -1,8 +1,10 @@
 """What is changed at run time, as values laid over the tree of the file before anything is checked.
 
 Owns: which keys may be changed so, what a change is, and when it is out of date: once the file says something else at its key
-than it did, or no longer holds its owner. The shape and the builder see the tree with the changes in it, so that a changed value
-is checked, and told of, as if it stood in the file. Pure. None of these keys may hold a secret.
+than it did, or no longer holds its owner. An entry of a list (`limits`, `destinations`) is known by its `name`, and by nothing
+else: its number is another's as soon as one is put before it. `direct` itself is built in, and always there. The shape and
+the builder see the tree with the changes in it, so that a changed value is checked, and
+told of, as if it stood in the file. Pure. None of these keys may hold a secret.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ _EGRESS = ("limits", "connections", "messages_per_connection", "recipients_per_m
 KEYS: Mapping[str, tuple[str, ...]] = {
     "accounts": _EGRESS,
     "direct": ("limits", "connections"),
+    "destinations": _EGRESS,
+    "limits": ("rate", "burst"),
     "users": ("limits",),
     "tenants": ("limits",),
     "classes": ("limits",),
 }
+BESIDE = tuple(section for section in KEYS if section not in ("accounts", "direct"))
+BUILT_IN = ("direct", "direct")  # delivery by MX for who has no entry of his own
 DOCUMENT = "changes"  # their key in the spool
 PLACE = Mark(Path("changed at run time"), 1, 1)  # where a changed value stands
 
@@ -59,9 +65,24 @@ class Change:
 Changes = Mapping[Keys, Change]
 
 
+def place_of(root: Node, path: Keys) -> Keys | None:
+    """Where it is in the tree; None: the file has no such entry, or the entry no such name."""
+    section, name, *key = path
+    node = root.find((section,))
+    if node is not None and isinstance(node.value, list):
+        for number, entry in enumerate(node.value):
+            if (found := entry.child("name")) is not None and found.value == name:
+                return (section, number, *key)
+        return None
+    owner = root.find((section, name))
+    there = (section, name) == BUILT_IN if owner is None else isinstance(owner.value, dict)
+    return path if there else None
+
+
 def of_file(root: Node, path: Keys) -> Any:
     """What the file says there; None: nothing."""
-    found = root.find(path)
+    place = place_of(root, path)
+    found = root.find(place) if place is not None else None
     return None if found is None else found.plain()
 
 
@@ -79,8 +100,8 @@ def standing(root: Node, changes: Iterable[Change]) -> tuple[Changes, list[str]]
     kept: dict[Keys, Change] = {}
     dropped = []
     for change in changes:
-        owner, says = root.find(change.path[:-1]), of_file(root, change.path)
-        if owner is None or not isinstance(owner.value, dict):
+        says = of_file(root, change.path)
+        if place_of(root, change.path) is None:
             dropped.append(_dropped(change, f"{spell(change.path[:-1])} is no more"))
         elif says != change.file:
             dropped.append(_dropped(change, f"the file says {told(says)} there now, it said {told(change.file)}"))
@@ -126,16 +147,23 @@ def told(value: Any) -> str:
 def laid(root: Node, changes: Changes) -> Node:
     """A new tree: the one of the file is as it was."""
     for change in changes.values():
-        root = _with(root, change.path, _grown(change.value))
+        place = place_of(root, change.path)
+        assert place is not None  # what stands has one
+        root = _with(root, place, _grown(change.value))
     return root
 
 
 def _with(node: Node, path: Keys, value: Node) -> Node:
     """Along the path everything is new: below an alias of YAML another place may show the same node."""
     first, *rest = path
+    held = node.child(first)
+    if held is None or held.value is None:
+        held = Node(PLACE, {})  # of what is built in the file says nothing
+    below = _with(held, tuple(rest), value) if rest else value
+    if isinstance(node.value, list):
+        return replace(node, value=[below if n == first else one for n, one in enumerate(node.value)])
     assert isinstance(node.value, dict)
     assert isinstance(first, str)
-    below = _with(node.value[first], tuple(rest), value) if rest else value
     keys = node.keys if first in node.keys else node.keys | {first: PLACE}
     return replace(node, value=node.value | {first: below}, keys=keys)
 

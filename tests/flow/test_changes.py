@@ -121,9 +121,17 @@ BAD = {
         "dialled",
     ),
     "nobody": ("PATCH", "/v1/accounts/nobody", {"connections": 3}, 404, "no such account"),
-    "built-in": ("PATCH", "/v1/accounts/direct", {"connections": 3}, 404, "built in"),
+    "built-in": ("PATCH", "/v1/accounts/direct", {"messages_per_connection": 3}, 400, "unknown key"),
+    "no-name": ("PATCH", "/v1/limits/limits/limit-1", {"rate": "3/h"}, 404, "have a `name`"),
+    "no-map": ("PATCH", "/v1/limits/limits/0", {"rate": "3/h"}, 404, "have a `name`"),
+    "not-of-a-rule": ("PATCH", "/v1/limits/limits/mailbox", {"limits": ["3/h"]}, 400, "of limits there is rate, burst"),
+    "nothing-of-a-rule": ("PATCH", "/v1/limits/limits/mailbox", {}, 400, "change what?"),
+    "rule-rate": ("PATCH", "/v1/limits/limits/mailbox", {"rate": "3 connections/h"}, 400, "this rate counts mail"),
+    "rule-burst": ("PATCH", "/v1/limits/limits/mailbox", {"burst": 9000}, 400, "more at once"),
+    "destination-few": ("PATCH", "/v1/limits/destinations/big", {"connections": 0}, 400, "at least 1"),
+    "not-of-a-user": ("PATCH", "/v1/limits/users/app", {"connections": 3}, 400, "of users there is limits"),
     "look": ("GET", "/v1/accounts/nobody", None, 404, "no such account"),
-    "section": ("PATCH", "/v1/limits/routes/all", {"limits": []}, 404, "users, tenants and classes"),
+    "section": ("PATCH", "/v1/limits/routes/all", {"limits": []}, 404, "users, tenants, classes, destinations, limits"),
     "user": ("PATCH", "/v1/limits/users/nobody", {"limits": []}, 404, "users.nobody"),
     "user-rate": ("PATCH", "/v1/limits/users/app", {"limits": ["5 connections/h"]}, 400, "limits"),
     "reset": ("POST", "/v1/reload", {"reset": "perhaps"}, 400, "reset"),
@@ -131,7 +139,8 @@ BAD = {
 EXTRA = """users: {app: {password: {env: HOME}, tenant: shop}}
 tenants: {shop: {}}
 direct: {mx: {}}
-destinations: [{match: {mx: "*"}}]"""
+limits: [9000/d, {rate: 800/d, per: user}, {name: mailbox, match: {class: default}, per: sender, rate: 500/d}]
+destinations: [{name: big, match: {recipient: "*@big.example"}, limits: [9/s]}, {match: {mx: "*"}}]"""
 
 
 async def test_what_may_not_be_changes_nothing(tmp_path: Path) -> None:
@@ -155,8 +164,49 @@ async def test_limits_of_users_tenants_and_classes(tmp_path: Path) -> None:
             status, found = await ask(rig, "PATCH", path, {"limits": ["3/h"]})
             assert (status, found["limits"], found["changes"][0]["file"]) == (200, ["3/h"], None)
             assert (await ask(rig, "GET", path))[1]["limits"] == ["3/h"]
-        found = {limit.whose: str(limit.rate) for limit in rig.app.config.limits}
+        found = {limit.whose: str(limit.rate) for limit in rig.app.config.limits if limit.whose}
         assert found == {"user app": "3/h", "tenant shop": "3/h", "class default": "3/h"}
+
+
+async def test_named_limits_destinations_and_what_is_built_in(tmp_path: Path) -> None:
+    file = config(tmp_path, extra=EXTRA)
+    rewrite(file, "via: [main]", "via: [main, mx, direct]")
+    rule, place = "/v1/limits/limits/mailbox", "/v1/limits/destinations/big"
+
+    def in_force(rig: Rig) -> tuple[str, int, list[str], int, int]:
+        config = rig.app.config
+        (limit,) = [one for one in config.limits if one.name == "mailbox"]
+        (big,) = [one for one in config.destinations if one.name == "big"]
+        built_in = config.accounts["direct"].connections
+        return limit.rate.text, limit.rate.burst, [one.text for one in big.limits], big.connections, built_in
+
+    filed = ("500/d", 0, ["9/s"], 20, 200)
+    async with running(file) as rig:
+        assert in_force(rig) == filed
+        status, found = await ask(rig, "PATCH", rule, {"rate": "300/d", "burst": 7})
+        assert (status, found["limits"], found["values"]) == (200, ["300/d"], {"rate": "300/d", "burst": 7})
+        status, found = await ask(rig, "PATCH", place, {"limits": ["2/s"], "connections": 3})
+        assert (status, found["limits"], found["values"]["connections"]) == (200, ["2/s"], 3)
+        assert (await patch(rig, "direct", connections=5, limits=["60/min"]))["connections"] == 5
+        assert in_force(rig) == ("300/d", 7, ["2/s"], 3, 5)
+        assert await changes(rig) == [
+            ("limits.mailbox.rate", "300/d", "500/d"), ("limits.mailbox.burst", 7, None),
+            ("destinations.big.limits", ["2/s"], ["9/s"]), ("destinations.big.connections", 3, None),
+            ("direct.direct.limits", ["60/min"], None), ("direct.direct.connections", 5, None),
+        ]  # fmt: skip
+    # Another number in its list is the same entry; a key that the file says otherwise is the file's.
+    rewrite(file, "{name: mailbox,", "700/h, {name: mailbox,")
+    rewrite(file, "limits: [9/s]", "limits: [8/s]")
+    async with running(file) as rig:
+        assert in_force(rig) == ("300/d", 7, ["8/s"], 3, 5)
+        assert ["destinations.big.limits" in said["note"] for said in rig.said("change_dropped")] == [True]
+        rewrite(file, "name: mailbox", "name: postbox")
+        taken, notes = rig.app.reload()
+        assert taken and sum("limits.mailbox is no more" in note for note in notes) == 2
+        rewrite(file, "name: postbox", "name: mailbox")
+        status, found = await ask(rig, "POST", "/v1/reload", {"reset": True})
+        assert status == 200 and any("direct.direct.connections: 5" in note for note in found["notes"])
+        assert in_force(rig) == ("500/d", 0, ["8/s"], 20, 200)
 
 
 async def test_over_a_restart_and_dropped_where_the_file_changed_meanwhile(tmp_path: Path) -> None:
@@ -307,6 +357,14 @@ async def test_the_verbs(tmp_path: Path) -> None:
         ]  # fmt: skip
         assert await cli(rig, "accounts", "reset", "main") == "main: as the file has it\n"
         assert "nothing is changed" in await cli(rig, "accounts", "reset", "main")
+        said = await cli(rig, "limits", "set", "limits", "mailbox", "300/d")
+        assert said == 'limits.mailbox.rate: "300/d"; the file says "500/d"\n'
+        await cli(rig, "limits", "set", "limits", "mailbox", "30", "--key", "burst")
+        await cli(rig, "limits", "set", "destinations", "big", "3", "--key", "connections")
+        assert "connections" in await cli(rig, "limits", "set", "users", "app", "3", "--key", "connections", code=64)
+        assert "limits.mailbox.rate" in await cli(rig, "limits", "reset", "limits", "mailbox", "--key", "burst")
+        assert await cli(rig, "limits", "reset", "limits", "mailbox") == "mailbox: as the file has it\n"
+        assert await cli(rig, "limits", "reset", "destinations", "big") == "big: as the file has it\n"
         assert await cli(rig, "limits", "reset", "users", "app") == "app: as the file has it\n"
         await cli(rig, "accounts", "set", "main", "limits", "none")
         assert rig.egress().account.limits == ()

@@ -128,6 +128,27 @@ def test_dropped_with_its_owner(config: Loader) -> None:
     assert "direct.mx is no more" in notes[0]
 
 
+def test_what_is_built_in_has_no_entry_in_the_file(config: Loader) -> None:
+    """The same words in the file are refused: there another entry is to be made."""
+    fresh = config(FILE.replace("direct: {mx: {}}\n", "").replace(", mx]", ", direct]"))
+    made, kept, notes = under(fresh, [change("direct.direct.limits", ["5/min"])])
+    assert (rates(made, "direct"), len(kept), notes) == (["5/min"], 1, [])
+    assert "direct" not in fresh.tree.plain()
+    with pytest.raises(ConfigError) as caught:
+        config(FILE.replace("direct: {mx: {}}", "direct: {direct: {limits: [5/min]}}"))
+    assert any("choose another" in problem.text for problem in caught.value.problems)
+
+
+def test_an_entry_of_a_list_is_known_by_its_name(config: Loader) -> None:
+    fresh = config(FILE + "limits: [5/h, {name: a, rate: 6/h}, {rate: 7/h}]\n")
+    made, kept, notes = under(fresh, [change("limits.a.rate", "1/h", "6/h"), change("limits.limit-1.rate", "2/h")])
+    assert [limit.rate.text for limit in made.limits] == ["5/h", "1/h", "7/h", "9/d"]
+    assert [c.text for c in kept.values()] == ["limits.a.rate"] and "limits.limit-1 is no more" in notes[0]
+    with pytest.raises(ConfigError) as caught:
+        laid(fresh, change("limits.a.rate", "often"))
+    assert [problem.path for problem in caught.value.problems] == ["limits.a.rate"]
+
+
 def test_what_no_longer_fits_is_dropped_and_the_rest_stays(config: Loader) -> None:
     fit, not_fit = change("accounts.main.connections", 5, 4), change("accounts.main.limits", ["x"], ["10/s"])
     made, kept, notes = under(config(FILE), [fit, not_fit])
