@@ -10,7 +10,7 @@ from relay import clock
 from relay.admin.ports import BadRequest, NotFound
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.api.rows import Cursor
+from relay.api.rows import NEXT, Cursor
 from relay.policy.access import Scope, Token
 from relay.spool.access import Audit, AuditFilter
 
@@ -58,8 +58,8 @@ class TokensQuery(Model):
 
 
 class TokenRows(Answer):
-    tokens: list[TokenRow]
-    next: str = Field(description="`after` of the next page; empty: this was the last one.")
+    tokens: list[TokenRow] = Field(description="A page of all that are kept, also those that are over.")
+    next: str | None = Field(description=NEXT)
 
 
 class AuditQuery(Model):
@@ -71,7 +71,7 @@ class AuditQuery(Model):
 
 
 class AuditRow(Answer):
-    id: int
+    id: int = Field(description="Its number, and a cursor.")
     at: float = Field(description="When it began; epoch seconds.")
     who: str = Field(description="`token ID (NAME)`, or `uid N` over the socket.")
     tenant: str = Field(description="Whose token it was.")
@@ -83,7 +83,7 @@ class AuditRow(Answer):
 
 
 class AuditRows(Answer):
-    audit: list[AuditRow]
+    audit: list[AuditRow] = Field(description="The newest first.")
     next: int | None = Field(description="`before` of the next page; null: this was the last one.")
 
 
@@ -94,7 +94,7 @@ def operations(rooms: Rooms) -> list[Operation]:
         found = rooms.tokens.page(asked.after, limit)
         return {
             "tokens": [_row(token, now, rooms.tokens.used(token)) for token in found],
-            "next": found[-1].id if len(found) == limit else "",
+            "next": found[-1].id if len(found) == limit else None,
         }
 
     async def add(call: Call) -> dict[str, Any]:

@@ -14,36 +14,36 @@ from relay.api.route import Answer, Call, Model, Operation
 
 
 class AccountLimit(Answer):
-    limit: str
-    unit: str
-    spent: int
-    count: int
-    share: float
+    limit: str = Field(description="As it is written, such as `14/s`.")
+    unit: str = Field(description="What it counts: recipients, messages, bytes or connections.")
+    spent: int = Field(description="Of its window, so far.")
+    count: int = Field(description="How many its window allows.")
+    share: float = Field(description="`spent` of `count`, from 0 to 1.")
     wait: float = Field(description="Seconds until one message more may leave.")
 
 
 class Account(Answer):
-    name: str
-    kind: Literal["account", "direct"]
-    host: str
-    state: str
+    name: str = Field(description="As routes name it.")
+    kind: Literal["account", "direct"] = Field(description="`direct`: it delivers by MX.")
+    host: str = Field(description="Where it dials; of a direct entry `MX`, and from which addresses.")
+    state: str = Field(description="`ready`, or what keeps it from sending.")
     why: str = Field(description="Why it waits, or rests.")
     wait: float = Field(description="Seconds until it is asked again, or its pace lets one go.")
     down: bool = Field(description="Nothing leaves by it.")
     destinations: int | None = Field(description="Of a direct entry, those that it has to do with; null: an account.")
-    resting: int | None
-    sessions: int
-    in_flight: int
+    resting: int | None = Field(description="Of a direct entry, destinations that rest; null: an account.")
+    sessions: int = Field(description="Connections that are open.")
+    in_flight: int = Field(description="Messages on their way.")
     connections: int = Field(description="How many it may have.")
-    messages_per_connection: int
-    recipients_per_message: int
-    limits: list[AccountLimit]
+    messages_per_connection: int = Field(description="How many go in one session.")
+    recipients_per_message: int = Field(description="How many go in one transaction.")
+    limits: list[AccountLimit] = Field(description="All bind.")
     changes: list[ChangeRow] = Field(description="Keys that are changed at run time.")
     notes: list[str] = Field([], description="What to know of what was changed.")
 
 
 class Accounts(Answer):
-    accounts: list[Account]
+    accounts: list[Account] = Field(description="In the order of the configuration.")
 
 
 class Wanted(Model):

@@ -26,25 +26,25 @@ BACK = "Null takes a change back."
 
 class ChangeRow(Answer):
     path: str = Field(description="Where it would stand in the file: `accounts.ses.limits`.")
-    section: str
-    name: str
-    key: str
+    section: str = Field(description="Of the configuration: `accounts`, `users`, …")
+    name: str = Field(description="The entry's.")
+    key: str = Field(description="Of the entry: `limits`, `connections`, …")
     value: Any = Field(description="What is in force.")
     file: Any = Field(description="What the file says there; null: nothing, so a preset's or the default would hold.")
-    who: str
-    at: float
+    who: str = Field(description="Who changed it, as the audit says it.")
+    at: float = Field(description="When; epoch seconds.")
 
 
 class ChangeRows(Answer):
-    changes: list[ChangeRow]
+    changes: list[ChangeRow] = Field(description="In the order in which they were made.")
 
 
 class LimitsOf(Answer):
-    section: str
-    name: str
+    section: str = Field(description="Of the configuration.")
+    name: str = Field(description="The entry's.")
     limits: list[Any] = Field(description="What is in force, as it is written; of an entry of `limits` its rate.")
     values: dict[str, Any] = Field(description="Each key that may be changed; null: not written, so the default holds.")
-    changes: list[ChangeRow]
+    changes: list[ChangeRow] = Field(description="Those of its keys that are changed at run time.")
     notes: list[str] = Field([], description="What to know of what was changed.")
 
 
@@ -64,7 +64,7 @@ class Reload(Model):
 
 
 class Reloaded(Answer):
-    taken: Literal[True]
+    taken: Literal[True] = Field(description="The new configuration is in force.")
     notes: list[str] = Field(description="What to know, and which changes were dropped.")
 
 

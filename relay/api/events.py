@@ -153,7 +153,7 @@ class EventRow(Answer):
 
 
 class EventPage(Answer):
-    events: list[EventRow]
+    events: list[EventRow] = Field(description="The oldest first.")
     next: int = Field(description="`after` of the next question.")
     more: bool = Field(description="There is more already.")
 

@@ -20,21 +20,21 @@ class StatsRow(Answer):
     """Counts, and each as a share of `sent`: `…_rate`, and the bounds `…_low` and `…_high` (Wilson, 95 %)."""
 
     what: str = Field(description="`all`, `egress`, `class`, `sender` or `destination`.")
-    name: str
-    sent: int
-    bounced_hard: int
-    bounced_soft: int
-    complained: int
-    unsubscribed: int
-    auto_replied: int
-    reasons: list[dict[str, Any]]
-    score: float | None
+    name: str = Field(description="Which one; of `all` empty.")
+    sent: int = Field(description="Recipients that were delivered or refused for good.")
+    bounced_hard: int = Field(description="Recipients that are not there, or refuse for good.")
+    bounced_soft: int = Field(description="Recipients that could not be reached for a time.")
+    complained: int = Field(description="Who called it spam.")
+    unsubscribed: int = Field(description="Who wants no more of it.")
+    auto_replied: int = Field(description="Who has a machine answer.")
+    reasons: list[dict[str, Any]] = Field(description="Why they bounced, the most frequent first.")
+    score: float | None = Field(description="Its reputation, 0 to 1; null: too little is known.")
 
 
 class FeedbackStats(Answer):
-    since: float
-    until: float
-    rows: list[StatsRow]
+    since: float = Field(description="From when on; epoch seconds.")
+    until: float = Field(description="Up to when; epoch seconds.")
+    rows: list[StatsRow] = Field(description="One for each `what` and `name`.")
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -36,7 +36,7 @@ class LaneRow(Answer):
 
 
 class LaneRows(Answer):
-    lanes: list[LaneRow]
+    lanes: list[LaneRow] = Field(description="By number.")
     next: int | None = Field(description=NEXT)
 
 

@@ -22,7 +22,7 @@ class MessagesQuery(Selection):
 
 
 class MessageRows(Answer):
-    messages: list[MessageRow]
+    messages: list[MessageRow] = Field(description="In the `order` that was asked for.")
     next: str | None = Field(description=NEXT)
 
 
@@ -33,7 +33,7 @@ class Resend(Model):
 class Resent(Answer):
     queue_id: str = Field(description="Of the new message.")
     resent: str = Field(description="Of the old one.")
-    recipients: int
+    recipients: int = Field(description="To how many.")
 
 
 class Story(Answer):

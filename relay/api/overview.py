@@ -32,29 +32,29 @@ class Question(Model):
     headers: dict[str, str] = Field({}, max_length=100, description="Header fields by name.")
     user: str = Field("", max_length=200, description="Who submits it; a token of a tenant has to say it.")
     class_: str = Field("", alias="class", max_length=200, description="The class that it asks for.")
-    tag: str = Field("", max_length=1000)
+    tag: str = Field("", max_length=1000, description="What the application calls it.")
     listener: str = Field("", max_length=200, description="By which it comes in; default: the first.")
     client: str = Field("", max_length=100, description="Its client's address.")
     size: int | None = Field(None, ge=0, lt=1 << 40, description="Bytes.")
 
 
 class Explained(Answer):
-    sender: str
-    from_: str = Field(alias="from")
-    recipient: str
-    class_: str = Field(alias="class")
-    tag: str
+    sender: str = Field(description="The reverse-path.")
+    from_: str = Field(alias="from", description="The author in the header.")
+    recipient: str = Field(description="The address.")
+    class_: str = Field(alias="class", description="The class that it gets.")
+    tag: str = Field(description="What the application calls it.")
     notes: list[str] = Field(description="What would be put right, and what is ignored.")
     route: str | None = Field(description="Which takes it; null: none does.")
-    action: str
-    text: str
+    action: str = Field(description="What the route does: `via`, `hold`, `discard`, `reject`, …")
+    text: str = Field(description="What is said where it is refused.")
     rules: list[Json] = Field(
         description="Those that were asked, in order, and what each lacks; of a tenant: that take it."
     )
     egresses: list[Json] = Field(description="In the order in which they would be tried.")
     held: Json | None = Field(description="What would hold it back.")
     suppressed: list[Json] = Field(description="What would keep it from being sent.")
-    retry: Json
+    retry: Json = Field(description="When it would be tried again, and until when.")
 
 
 class SimulationQuery(Model):

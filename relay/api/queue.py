@@ -26,7 +26,7 @@ class QueueQuery(Selection):
 
 
 class RecipientRows(Answer):
-    recipients: list[RecipientRow]
+    recipients: list[RecipientRow] = Field(description="By message, and by number within it.")
     next: str | None = Field(description=NEXT)
 
 
@@ -44,9 +44,9 @@ class Act(ActOnOne):
 
 
 class Acted(Answer):
-    verb: str
+    verb: str = Field(description="What was done.")
     recipients: int = Field(description="How many it is done to; with `dry_run`: would be.")
-    dry_run: bool
+    dry_run: bool = Field(description="Nothing was changed.")
     sample: list[str] = Field(description="Queue id and recipient of the first ones.")
     skipped: list[str] = Field(description="Why nothing was done to messages that were named.")
     notes: list[str] = Field(description="What goes on keeping it from leaving.")

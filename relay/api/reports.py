@@ -47,7 +47,7 @@ class Acknowledge(Model):
 
 
 class ConsumerRow(Answer):
-    name: str
+    name: str = Field(description="Its own.")
     cursor: int = Field(description="All up to this event is acknowledged.")
     at: float = Field(description="When that was, or when it began; epoch seconds.")
     behind: int = Field(
@@ -57,11 +57,11 @@ class ConsumerRow(Answer):
 
 
 class Consumers(Answer):
-    consumers: list[ConsumerRow]
+    consumers: list[ConsumerRow] = Field(description="By name.")
 
 
 class Reports(Answer):
-    reports: list[EventRow]
+    reports: list[EventRow] = Field(description="The oldest first.")
     cursor: int = Field(description="To be acknowledged when all of them are dealt with.")
     more: bool = Field(description="There is more already.")
 

@@ -160,4 +160,4 @@ class Told(OneRecipient):
 
 
 class Traced(Whole):
-    recipients: list[Told]  # type: ignore[assignment]
+    recipients: list[Told] = Field(description="All of them.")  # type: ignore[assignment]

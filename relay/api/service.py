@@ -11,9 +11,9 @@ from relay.api.route import Answer, Call, Model, Operation
 
 
 class Checked(Answer):
-    spool: str
-    ok: bool
-    problems: list[str]
+    spool: str = Field(description="Its file.")
+    ok: bool = Field(description="Nothing is wrong with it.")
+    problems: list[str] = Field(description="What is.")
 
 
 class Backup(Model):
@@ -21,10 +21,10 @@ class Backup(Model):
 
 
 class Copied(Answer):
-    folder: str
-    bytes: int
-    waiting_recipients: int
-    body_files: int
+    folder: str = Field(description="Where the copy is.")
+    bytes: int = Field(description="Of the copy.")
+    waiting_recipients: int = Field(description="That the copy has; a start from it holds them.")
+    body_files: int = Field(description="Bodies that are files of their own.")
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -53,14 +53,14 @@ class Leaving(Answer):
     """One message that leaves."""
 
     time: float = Field(description="In epoch seconds.")
-    due: float
+    due: float = Field(description="When it was to leave; epoch seconds.")
     queue_id: str = Field(description="Empty: it is planned.")
     count: int = Field(description="Recipients that it leaves to.")
-    size: int
-    class_: str = Field(alias="class")
-    route: str
-    egress: str
-    destination: str
+    size: int = Field(description="Bytes.")
+    class_: str = Field(alias="class", description="The traffic class.")
+    route: str = Field(description="The route that takes it.")
+    egress: str = Field(description="By which it leaves.")
+    destination: str = Field(description="Its domain, where it leaves by MX.")
     waited: float = Field(description="Seconds.")
     why: str = Field(description="The rule that held it longest.")
 

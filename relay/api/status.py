@@ -11,31 +11,31 @@ from relay.api.route import Answer, Call, Operation
 
 
 class Loop(Answer):
-    up: bool
-    restarts: int
+    up: bool = Field(description="It runs.")
+    restarts: int = Field(description="How often it died and was started again.")
 
 
 class Status(Answer):
-    version: str
+    version: str = Field(description="Of the relay.")
     config: str | None = Field(description="The file; null: the built-in demonstration.")
-    hostname: str
+    hostname: str = Field(description="What it calls itself.")
     listen: list[str] = Field(description="The addresses that are really listened on.")
     capture: list[str] | None = Field(description="Whom alone mail reaches; null: everybody.")
     alive: bool = Field(description="Its loops run.")
     accepting: bool = Field(description="Mail can be accepted durably.")
     leaving: bool = Field(description="No egress rests.")
     why: str = Field(description="Why it is not alive, or accepts nothing.")
-    stopping: bool
+    stopping: bool = Field(description="It was told to stop.")
     resting: list[str] = Field(description="The egresses that rest.")
-    alarms: int
-    suspended: int
+    alarms: int = Field(description="How many stand (`/v1/alarms`).")
+    suspended: int = Field(description="How many suspensions are in force.")
     queued: int = Field(description="Recipients that are not done.")
-    waiting: int
-    held: int
+    waiting: int = Field(description="Recipients that want to leave.")
+    held: int = Field(description="Recipients that wait for a release.")
     oldest_age: float = Field(description="Seconds that the oldest waits that wants to leave.")
-    loops: dict[str, Loop]
+    loops: dict[str, Loop] = Field(description="By name.")
     config_error: str = Field(description="Why the last reload was refused.")
-    webhooks: list[dict[str, Any]]
+    webhooks: list[dict[str, Any]] = Field(description="Where events are pushed, and how that fares.")
     changes: int = Field(description="Keys of the configuration that are changed at run time (`/v1/changes`).")
 
 

@@ -368,9 +368,9 @@ class Batch(Forgiving):
     """Each is read by itself: one that is wrong is wrong alone."""
 
     model_config = ConfigDict(extra="forbid", str_max_length=None)
-    messages: Annotated[
-        list[Annotated[Any, BeforeValidator(lambda value: value), Unread()]], Field(min_length=1, max_length=MOST)
-    ]
+    messages: list[Annotated[Any, BeforeValidator(lambda value: value), Unread()]] = Field(
+        min_length=1, max_length=MOST, description="Each as it would be alone."
+    )
 
 
 class Ended(Answer):

@@ -26,7 +26,7 @@ Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False, json_schema_e
 class Chosen(Model):
     address: str = Field("", max_length=320, description="A glob.")
     scope: Scope = ""
-    why: str = Field("", json_schema_extra={"enum": ["", *WHYS]})
+    why: str = Field("", json_schema_extra={"enum": ["", *WHYS]}, description="For this reason alone; empty: any.")
     source: str = Field("", max_length=64, description="Who said so: `hand`, `import`, `smtp`, `bounce`, a provider, …")
 
     def given(self) -> dict[str, str]:
@@ -40,8 +40,8 @@ class Page(Chosen):
 
 
 class Entry(Model):
-    address: str
-    scope: Scope | None = None
+    address: str = Field(description="Whom.")
+    scope: Scope | None = Field(None, description="Whose mail; `all` where nothing is said.")
     why: str | None = Field(
         None, description="`manual` where nothing is said.", json_schema_extra={"enum": [None, *WHYS]}
     )
@@ -53,50 +53,52 @@ class Entry(Model):
 
 
 class Entries(Model):
-    entries: Annotated[list[Entry], Field(max_length=MOST)]
+    entries: Annotated[list[Entry], Field(max_length=MOST)] = Field(description="Whom to suppress.")
     any_scope: bool = Field(False, description="Tenants and classes need not be in the configuration.")
-    dry_run: bool = False
+    dry_run: bool = Field(False, description="Say what would be done, change nothing.")
 
 
 class Remove(Model):
     """`addresses`, or a `filter`."""
 
-    addresses: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = None
-    filter: Chosen | None = None
+    addresses: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = Field(
+        None, description="Exactly these."
+    )
+    filter: Chosen | None = Field(None, description="All that it selects.")
     scope: Scope | None = Field(None, description="Of `addresses`: there alone.")
-    dry_run: bool = False
+    dry_run: bool = Field(False, description="Say what would be done, change nothing.")
 
 
 class Suppressed(Answer):
-    address: str
-    scope: str
-    why: str
-    evidence: str
-    source: str
-    at: float
+    address: str = Field(description="In one form: it has no case.")
+    scope: str = Field(description="Whose mail: `all`, `tenant:NAME` or `class:NAME`.")
+    why: str = Field(description="`hard_bounce`, `complaint`, `manual`, …")
+    evidence: str = Field(description="What was said or seen.")
+    source: str = Field(description="Who said so.")
+    at: float = Field(description="Since when; epoch seconds.")
     until: float | None = Field(description="Epoch seconds; null: without an end.")
-    queue_id: str
+    queue_id: str = Field(description="Of the message that it follows from; empty: none.")
 
 
 class SuppressedPage(Answer):
-    suppressions: list[Suppressed]
+    suppressions: list[Suppressed] = Field(description="By scope and address.")
     next: str | None = Field(description=NEXT)
 
 
 class Refused(Answer):
     number: int = Field(description="Of the entry, from 0.")
-    why: str
+    why: str = Field(description="What is wrong with it.")
 
 
 class Listed(Answer):
     listed: list[Suppressed] = Field(description="New or changed.")
     kept: list[Suppressed] = Field(description="As they were: they end later, or weigh more.")
-    refused: list[Refused]
+    refused: list[Refused] = Field(description="Which entries were not taken.")
 
 
 class Removed(Answer):
     removed: list[Suppressed] = Field(description="Of a filter a sample.")
-    count: int
+    count: int = Field(description="How many there were.")
     missing: list[str] = Field(description="Addresses that were not suppressed.")
 
 

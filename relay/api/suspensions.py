@@ -19,7 +19,7 @@ Value = Annotated[str, Field(max_length=MAX_VALUE, description="A name, or a glo
 
 
 class Suspend(Model):
-    kind: Kind
+    kind: Kind = Field(description="What `value` names.")
     value: Value
     for_: float | None = Field(
         None, alias="for", strict=True, allow_inf_nan=False, description="Seconds; without: until it is resumed.",
@@ -31,27 +31,27 @@ class Suspend(Model):
 class Resume(Model):
     """`kind` and `value`, or `all`."""
 
-    kind: Kind | None = None
-    value: Value | None = None
-    all: bool = False
+    kind: Kind | None = Field(None, description="What `value` names.")
+    value: Value | None = Field(None, description="As it was suspended: a name or a glob.")
+    all: bool = Field(False, description="All that this token may resume.")
 
 
 class Suspended(Answer):
-    kind: Kind
-    value: str
+    kind: Kind = Field(description="What `value` names.")
+    value: str = Field(description="A name or a glob; of a lane its number.")
     until: float | None = Field(description="Epoch seconds; null: until it is resumed.")
 
 
 class SuspensionRow(Suspended):
     left: float | None = Field(description="Seconds.")
-    reason: str
-    at: float
+    reason: str = Field(description="What was said when it was made.")
+    at: float = Field(description="Since when; epoch seconds.")
     owner: str = Field(description="The tenant, or `user:NAME`, whose token did it; empty: an operator of the relay.")
     why: str = Field(description="As it is told of what waits for it.")
 
 
 class SuspensionRows(Answer):
-    suspensions: list[SuspensionRow]
+    suspensions: list[SuspensionRow] = Field(description="In the order in which they were made.")
 
 
 class Stopped(Suspended):
@@ -59,7 +59,7 @@ class Stopped(Suspended):
 
 
 class Resumed(Answer):
-    resumed: int
+    resumed: int = Field(description="How many were in force.")
     asked_again: list[str] = Field(description="Egresses that rested, and are dialled again now.")
 
 

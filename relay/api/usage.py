@@ -12,11 +12,11 @@ from relay.api.route import Answer, Call, Operation
 
 
 class LimitRow(Answer):
-    whose: str
-    limit: str
-    unit: str
-    spent: float
-    count: float
+    whose: str = Field(description="`user shop`, `account main`, `limit NAME`, …")
+    limit: str = Field(description="As it is written, such as `14/s`.")
+    unit: str = Field(description="What it counts.")
+    spent: float = Field(description="Of its window, so far.")
+    count: float = Field(description="How many its window allows.")
     share: float = Field(description="Of `count`, from 0 to 1.")
     wait: float = Field(description="Seconds until one message more may leave.")
 
@@ -26,33 +26,33 @@ class LimitRows(Answer):
 
 
 class ShapingRow(Answer):
-    egress: str
-    destination: str
-    what: str
-    until: float
-    why: str
+    egress: str = Field(description="At which account or direct entry.")
+    destination: str = Field(description="Towards which; empty: all of it.")
+    what: str = Field(description="What is done.")
+    until: float = Field(description="Epoch seconds.")
+    why: str = Field(description="The rule, and what was said.")
 
 
 class ShapingRows(Answer):
-    shaping: list[ShapingRow]
+    shaping: list[ShapingRow] = Field(description="Those in force.")
 
 
 class AlarmRow(Answer):
-    what: str
-    egress: str
-    since: float
-    why: str
+    what: str = Field(description="What kind of alarm.")
+    egress: str = Field(description="What it is about, mostly an account or direct entry.")
+    since: float = Field(description="Epoch seconds.")
+    why: str = Field(description="What to look at.")
 
 
 class AlarmRows(Answer):
-    alarms: list[AlarmRow]
+    alarms: list[AlarmRow] = Field(description="Those that stand.")
 
 
 class ReputationRow(Answer):
-    what: str
-    name: str
-    tried: float
-    score: float
+    what: str = Field(description="What `name` is: an egress, a destination, a sender, a class, …")
+    name: str = Field(description="Which one.")
+    tried: float = Field(description="Recipients in the last 24 hours.")
+    score: float = Field(description="0 to 1; 1 is the best.")
 
 
 class ReputationRows(Answer):

@@ -45,43 +45,43 @@ class Dry(Model):
 
 
 class Webhook(Answer):
-    endpoint: str
-    kind: str
+    endpoint: str = Field(description="Its name.")
+    kind: str = Field(description="`url`, `command` or `file`.")
     state: str = Field(description="`well`, `failing` or `gone`.")
     cursor: int = Field(description="The event that it has come to.")
-    lag: int
-    lag_seconds: float
-    waiting: int
-    dead: int
-    error: str
+    lag: int = Field(description="Events behind the newest.")
+    lag_seconds: float = Field(description="How old the first is that it has not.")
+    waiting: int = Field(description="Events that are tried again.")
+    dead: int = Field(description="Events that were given up.")
+    error: str = Field(description="What went wrong last; empty: nothing.")
 
 
 class Webhooks(Answer):
-    webhooks: list[Webhook]
+    webhooks: list[Webhook] = Field(description="In the order of the configuration.")
 
 
 class DeadLetter(Answer):
     event: dict[str, Any] = Field(description="As it was to be sent.")
-    attempts: int
-    first_at: float
-    why: str
+    attempts: int = Field(description="How often it was tried.")
+    first_at: float = Field(description="When first; epoch seconds.")
+    why: str = Field(description="What was said last.")
 
 
 class DeadLetters(Answer):
-    dead: list[DeadLetter]
+    dead: list[DeadLetter] = Field(description="The oldest first.")
     next: int | None = Field(description=NEXT)
 
 
 class Counted(Answer):
-    events: int
-    dry_run: bool
+    events: int = Field(description="How many are sent again; with `dry_run`: would be.")
+    dry_run: bool = Field(description="Nothing was changed.")
 
 
 class Tested(Answer):
-    endpoint: str
-    taken: bool
-    why: str
-    seconds: float
+    endpoint: str = Field(description="Its name.")
+    taken: bool = Field(description="It answered as it should.")
+    why: str = Field(description="What it answered, where not.")
+    seconds: float = Field(description="That it took.")
 
 
 def operations(rooms: Rooms) -> list[Operation]:

@@ -128,7 +128,6 @@ def _tokens() -> Iterator[dict[str, Any]]:
     while page["next"] is not None:
         page = client.ask("GET", "/v1/tokens", query={"after": page["next"]} if page["next"] else {})
         yield from page["tokens"]
-        page["next"] = page["next"] or None
 
 
 def _entries(query: dict[str, str], left: int) -> Iterator[dict[str, Any]]:

@@ -22,11 +22,11 @@ _EGRESS = ("limits", "connections", "messages_per_connection", "recipients_per_m
 KEYS: Mapping[str, tuple[str, ...]] = {
     "accounts": _EGRESS,
     "direct": ("limits", "connections"),
-    "destinations": _EGRESS,
-    "limits": ("rate", "burst"),
     "users": ("limits",),
     "tenants": ("limits",),
     "classes": ("limits",),
+    "destinations": _EGRESS,
+    "limits": ("rate", "burst"),
 }
 BESIDE = tuple(section for section in KEYS if section not in ("accounts", "direct"))
 BUILT_IN = ("direct", "direct")  # delivery by MX for who has no entry of his own
