@@ -21,6 +21,7 @@ from relay.deliver.pool import name_of
 from relay.envelope import parse_queue_id, queue_id
 from relay.intake import Intake
 from relay.maillog import MailLog
+from relay.policy.access import yields
 from relay.recipient import FINAL, State, Verb, states_before
 from relay.resend import resend
 from relay.spool import Filter, Place, Spool
@@ -28,6 +29,8 @@ from relay.spool import Filter, Place, Spool
 MAX_ROWS = 1000
 VERBS = {v.value: v for v in (Verb.RETRY, Verb.HOLD, Verb.RELEASE, Verb.CANCEL)} | {"reroute": None}
 PAST = {"retry": "retried", "hold": "held", "release": "released", "cancel": "cancelled", "reroute": "rerouted"}
+LETS_GO = ("release", "reroute")  # of what is held
+NOT_THEIRS = "a rule or an operator of the relay holds it, who alone lets it go"
 MAX_NOTES = 5
 MAX_SKIPPED = 1000
 
@@ -185,8 +188,8 @@ class Service:
 
     # -- act
 
-    async def act(self, verb: str, wanted: Filter, to: str = "", *, dry_run: bool) -> dict[str, Any]:
-        """An operator's verb on a selection. `to`: the route or account that `reroute` sends to."""
+    async def act(self, verb: str, wanted: Filter, to: str = "", *, dry_run: bool, owner: str = "") -> dict[str, Any]:
+        """An operator's verb on a selection. `to`: the route or account that `reroute` sends to; `owner`: whose token asks."""
         if verb not in VERBS:
             raise BadRequest(f"unknown verb {verb!r}; verbs are {', '.join(sorted(VERBS))}")
         if replace(wanted, users=None) == Filter():
@@ -196,9 +199,13 @@ class Service:
         told, knows = said(wanted), _states(verb)
         wanted.states = tuple(s for s in (wanted.states or tuple(State)) if s in knows)
         count, sample, part = 0, list[str](), list[dict[str, Any]]()
-        touched, lanes = set[str](), Counter[int]()
+        touched, lanes, bound = set[str](), Counter[int](), set[str]()
         if wanted.states:
             async for row in self.spool.find(wanted):
+                if row["state"] == "held" and verb in LETS_GO and not yields(row["held_by"], owner):
+                    if len(bound) < MAX_SKIPPED:
+                        bound.add(row["queue_id"])
+                    continue
                 count += 1
                 lanes[row["lane"]] += 1
                 if wanted.ids:
@@ -208,10 +215,10 @@ class Service:
                 part.append(row)
                 if len(part) == MAX_ROWS:  # a part at a time: a million recipients never lie in memory
                     if not dry_run:
-                        await self._change(verb, action, part, override)
+                        await self._change(verb, action, part, override, owner)
                     part = []
         if part and not dry_run:
-            await self._change(verb, action, part, override)
+            await self._change(verb, action, part, override, owner)
         if not dry_run:
             self.log.event("operator", verb=verb, filter=told, to=to, recipients=count)
         return {
@@ -219,7 +226,8 @@ class Service:
             "recipients": count,
             "dry_run": dry_run,
             "sample": sample,
-            "skipped": await self._skipped(verb, wanted, touched),
+            "skipped": [f"{name}: {NOT_THEIRS}" for name in sorted(bound)]
+            + await self._skipped(verb, wanted, touched | bound),
             "notes": await self._notes(lanes, override) if verb in ("retry", "release", "reroute") else [],
         }
 
@@ -291,12 +299,12 @@ class Service:
                 raise BadRequest(f"reroute: {to!r} is not open to this tenant; there are {', '.join(sorted(ways))}")
 
     async def _change(
-        self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool]
+        self, verb: str, action: Verb, found: Sequence[dict[str, Any]], override: dict[str, str | bool], owner: str
     ) -> None:
         now, why = clock.now(), f"{PAST[verb]} by an operator"
         facts = self._moves({row["lane"] for row in found}, override) if override else {}
         if verb != "reroute":
-            await self.spool.change([(r["message"], r["n"]) for r in found], action, now, why, facts)
+            await self.spool.change([(r["message"], r["n"]) for r in found], action, now, why, facts, owner=owner)
             return
         held = [(r["message"], r["n"]) for r in found if r["state"] == "held"]
         rest = [(r["message"], r["n"]) for r in found if r["state"] != "held"]

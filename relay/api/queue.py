@@ -48,7 +48,9 @@ class Acted(Answer):
     recipients: int = Field(description="How many it is done to; with `dry_run`: would be.")
     dry_run: bool = Field(description="Nothing was changed.")
     sample: list[str] = Field(description="Queue id and recipient of the first ones.")
-    skipped: list[str] = Field(description="Why nothing was done to messages that were named.")
+    skipped: list[str] = Field(
+        description="Why nothing was done to messages that were named, or that are not this token's to let go."
+    )
     notes: list[str] = Field(description="What goes on keeping it from leaving.")
 
 
@@ -63,7 +65,7 @@ def operations(rooms: Rooms) -> list[Operation]:
 
     async def act(call: Call, verb: str, words: dict[str, str]) -> Json:
         wanted = service.parse_filter(words, call.users)
-        found = await service.act(verb, wanted, call.body.to, dry_run=call.body.dry_run)
+        found = await service.act(verb, wanted, call.body.to, dry_run=call.body.dry_run, owner=call.principal.owner)
         call.noted.update(recipients=found["recipients"])
         return found
 

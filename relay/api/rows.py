@@ -94,6 +94,9 @@ class RecipientRow(Answer):
     due_at: float = Field(description="When it may be tried next, in epoch seconds.")
     expires_at: float = Field(description="When it is given up.")
     settled_at: float | None = Field(description="When it was delivered or failed.")
+    held_by: str = Field(
+        description="Of one that is held: the tenant, or `user:NAME`, whose token did it; empty: a rule, or an operator of the relay."
+    )
     remote_id: str = Field(description="What the next hop calls it.")
     remote: str = Field(description="By MX: the host that it was said to.")
     tls: str = Field(description="Its TLS.")

@@ -70,6 +70,11 @@ class Principal:
         return frozenset({self.user}) if self.user else tenants.get(self.tenant, frozenset())
 
 
+def yields(kept_by: str, owner: str) -> bool:
+    """Whether that owner may undo what was stopped: an operator any, a tenant what its users stopped too, a user his own."""
+    return not owner or kept_by == owner or bool(kept_by and not owner.startswith("user:"))
+
+
 def bearer(token: Token) -> Principal:
     scopes = frozenset[Scope]().union(*(_BRINGS[scope] for scope in token.scopes))
     who = f"token {token.id} ({token.name})" if token.name else f"token {token.id}"

@@ -17,6 +17,7 @@ from math import inf
 from typing import Literal, cast, get_args
 
 from relay.envelope import ascii_domain
+from relay.policy.access import yields
 from relay.policy.lanefacts import LaneFacts
 from relay.policy.routing import Question, glob
 
@@ -56,7 +57,7 @@ class Suspension:
 
     def yields_to(self, owner: str) -> bool:
         """Whether that one may change it: an operator any, a tenant its users' too, a user his own."""
-        return not owner or self.owner == owner or bool(self.owner and not owner.startswith("user:"))
+        return yields(self.owner, owner)
 
     @property
     def key(self) -> tuple[str, str]:

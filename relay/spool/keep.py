@@ -52,6 +52,7 @@ class Action:
     why: str
     facts: Mapping[int, str]  # lane -> the facts of the lane that its recipients move to
     kind: Kind | None = None  # of the event, where it is not the verb's
+    owner: str = ""  # whose token asked (policy.access); empty: somebody of the whole relay
 
 
 def touch(now: float, connection: sqlite3.Connection) -> None:
@@ -89,7 +90,9 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
     for message, n, lane, number, due_at, text, send_at in rows:
         before = State(number)
         after = move(before, action.verb)
-        note = json.loads(text) | {"why": action.why} | ({"settled_at": action.now} if after in FINAL else {})
+        note = _unheld(json.loads(text)) | {"why": action.why} | ({"settled_at": action.now} if after in FINAL else {})
+        if action.verb is Verb.HOLD and action.owner:
+            note["held_by"] = action.owner
         lane_after = ids[action.facts[lane]] if lane in action.facts else lane
         if after in READY:
             due_at = max(action.now, send_at)  # what is to be sent later is not sent sooner by the way
@@ -115,6 +118,12 @@ def act(lanes: Lanes, keep_bodies: str, write: Write, connection: sqlite3.Connec
     ]
     told = write(connection, tells)
     return Acted(changed, hot.drop_bodies(connection, done, keep_bodies), ids, heads, told)
+
+
+def _unheld(note: dict[str, Any]) -> dict[str, Any]:
+    """Who held it last says nothing of the next hold."""
+    note.pop("held_by", None)
+    return note
 
 
 def tell_delays(write: Write, now: float, connection: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Written:

@@ -147,6 +147,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "remote": note.get("remote", ""),
         "tls": note.get("tls", ""),
         "settled_at": note.get("settled_at"),
+        "held_by": note.get("held_by", "") if state is State.HELD else "",
         **row,
         "in_doubt": bool(row["in_doubt"]),
         "notify": Notify(row["notify"]).words,

@@ -94,14 +94,16 @@ class Seldom:
         why: str,
         facts: Mapping[int, str] | None = None,
         kind: Kind | None = None,
+        owner: str = "",
     ) -> int:
         """An operator's verb on recipients that know it; `facts` moves a lane's recipients into another lane.
 
-        `kind`: of the event, where it is not the verb's own. In slices, so that no commit waits long. Returns how many changed.
+        `kind`: of the event, where it is not the verb's own; `owner`: whose token asked.
+        In slices, so that no commit waits long. Returns how many changed.
         """
         count, slices = 0, self._slices[verb.value]
         for part in slices.cut(keys):
-            work = keep.Action(part, verb, now, why, dict(facts or {}), kind)
+            work = keep.Action(part, verb, now, why, dict(facts or {}), kind, owner)
             done = await self._writer.submit(
                 slices.timed(partial(keep.act, self._lanes, self.keep_bodies, self._write)), work, ACT
             )

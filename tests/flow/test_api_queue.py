@@ -49,9 +49,41 @@ async def test_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb
     async with tenancy(tmp_path, monkeypatch) as at:
         number, other = await at.send("ann"), await at.send("ann")
         body = {"to": "all"} if verb == "reroute" else {}
-        status, told = await at.ask("ann", f"/v1/messages/{number}/{verb}", "POST", body)
+        if verb != "cancel":  # a rule holds it
+            status, told = await at.ask("ann", f"/v1/messages/{number}/{verb}", "POST", body)
+            assert (status, told["recipients"], await state(at, number)) == (200, 0, "held")
+            assert told["skipped"] == [f"{number}: a rule or an operator of the relay holds it, who alone lets it go"]
+        who = "ann" if verb == "cancel" else "all"
+        status, told = await at.ask(who, f"/v1/messages/{number}/{verb}", "POST", body)
         assert status == 200 and told["recipients"] == 1 and told["verb"] == verb
         assert await state(at, number) in after and await state(at, other) == "held"
+
+
+LET_GO = [
+    ("ann", {"ann", "red", "all"}), ("red", {"red", "all"}), ("all", {"all"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("holder", "may"), LET_GO, ids=[holder for holder, _ in LET_GO])
+async def test_who_held_it_and_who_stands_above_lets_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str, may: set[str]
+) -> None:
+    async with tenancy(tmp_path, monkeypatch) as at:
+        assert (await at.ask("all", "/v1/suspend", "POST", {"kind": "user", "value": "ann"}))[0] == 200  # it waits
+        number = await at.send("ann", sender="later@example.com")
+        selection = {"filter": {"sender": "later@*"}}
+        for who in ("ann", "red", "all"):
+            assert (await at.ask(holder, "/v1/queue/hold", "POST", selection))[1]["recipients"] == 1
+            (row,) = (await at.get("ann", "/v1/queue"))["recipients"]
+            assert row["held_by"] == {"ann": "user:ann", "red": "red", "all": ""}[holder]
+            for verb, more in (("release", {}), ("reroute", {"to": "all"})):
+                _, told = await at.ask(who, f"/v1/queue/{verb}", "POST", selection | more | {"dry_run": True})
+                assert (told["recipients"] == 1) is (who in may), (verb, who)
+            await at.ask(who, "/v1/queue/release", "POST", selection)
+            assert (await state(at, number) == "held") is (who not in may)
+            await at.ask("all", "/v1/queue/release", "POST", selection)
+        (row,) = (await at.get("ann", "/v1/queue"))["recipients"]
+        assert row["held_by"] == "" and row["state"] in GOING
 
 
 async def test_only_the_whole_relay_names_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
