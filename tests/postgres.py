@@ -97,3 +97,9 @@ def _await(found: Server, process: subprocess.Popen[bytes], log: Path) -> None:
         except psycopg.OperationalError:
             assert process.poll() is None and time.monotonic() < end, log.read_text(errors="replace")
             time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def pg() -> Iterator[Server]:
+    with server() as found:
+        yield found

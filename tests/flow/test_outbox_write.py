@@ -17,20 +17,16 @@ import aiosqlite
 import psycopg
 import psycopg2
 import pytest
-from postgres import Server, server
+from postgres import Server, pg
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from relay import outbox
 
+__all__ = ["pg"]
+
 MAIL = {"from": "shop@example.com", "to": "ann@example.net", "subject": "50% :off", "text": "\0 ü ?"}
-
-
-@pytest.fixture(scope="module", name="pg")
-def _pg() -> Iterator[Server]:
-    with server() as found:
-        yield found
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,27 +9,22 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from fakes import Upstream
-from postgres import Server, server
+from postgres import pg
 from rig import ENV, running, write_config
 
 from relay import outbox
 from relay.outbox import Reader, Submitter
 
+__all__ = ["pg"]
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DOCUMENT = (ROOT / "docs/outbox.md").read_text()
-
-
-@pytest.fixture(scope="module", name="pg")
-def _pg() -> Iterator[Server]:
-    with server() as found:
-        yield found
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
