@@ -10,10 +10,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 import uvloop
 
 from relay.spool.sqlite import SqliteSpool
+
+# How long a test takes says what else the machine has to do.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 NOW = 1_800_000_000.0  # the time of every test that takes it as an argument
 ROOT = Path(__file__).resolve().parent.parent

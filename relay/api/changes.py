@@ -14,7 +14,8 @@ from relay.admin.ports import BadRequest, NotFound
 from relay.api.problem import FieldError, Problem
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
-from relay.config.overlay import BESIDE, KEYS, PLACE, of_file, place_of
+from relay.config.changeable import BESIDE, KEYS
+from relay.config.overlay import PLACE, of_file, place_of
 from relay.config.problems import ConfigError
 
 Limits = Annotated[

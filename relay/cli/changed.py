@@ -11,10 +11,10 @@ import click
 from relay import clock
 from relay.cli import client, show
 from relay.cli.client import Failed
+from relay.config.changeable import EGRESS
 
-KEYS = ("limits", "connections", "messages_per_connection", "recipients_per_message")
 _JSON = click.option("--json", "json_", is_flag=True, help="One JSON array of objects.")
-_KEY = click.Choice(KEYS)
+_KEY = click.Choice(EGRESS)
 
 
 @click.group(invoke_without_command=True)
@@ -39,7 +39,7 @@ def _line(row: dict[str, Any]) -> list[str]:
     keys = {change["key"] for change in row["changes"]}
     limits = ", ".join(f"{one['limit']} ({one['share']:.0%} used)" for one in row["limits"]) or "none"
     connections = f"{row['sessions']} of {row['connections']}{_mark(keys & {'connections'})}"
-    others = [f"{key} {row[key]}*" for key in KEYS[2:] if key in keys]
+    others = [f"{key} {row[key]}*" for key in EGRESS[2:] if key in keys]
     why = "; ".join(filter(None, [row["why"], *others]))
     return [row["name"], row["kind"], row["host"], row["state"], connections, limits + _mark(keys & {"limits"}), why]
 

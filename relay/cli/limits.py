@@ -12,7 +12,7 @@ import click
 
 from relay import clock
 from relay.cli import changed, client, show
-from relay.config.overlay import BESIDE, KEYS
+from relay.config.changeable import BESIDE, KEYS
 
 
 def _rows(name: str, json_: bool) -> list[dict[str, Any]] | None:

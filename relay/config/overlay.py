@@ -1,6 +1,6 @@
 """What is changed at run time, as values laid over the tree of the file before anything is checked.
 
-Owns: which keys may be changed so, what a change is, and when it is out of date: once the file says something else at its key
+Owns: what a change is, and when it is out of date: once the file says something else at its key
 than it did, or no longer holds its owner. An entry of a list (`limits`, `destinations`) is known by its `name`, and by nothing
 else: its number is another's as soon as one is put before it. `direct` itself is built in, and always there. The shape and
 the builder see the tree with the changes in it, so that a changed value is checked, and
@@ -15,20 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from relay.config.changeable import KEYS
 from relay.config.problems import Keys, Mark, Problem
 from relay.config.yamltree import Node, spell
 
-_EGRESS = ("limits", "connections", "messages_per_connection", "recipients_per_message")
-KEYS: Mapping[str, tuple[str, ...]] = {
-    "accounts": _EGRESS,
-    "direct": ("limits", "connections"),
-    "users": ("limits",),
-    "tenants": ("limits",),
-    "classes": ("limits",),
-    "destinations": _EGRESS,
-    "limits": ("rate", "burst"),
-}
-BESIDE = tuple(section for section in KEYS if section not in ("accounts", "direct"))
 BUILT_IN = ("direct", "direct")  # delivery by MX for who has no entry of his own
 DOCUMENT = "changes"  # their key in the spool
 PLACE = Mark(Path("changed at run time"), 1, 1)  # where a changed value stands
