@@ -28,8 +28,8 @@ from tests.service.support import Relay, run
 
 RECORDED = Path(__file__).with_name("budget.json")
 LOADS = {"kept": Load(1), "fresh": Load(1, fresh=True)}
-WARM, COUNT = 30, 150
-IDLE = 10.0  # seconds
+WARM, COUNT = 30, 100
+IDLE = 5.0  # seconds
 MARGIN = 0.15
 
 # A mixture of what a relay does: calls, attributes, dictionaries, small texts, bytes, an expression, JSON.

@@ -65,6 +65,7 @@ async def test_the_limit_binds_at_once_and_what_was_spent_counts_on(tmp_path: Pa
         assert found["connections"] == rig.egress().account.connections == 2
         await rig.send_many([("a@example.com", (f"v{n}@example.net",), b"Subject: t\r\n\r\nx\r\n") for n in range(4)])
         await until(lambda: len(up.delivered()) == 5)
+        await until(lambda: rig.app.spool.queued == 2)  # what was delivered is told of a little later
         rows = [row for row in await rig.rows() if row["state"] != "delivered"]
         assert len(rows) == 2 and all("5/h" in row["why"] for row in rows), rows
         await patch(rig, "main", limits=None)

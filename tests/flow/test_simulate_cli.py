@@ -55,7 +55,7 @@ def mail(count: int) -> list[tuple[str, tuple[str, ...], bytes]]:
     ]
 
 
-def compare(found: list[tuple[str, Left]], real: dict[str, float], late: float = 0.1) -> list[float]:
+def compare(found: list[tuple[str, Left]], real: dict[str, float], late: float = 0.5) -> list[float]:
     """How far each was foretold wrong, in seconds: by an interval, what the machine is late, and the 2 % of what passed that the
     parts of a limit may make out."""
     first = min(left.at for _, left in found)
@@ -99,7 +99,7 @@ async def test_the_queue_leaves_when_it_was_foretold(tmp_path: Path) -> None:
             assert 40 < len(found) < 130
             await rig.settled(60)
         # As after a restart, what is spaced begins with its next turn: never too early, and a few turns late.
-        compare(found, up.at, 0.5)
+        compare(found, up.at, 0.8)
 
 
 async def asked(rig: Rig, config: Config) -> list[tuple[str, Left]]:

@@ -29,7 +29,7 @@ NOW = 1_800_000_000.0
 def test_bench_of_the_relay_alone(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--count", "300", "--peers", "", "--modes", "kept10 fresh latency signed twice signs"]
     env = ENV | {"PYTHONPATH": str(ROOT)}
-    done = run(sys.executable, "-m", "benchmarks.bench", *options, "--out", tmp_path, cwd=ROOT, env=env)
+    done = run(sys.executable, "-m", "benchmarks.bench", *options, "--out", tmp_path, cwd=ROOT, env=env, timeout=240)
     kept = json.loads((tmp_path / "bench.json").read_text())
     modes = ("kept10", "fresh", "latency", "signed", "twice")
     assert [(r["mode"], r["peer"]) for r in kept["runs"]] == [(m, "relay") for m in modes]
