@@ -7,9 +7,10 @@ now it says with SpoolError. Memory is bounded for each message and over all of 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from relay import clock, metrics
@@ -67,7 +68,7 @@ class Envelope:
     # For the quotas: each recipient, and how he would leave.
     wanted: list[tuple[Facts, str]] = field(default_factory=list)
     charge: Charge | None = None
-    counted: Counter[Meter] = field(default_factory=Counter)  # recipients that were taken at RCPT
+    counted: dict[Meter, int] = field(default_factory=dict)  # recipients that were taken at RCPT
     # What was asked beside the message and not in it, as HTTP does: it wins.
     options: Options | None = None
     metadata: str = ""  # JSON
@@ -277,7 +278,7 @@ class Intake:
         made: dict[str, NewRecipient] = {}
         refusals: list[BadMessage] = []
         accepted = False  # somebody who is suppressed
-        todo = deque((address, True) for address in envelope.recipients)
+        todo = deque(zip(envelope.recipients, repeat(True)))
         ask: Answers | None = None
         while todo:
             address, original = todo.popleft()
@@ -310,7 +311,7 @@ class Intake:
                 SUPPRESSED.inc(1, "accept")
                 refusals.append(_refused(address, why))
                 accepted |= config.suppression.at_rcpt == "accept"
-        if not accepted and all(r.state is State.FAILED for r in made.values()):
+        if refusals and not accepted and all(r.state is State.FAILED for r in made.values()):
             raise refusals[0]
         return list(made.values())
 

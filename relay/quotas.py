@@ -65,17 +65,18 @@ class Quotas:
         """All that count."""
         return self._meters.all()
 
-    def check(self, facts: Facts, counted: Counter[Meter], now: float) -> BadMessage | None:
+    def check(self, facts: Facts, counted: dict[Meter, int], now: float) -> BadMessage | None:
         """Why one recipient more is not taken, at RCPT; what hangs on the content is not asked yet. `counted`: the message's
         recipients before him, by who counts them."""
         meters = tuple(self._of(facts, now))
         for meter in meters:
-            rate, recipients = meter.limit.rate, counted[meter] + 1
+            rate, recipients = meter.limit.rate, counted.get(meter, 0) + 1
             if rate.unit == "recipients" and recipients > rate.count:  # RFC 5321 §4.5.3.1.10: the others come later
                 return BadMessage(452, "4.5.3", f"too many recipients: {meter.rule}")
             if refused := _refusal(meter.wait(now, recipients)):
                 return refused
-        counted.update(meters)
+        for meter in meters:
+            counted[meter] = counted.get(meter, 0) + 1
         return None
 
     def take(self, wanted: Sequence[tuple[Facts, str]], size: int, now: float) -> Charge:

@@ -20,11 +20,11 @@ def refusal(table: Table, route: Route | None, facts: Facts) -> BadMessage | Non
     """Why the rules refuse this recipient; None: they don't."""
     if route is None:
         return BadMessage(550, "5.7.1", "no route for a message from this sender to this recipient")
-    if route.action is Action.REJECT:
-        return BadMessage(550, "5.7.1", route.text)
-    if route.action is Action.VIA and not table.egresses(route, lambda q: q.ask(facts)):
+    if route.action is Action.VIA:
+        if table.egresses(route, lambda q: q.ask(facts)):
+            return None
         return BadMessage(550, "5.7.1", f"no account of route {route.name} may send as this sender")
-    return None
+    return BadMessage(550, "5.7.1", route.text) if route.action is Action.REJECT else None
 
 
 def begin(
@@ -62,6 +62,8 @@ def _first_state(route: Route | None, refused: BadMessage | None) -> tuple[State
     if refused:
         return State.FAILED, f"rejected: {refused.text}"
     assert route is not None
+    if route.action is Action.VIA:
+        return State.QUEUED, ""
     where = f"route {route.name} ({route.origin})" if route.origin else f"route {route.name}"
     match route.action:
         case Action.HOLD:

@@ -26,6 +26,7 @@ HINT_SPREAD = 0.01
 TRUSTED = 5  # attempts
 # Said for now of the mailbox itself; what is said of its host or of the way says nothing about him.
 _MAILBOX = frozenset({Reason.MAILBOX_FULL, Reason.MAILBOX_DISABLED, Reason.USER_UNKNOWN, Reason.MOVED})
+_CONTENT = (Stage.DATA, Stage.DOT)
 SUPPRESSED = "suppressed"  # the `rule` of an outcome that no next hop made: its recipient gets nothing
 
 
@@ -92,7 +93,6 @@ def learn(
     now: float,
 ) -> None:
     """Adds to the settlement of these outcomes what they teach of their recipients, by `rule`. `tenant`: of the message's user."""
-    after_rcpt = sum(outcome.stage in (Stage.DATA, Stage.DOT) for _, outcome in outcomes)
     for recipient, outcome in outcomes:
         if outcome.suppress:
             evidence = clean(f"{outcome.reply} ({outcome.rule.removeprefix('suppressed by ')})")
@@ -102,7 +102,7 @@ def learn(
                     plain(recipient.address), scope, Why.SHAPING, evidence, "shaping", now, until, claim.message
                 )
             )
-        elif rule.learns and (cause := _cause(claim, outcome, after_rcpt == 1)) is not None:
+        elif rule.learns and (cause := _cause(claim, outcome, outcomes)) is not None:
             hard, soft = learnt(
                 rule, cause, recipient.address, claim.class_, tenant, str(outcome.reply), "smtp", now, claim.message
             )
@@ -110,16 +110,19 @@ def learn(
             settlement.softly += soft
 
 
-def _cause(claim: Claim, outcome: Outcome, alone: bool) -> Cause | None:
-    """What an answer says of its recipient's mailbox; None: nothing. `alone`: nobody else's content was answered with it.
+def _cause(claim: Claim, outcome: Outcome, outcomes: Sequence[tuple[Claimed, Outcome]]) -> Cause | None:
+    """What an answer says of its recipient's mailbox; None: nothing. To the content it does only if nobody else's was answered
+    with it: see `outcomes`.
 
     A report's sender is the null one, which some refuse in words that are about it.
     """
     if not claim.sender or outcome.result not in (Result.HARD, Result.SOFT) or outcome.reply.code < 400:
         return None
     about_him = outcome.stage is Stage.RCPT and outcome.scope is Scope.RECIPIENT
-    if not about_him and not (alone and outcome.stage in (Stage.DATA, Stage.DOT) and outcome.scope is Scope.MESSAGE):
-        return None
+    if not about_him:
+        after_rcpt = sum(other.stage in _CONTENT for _, other in outcomes)
+        if outcome.stage not in _CONTENT or outcome.scope is not Scope.MESSAGE or after_rcpt > 1:
+            return None
     reply = outcome.reply
     verdict = classify(reply.enhanced, reply.code, reply.text, stage=outcome.stage)
     if verdict.suppresses and outcome.result is Result.HARD:
@@ -158,6 +161,9 @@ def _news(
 def _one(
     claim: Claim, r: Claimed, outcome: Outcome, class_: TrafficClass, now: float, chance: float
 ) -> tuple[Change, Kind | None, Mapping[str, Any]]:
+    attempts = r.attempts + 1
+    if outcome.result is Result.DELIVERED:
+        return _delivered(claim, r, outcome, now, attempts)
     if outcome.result is Result.RETURNED:
         state, back = move(State.ACTIVE, Verb.RETURN), {"why": str(outcome.reply)}
         # Nothing was learnt about it: neither that it is poison nor that it is not.
@@ -178,9 +184,6 @@ def _one(
         told = {"why": f"suppressed: {outcome.reply.text}"}
         after, done = move(State.ACTIVE, Verb.SUPPRESS), told | {"settled_at": now}
         return _change(claim, r, after, now, r.attempts, r.in_doubt, "", done, r.crashes), "suppressed", told
-    attempts = r.attempts + 1
-    if outcome.result is Result.DELIVERED:
-        return _delivered(claim, r, outcome, now, attempts)
     crashes = r.crashes + 1 if outcome.crashed else 0
     verb, kind, why, doubt = _verdict(r, outcome, class_, now, attempts)
     if crashes >= poison.MOST and verb is Verb.SOFT:

@@ -51,8 +51,8 @@ def _ended(text: bytes) -> bytes:
 
 
 def _stuffed(text: bytes) -> bytes:
-    """Every dot that follows a CRLF, doubled. Most text has none, base64 has no dot at all."""
-    return text.replace(b"\r\n.", b"\r\n..") if b"." in text and _DOT.search(text) else text
+    """Every dot that follows a CRLF, doubled. Most text has none, base64 has no dot (46) at all."""
+    return text.replace(b"\r\n.", b"\r\n..") if 46 in text and _DOT.search(text) else text
 
 
 class Stuffer:

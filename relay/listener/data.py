@@ -46,8 +46,8 @@ class DataReader:
         """
         held = self._held
         text = held + data
-        # Base64 has no dot at all, and that is seen in a fiftieth of the time.
-        dot = _DOT.search(text) if b"." in text else None
+        # Base64 has no dot (46) at all, and that is seen in a fiftieth of the time.
+        dot = _DOT.search(text) if 46 in text else None
         if dot is not None:
             start = dot.start()
             end = start if text.startswith(_END, start) else text.find(_END, start)
@@ -84,7 +84,7 @@ class DataReader:
         if _ends(text) not in (None, "\r\n"):
             self.bare = True
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-        if not self.nul and b"\0" in text:
+        if not self.nul and 0 in text:
             self.nul = True
         if not self.long_lines:
             self._measure(text)

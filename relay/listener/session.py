@@ -66,26 +66,26 @@ class Session(Identity):
             self._give_back(self._mail)
 
     def command(self, line: bytes) -> None:
-        verb = line[:10].partition(b" ")[0].strip().upper()
+        logging_in = self.exchange is not None
         try:
-            if self.exchange is not None:
+            if logging_in:
                 self.answered(self._text(line))
-            elif verb in HTTP:
-                self._refuse_http()
             else:
                 word, _, argument = self._text(line).partition(" ")
                 self._obey(word.upper(), argument.strip(" \t"))
         except BadCommand as error:
+            if not logging_in and _verb(line) in HTTP:
+                return self._refuse_http()
             self.exchange = None
             self.refuse(error.code, error.enhanced, error.text)
         except Exception as error:  # noqa: BLE001 - the client is told that it is our fault, the operator what it was
-            said = "AUTH" if self.exchange is not None else verb.decode("latin-1")  # a password is no verb
+            said = "AUTH" if logging_in else _verb(line).decode("latin-1")  # a password is no verb
             self.door.log.error("session_error", client=self.client, verb=said, error=repr(error))
             self.reply(451, "4.3.0", "internal trouble, try again later")
 
     def overlong(self, line: bytes) -> None:
         self.exchange = None
-        if line[:10].partition(b" ")[0].upper() in HTTP:
+        if _verb(line) in HTTP:
             return self._refuse_http()
         self.refuse(500, "5.5.2", "command line is too long")
 
@@ -302,6 +302,10 @@ class Session(Identity):
             self._incoming = None
             self.transaction_ended()
             self._flush()
+
+
+def _verb(line: bytes) -> bytes:
+    return line[:10].partition(b" ")[0].strip().upper()
 
 
 _HANDLERS: dict[str, Callable[[Session, str], None]] = {

@@ -247,7 +247,9 @@ class Table:
 
     def unless_captured(self, route: Route, ask: Callable[[Question], bool | None]) -> Route | Undecided:
         """In staging the rules decide as they do elsewhere; only what would be dialled is kept back."""
-        captured = route.action is Action.VIA and self.captured(ask)
+        if self.capture is None or route.action is not Action.VIA:
+            return route
+        captured = self.captured(ask)
         return UNDECIDED if captured is None else CAPTURED if captured else route
 
     @cached_property

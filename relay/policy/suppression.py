@@ -207,12 +207,10 @@ class Index:
         self.counts = Counter[Why]()
         for shard in self._shards:
             self.counts.update(Why(entry & 255) for entry in shard)
+        self._size = self.counts.total()  # asked for by each message
 
     def __len__(self) -> int:
-        return self.counts.total()
-
-    def __bool__(self) -> bool:
-        return any(self.counts.values())
+        return self._size
 
     def find(self, address: str, scopes: Sequence[str], but: Container[Why] = ()) -> Why | None:
         """`address` as anybody writes it. `but`: what does not count."""
@@ -232,12 +230,14 @@ class Index:
             shard[at] = key | why
         else:
             shard.insert(at, key | why)
+            self._size += 1
         self.counts[why] += 1
 
     def remove(self, scope: str, address: str) -> None:
         shard, at, found = self._look(_hash(scope, address))
         if found:
             self.counts[Why(shard.pop(at) & 255)] -= 1
+            self._size -= 1
 
     def _look(self, key: int) -> tuple[array[int], int, bool]:
         """(its shard, where in it, whether it is there)."""

@@ -327,7 +327,7 @@ class Lanes:
 
     def waits_for(self, egress: str) -> bool:
         """Whether something that is due could leave by it."""
-        return any(way.turns and not way.rests for way in self._by.get(egress, ()))
+        return any(not way.rests and way.turns for way in self._by.get(egress, ()))
 
     # -- for a place among the sessions of a direct entry
 

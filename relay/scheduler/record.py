@@ -28,6 +28,8 @@ TELLING = 20  # of them with news for their sender: each report takes 0.4 ms, an
 
 _LOGGED = {State.DELIVERED: "delivered", State.DEFERRED: "deferred", State.FAILED: "failed", State.HELD: "held"}
 
+_UNTRIED = (Result.RETURNED, Result.LATER)
+
 DELIVERIES = metrics.Counter("relay_deliveries_total", "Ends of attempts, by recipient", ["egress", "result"])
 DELAY = metrics.Histogram("relay_delivery_delay_seconds", "From acceptance until the next hop's 250")
 
@@ -71,7 +73,7 @@ class Recorder:
         self._settled.append(settlement)
         self._have_settled.set()
         for change, (recipient, outcome) in zip(settlement.changes, outcomes, strict=True):
-            if outcome.result not in (Result.RETURNED, Result.LATER):
+            if outcome.result not in _UNTRIED:
                 self._tell(claim, recipient, outcome, change.state, change.due_at - now, change.note)
                 if change.state is State.DELIVERED:
                     DELAY.observe(now - claim.accepted_at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from asyncio import Future
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -212,11 +213,19 @@ class SqliteSpool(Records):
             found = await self._ask(queries.body, message)
         return found
 
-    async def record(self, settlements: Sequence[Settlement]) -> None:
-        """One transaction for all of them."""
-        files, told = await self._writer.submit(
-            self._record, settlements, RECORD, then=self._recorded, at_once=self._record_usual
+    def record(self, settlements: Sequence[Settlement]) -> Future[Any]:
+        """One transaction for all of them. A future and no coroutine: who waits for it needs no task to shield it."""
+        return self._writer.submit(
+            self._record, settlements, RECORD, then=partial(self._recorded, settlements), at_once=self._record_usual
         )
+
+    def _recorded(self, settlements: Sequence[Settlement], result: Any) -> None:
+        """Before whoever waits goes on, and if nobody does: what others commit later may lift a suppression again."""
+        if isinstance(result, BaseException):
+            return
+        files, told = result
+        if told.suppressed:
+            self._listed(told.suppressed)
         self.content.drop(files)
         self._reported(told)
         for settlement in settlements:
@@ -226,11 +235,6 @@ class SqliteSpool(Records):
                 self._hot.forget(change.message)
                 if change.state in READY:
                     self._news.announce(change.lane, "", change.due_at)
-
-    def _recorded(self, result: Any) -> None:
-        """Before whoever waits goes on: what others commit later may lift a suppression again."""
-        if not isinstance(result, BaseException) and result[1].suppressed:
-            self._listed(result[1].suppressed)
 
     async def spend(self, rows: Sequence[tuple[str, float, int]]) -> None:
         """(key, until, count): so much is used up of that key, as of now, until then; 0: nothing. Durable when it returns.

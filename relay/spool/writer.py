@@ -55,6 +55,8 @@ class Job(Generic[T]):
 Usual = Callable[[Any], tuple[list[tuple[Any, ...]], Any] | None]
 
 
+Ended = tuple[list[Job[Any]], list[Any], float]  # a group, its results, and when its transaction began
+
 RECORD, ACCEPT, ACT, CLAIM = range(4)  # ranks, the order inside a transaction: a claim sees what was just accepted
 
 
@@ -164,7 +166,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                await self._connection.call(self._groups, loop)
+                self._ended(*await self._connection.call(self._groups, loop))
                 if self._pages >= CHECKPOINT or self._stuck:
                     await self._checkpoint("PASSIVE")
         finally:
@@ -172,10 +174,11 @@ class Writer:
             if self._waiting:
                 self._running = loop.create_task(self._drain(), name="spool-writer")
 
-    def _groups(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def _groups(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> Ended:
         """On the thread: group after group, until nothing waits or the WAL is to be moved. Each is answered on the loop while
-        the next one is written: to wait for a turn of the loop between two would cost as much as the fsync."""
-        while self._waiting:
+        the next one is written: to wait for a turn of the loop between two would cost as much as the fsync. The last one is
+        returned, for the loop is called for that in any case."""
+        while True:
             started = clock.monotonic()
             group: list[Job[Any]] = []
             while self._waiting:
@@ -187,9 +190,9 @@ class Writer:
                 results = [error] * len(group)
             self._pages += sum(job.size for job in group) // PAGE + connection.total_changes - self._changes
             self._changes = connection.total_changes
+            if self._pages >= CHECKPOINT or self._stuck or not self._waiting:
+                return group, results, started
             loop.call_soon_threadsafe(self._ended, group, results, started)
-            if self._pages >= CHECKPOINT or self._stuck:
-                return
 
     def _ended(self, group: list[Job[Any]], results: list[Any], started: float) -> None:
         self.beat = clock.monotonic()
