@@ -46,6 +46,9 @@ and the Python library.
 .B RELAY_ALLOW_HTTP
 1: that token may go by http to another machine, where all between can read it.
 .TP
+.B RELAY_CA
+A file of certificates that its https is trusted by, instead of the system's.
+.TP
 .B RELAY_OUTBOX_DATABASE
 The database of
 .BR "relay outbox" ,

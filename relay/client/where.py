@@ -47,7 +47,7 @@ def where(
     allow_http: bool | None = None,
 ) -> Where:
     """Raises ValueError."""
-    url = url or env.get("RELAY_URL") or DEFAULT
+    url, ca = url or env.get("RELAY_URL") or DEFAULT, ca or env.get("RELAY_CA") or ""
     token = (env.get("RELAY_TOKEN") or "") if token is None else token
     if token and not _TOKEN.fullmatch(token):
         raise ValueError(
@@ -70,7 +70,7 @@ def where(
             "machine the socket (unix:/run/relay/admin.sock); where nobody else reads the network, RELAY_ALLOW_HTTP=1 allows it"
         )
     port = parts.port or (443 if tls else 80)
-    return Where("", parts.hostname, port, parts.path.rstrip("/"), tls, ca or "", token)
+    return Where("", parts.hostname, port, parts.path.rstrip("/"), tls, ca, token)
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:

@@ -222,13 +222,13 @@ class SqliteStore(Store):
         return super().take(now, most, doubtful)
 
     def stirs(self, seconds: float) -> bool:
-        end = clock.monotonic() + seconds
-        while self._version() == self._seen:
+        left, end = seconds, clock.monotonic() + seconds
+        while left > 0:
+            time.sleep(min(PACE, left))  # first: where others commit all the time it looks no more often
+            if self._version() != self._seen:
+                return True
             left = end - clock.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(PACE, left))
-        return True
+        return False
 
     def _version(self) -> int:
         """Another number after each commit of others, whatever they wrote."""

@@ -61,7 +61,10 @@ class Submitter:
 
     def keys_kept(self) -> float:
         """Seconds that the relay knows a key after the end of its message. Raises Waits."""
-        answer = self._answer(request("GET", KEYS), ASK)
+        try:
+            answer = self._answer(request("GET", KEYS), ASK)
+        except Waits as waits:  # nothing was submitted yet, whatever became of the question
+            raise Waits(str(waits), certain=True, after=waits.after) from None
         told = _object(answer)
         kept = told.get("keep")
         if answer.status == 200 and isinstance(kept, int | float) and not isinstance(kept, bool):

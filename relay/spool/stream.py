@@ -54,6 +54,8 @@ def events_of(
         return [], upto, looked
     which = "e.id IN (SELECT value FROM json_each(?)) ORDER BY e.id"
     rows = _read(connection, which, (json.dumps([number for (number,) in found]),))
+    if not rows:  # a purge took them meanwhile
+        return [], upto, looked
     whole = len(rows) == len(found) < limit
     return rows, upto if whole else rows[-1].id, looked
 

@@ -371,3 +371,18 @@ async def test_large_rows_go_in_requests_that_the_relay_takes(app: Application, 
         assert sent == [2, 2]
         await rig.settled()
         assert arrived(up) == ["a", "b", "c", "d"]
+
+
+async def test_a_question_about_keys_that_nobody_answers_leaves_no_doubt(app: Application) -> None:
+    """Nothing was submitted yet: a relay that hangs, or a proxy before one that is down, may do so for as long as it likes."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as stranger:
+        port = stranger.sockets[0].getsockname()[1]
+        app.book("ann")
+        found = await turn(Reader(app.store, Submitter(f"http://127.0.0.1:{port}", token="x")))
+        assert found.why and not found.in_doubt
+        assert [(row["state"], row["attempted_at"]) for row in app.rows()] == [("waiting", None)]

@@ -355,6 +355,8 @@ NEAR = ["localhost", "LOCALHOST", "app.localhost", "127.0.0.1", "127.8.0.1", "[:
 @pytest.mark.parametrize("host", FAR)
 def test_a_token_does_not_go_to_another_machine_in_the_clear(host: str) -> None:
     url = f"http://{host}:2580"
+    assert where("https://relay.example", "t", None, {"RELAY_CA": "/etc/ca.pem"}).ca == "/etc/ca.pem"
+    assert where("https://relay.example", "t", "/own.pem", {"RELAY_CA": "/etc/ca.pem"}).ca == "/own.pem"
     for given, env in (("relay_secret", {}), (None, {"RELAY_TOKEN": "relay_secret", "RELAY_ALLOW_HTTP": "0"})):
         with pytest.raises(ValueError, match="in the clear") as told:
             where(url, given, None, env)
