@@ -33,7 +33,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-async def until(condition: Callable[[], object], deadline: float = 10.0) -> None:
+async def until(condition: Callable[[], object], deadline: float = 30.0) -> None:
     """Wait for a condition, not for a time; fails with its name."""
     end = time.monotonic() + deadline
     while not condition():

@@ -91,7 +91,7 @@ async def burst(rig: Rig, recipients: Iterable[str]) -> list[str]:
     return await rig.send_many([("app@example.com", (to,), b"Subject: t\r\n\r\nhello\r\n") for to in recipients])
 
 
-async def soon(condition: Any, deadline: float = 10.0) -> None:
+async def soon(condition: Any, deadline: float = 30.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "not in time"

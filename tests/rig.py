@@ -103,7 +103,7 @@ class Rig:
     async def story(self, number: str) -> list[str]:
         return [e["kind"] for e in (await self.message(number))["events"]]
 
-    async def reaches(self, number: str, *states: str, deadline: float = 10.0) -> dict[str, Any]:
+    async def reaches(self, number: str, *states: str, deadline: float = 30.0) -> dict[str, Any]:
         """The first recipient of a message, once it is in one of the states."""
         end = time.monotonic() + deadline
         while True:
@@ -113,7 +113,7 @@ class Rig:
             assert time.monotonic() < end, f"{number} is {row['state']}, not {states}: {row['why']}"
             await asyncio.sleep(0.01)
 
-    async def tried(self, number: str, attempts: int = 1, deadline: float = 10.0) -> dict[str, Any]:
+    async def tried(self, number: str, attempts: int = 1, deadline: float = 30.0) -> dict[str, Any]:
         """The first recipient of a message once it was tried so often and is not in flight."""
         end = time.monotonic() + deadline
         while True:
@@ -123,7 +123,7 @@ class Rig:
             assert time.monotonic() < end, f"{number}: {row['attempts']} attempts, {row['state']}: {row['why']}"
             await asyncio.sleep(0.01)
 
-    async def settled(self, deadline: float = 20.0) -> None:
+    async def settled(self, deadline: float = 60.0) -> None:
         """Until nothing waits any more."""
         await until(lambda: self.app.spool.queued == 0, deadline)
 
@@ -238,11 +238,11 @@ class Process:
         lines = [li for li in self.log.splitlines() if re.search(r'event"?[=:] ?"?listening', li)]
         return [int(re.findall(r'port"?[=:] ?(\d+)', line)[-1]) for line in lines]
 
-    def ready(self, deadline: float = 20.0) -> Process:
+    def ready(self, deadline: float = 60.0) -> Process:
         self.wait_for(lambda: re.search(r'event"?[=:] ?"?ready', self.log), deadline)
         return self
 
-    def wait_for(self, condition: Any, deadline: float = 20.0) -> None:
+    def wait_for(self, condition: Any, deadline: float = 60.0) -> None:
         end = time.monotonic() + deadline
         while not condition():
             assert self.popen.poll() is None, f"the relay ended with {self.popen.returncode}:\n{self.log}"
@@ -252,7 +252,7 @@ class Process:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         return self.popen.wait(timeout)
 
     def close(self) -> None:

@@ -329,7 +329,7 @@ async def cli(rig: Rig, *arguments: str, code: int = 0) -> str:
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "relay", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env=env,
+        capture_output=True, text=True, timeout=120, check=False, env=env,
     )  # fmt: skip
     assert done.returncode == code, done
     return done.stdout + done.stderr

@@ -70,7 +70,7 @@ def process(*arguments: str, code: int = 0, **env: str) -> str:
     """As `call`, a process of its own; returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "relay", "dkim", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env=ENV | env,
+        capture_output=True, text=True, timeout=120, check=False, env=ENV | env,
     )  # fmt: skip
     assert done.returncode == code, done
     return done.stdout + done.stderr

@@ -14,7 +14,7 @@ from relay.config import presets
 
 
 def relay(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "relay", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "relay", *arguments], capture_output=True, text=True, timeout=120)
 
 
 def on_terminal(columns: int, *arguments: str) -> list[str]:

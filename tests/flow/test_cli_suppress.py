@@ -172,7 +172,7 @@ async def test_import_from_standard_input_with_what_the_lines_do_not_say(bench: 
     done = await asyncio.to_thread(
         lambda: subprocess.run(
             [sys.executable, "-m", "relay", "suppress", *arguments, "--json"], input=lines, capture_output=True, text=True,
-            timeout=60, check=False, env=bench.relay.env | {"RELAY_ENDPOINT": str(bench.relay.socket)},
+            timeout=120, check=False, env=bench.relay.env | {"RELAY_ENDPOINT": str(bench.relay.socket)},
         )
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -241,7 +241,7 @@ async def test_an_address_is_whole_on_a_narrow_terminal(bench: Bench) -> None:
     with os.fdopen(screen, "rb") as read, os.fdopen(tty, "wb") as write:
         command = [sys.executable, "-m", "relay", "suppress", "list"]
         env = bench.relay.env | {"RELAY_ENDPOINT": str(bench.relay.socket), "COLUMNS": "80", "NO_COLOR": "1"}
-        done = await asyncio.to_thread(subprocess.run, command, stdout=write, env=env, timeout=30, check=True)
+        done = await asyncio.to_thread(subprocess.run, command, stdout=write, env=env, timeout=120, check=True)
         text = read.read1(65536).decode()
     lines = text.splitlines()
     assert done.returncode == 0 and any(line.startswith(f"{address}  all  ") for line in lines), text

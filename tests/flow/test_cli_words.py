@@ -33,7 +33,7 @@ ROUTES = """  - {name: parked, match: {recipient: "*@parked.example"}, hold: tru
 def call(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relay", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env=ENV | env, cwd=cwd,
+        capture_output=True, text=True, timeout=120, check=False, env=ENV | env, cwd=cwd,
     )  # fmt: skip
 
 

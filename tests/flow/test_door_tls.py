@@ -403,7 +403,7 @@ def test_a_key_with_a_passphrase_is_refused_and_asks_nobody(tmp_path: Path, own:
     ours, theirs = pty.openpty()
     done = subprocess.run(
         ["setsid", "--ctty", sys.executable, "-c", program, str(both), str(own.key)],
-        stdin=theirs, stdout=subprocess.PIPE, timeout=20, check=False,
+        stdin=theirs, stdout=subprocess.PIPE, timeout=120, check=False,
     )  # fmt: skip
     for fd in (ours, theirs):
         os.close(fd)

@@ -412,7 +412,7 @@ def test_followed_over_restarts_nothing_is_lost_nor_doubled(tmp_path: Path) -> N
         whole = [json.loads(line) for line in second.cli("events").splitlines()]
         assert [e["id"] for e in seen] == [e["id"] for e in whole]
         command.send_signal(signal.SIGINT)
-        out, err = command.communicate(timeout=20)
+        out, err = command.communicate(timeout=120)
         assert (out, command.returncode) == ("", 0)
         assert "waiting for it" in err and "Traceback" not in err
 

@@ -248,7 +248,7 @@ def served(tmp_path: Path) -> object:
         yield port, process.pid
     finally:
         process.terminate()
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=120)[1]
     assert b"Traceback" not in errors
     assert process.returncode == 0
 

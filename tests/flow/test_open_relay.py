@@ -159,7 +159,7 @@ def test_beyond_loopback_for_everybody_does_not_start(tmp_path: Path, listen: st
     file.write_text(f"routes: [{{hold: true}}]\nlisten: [{listen}]\nadmin: {{address: null}}\n")
     done = subprocess.run(
         [sys.executable, "-m", "relay", "serve", "--config", str(file)],
-        capture_output=True, text=True, timeout=30, check=False, env=ENV,
+        capture_output=True, text=True, timeout=120, check=False, env=ENV,
     )  # fmt: skip
     assert done.returncode == 78
     assert why in done.stderr and str(file) in done.stderr and "Traceback" not in done.stderr

@@ -61,7 +61,7 @@ def verb(app: Application, tmp_path: Path) -> Verb:
     def run(*arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "relay", "outbox", *arguments],
-            capture_output=True, text=True, timeout=60, check=False, env=env | more,
+            capture_output=True, text=True, timeout=120, check=False, env=env | more,
         )  # fmt: skip
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr

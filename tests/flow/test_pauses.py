@@ -58,7 +58,7 @@ class Bench:
         def run() -> subprocess.CompletedProcess[str]:
             return subprocess.run(
                 [sys.executable, "-m", "relay", *arguments],
-                capture_output=True, text=True, timeout=60, check=False, env=ENV | {"RELAY_ENDPOINT": str(self.socket)},
+                capture_output=True, text=True, timeout=120, check=False, env=ENV | {"RELAY_ENDPOINT": str(self.socket)},
             )  # fmt: skip
 
         return await asyncio.to_thread(run)

@@ -253,4 +253,4 @@ def test_servers_are_read() -> None:
 
 def test_who_does_not_ask_does_not_pay() -> None:
     code = "import sys, relay.resolver; sys.exit('dns' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -289,7 +289,7 @@ listen:
     for arguments in (("check",), ("check", "--json"), ("serve",)):
         done = subprocess.run(
             [sys.executable, "-m", "relay", *arguments, "--config", str(file)],
-            capture_output=True, text=True, timeout=30, check=False, env=ENV,
+            capture_output=True, text=True, timeout=120, check=False, env=ENV,
         )  # fmt: skip
         assert done.returncode == 78
         said = done.stdout + done.stderr

@@ -46,7 +46,7 @@ class Running:
         return codes
 
     def end(self) -> tuple[int, str]:
-        said, _ = self.process.communicate(timeout=20)
+        said, _ = self.process.communicate(timeout=120)
         return self.process.returncode, said
 
 
@@ -62,7 +62,7 @@ def sink(folder: Path, *options: object) -> Iterator[Running]:
 
 def refused(folder: Path, *options: object) -> tuple[int, str]:
     command = [sys.executable, "-m", "relay", "sink", "--listen", "127.0.0.1:0", *map(str, options)]
-    done = subprocess.run(command, cwd=folder, env=ENV, text=True, capture_output=True, timeout=20, check=False)
+    done = subprocess.run(command, cwd=folder, env=ENV, text=True, capture_output=True, timeout=120, check=False)
     return done.returncode, done.stderr
 
 

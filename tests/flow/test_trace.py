@@ -37,7 +37,7 @@ async def cli(rig: Rig, *arguments: str, code: int = 0) -> str:
     env = ENV | {"RELAY_ENDPOINT": str(rig.app.config.admin.socket)}
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-m", "relay", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env=env,
+        capture_output=True, text=True, timeout=120, check=False, env=env,
     )  # fmt: skip
     assert done.returncode == code and "Traceback" not in done.stderr, (done.returncode, done.stdout, done.stderr)
     return done.stdout if code == 0 else done.stderr

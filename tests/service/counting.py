@@ -96,7 +96,7 @@ def most(times: Sequence[float], period: float) -> int:
 
 def hand_in(port: int, recipients: Sequence[str], sender: str = "app@example.com") -> None:
     """A small message to each, over one session."""
-    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=120) as client:
         for recipient in recipients:
             client.sendmail(sender, [recipient], f"Subject: t\r\nFrom: {sender}\r\n\r\nhello\r\n")
 

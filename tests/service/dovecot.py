@@ -52,7 +52,7 @@ class Dovecot:
     # -- the mailbox, as its owner sees it
 
     def client(self) -> imaplib.IMAP4:
-        client = imaplib.IMAP4("127.0.0.1", self.port, timeout=20)
+        client = imaplib.IMAP4("127.0.0.1", self.port, timeout=120)
         client.login(USER, PASSWORD)
         return client
 

@@ -46,7 +46,7 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def until(condition: Callable[[], T], timeout: float = 20.0, what: str = "") -> T:
+def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
     """What `condition` returns once it is true."""
     end = time.monotonic() + timeout
     while True:
@@ -75,7 +75,7 @@ def answers(port: int, greeting: bytes = b"220") -> bool:
 
 
 def run(
-    *command: str | Path, timeout: float = 60, check: bool = True, **kwargs: Any
+    *command: str | Path, timeout: float = 180, check: bool = True, **kwargs: Any
 ) -> subprocess.CompletedProcess[str]:
     """A program to its end; its output in the failure's text."""
     kwargs.setdefault("env", ENV)
@@ -178,7 +178,7 @@ class Relay:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.terminate()
@@ -243,7 +243,7 @@ class Recorder:
         self._thread.join(10)
         self._loop.close()
 
-    def wait(self, count: int = 1, timeout: float = 30.0) -> list[Received]:
+    def wait(self, count: int = 1, timeout: float = 60.0) -> list[Received]:
         until(lambda: len(self.messages) >= count, timeout, f"{count} messages at the upstream")
         return self.messages
 

@@ -50,7 +50,7 @@ class Circle:
 
     def send(self, recipient: str) -> str:
         """Its queue id. Raises SMTPRecipientsRefused."""
-        with smtplib.SMTP("127.0.0.1", self.relay.port, timeout=30) as smtp:
+        with smtplib.SMTP("127.0.0.1", self.relay.port, timeout=120) as smtp:
             smtp.ehlo()
             smtp.mail("shop@shop.example")
             code, said = smtp.rcpt(recipient)

@@ -126,7 +126,7 @@ def eml(folder: Path, sender: str, *, crlf: bool = True) -> tuple[Path, bytes]:
 
 def test_smtplib(way: Way) -> None:
     raw = EML % b"smtplib@example.com"
-    with smtplib.SMTP("127.0.0.1", way.port, timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", way.port, timeout=120) as smtp:
         refused = smtp.sendmail("smtplib@example.com", ["zoe@example.com", "bob@example.com"], raw, ["BODY=8BITMIME"])
     assert not refused
     said, arrived = way.through("smtplib@example.com")
@@ -139,7 +139,7 @@ def test_smtplib_with_addresses_beyond_ascii(way: Way) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "jörg@example.com", "zoë@exämple.com", "Grüße"
     message.set_content("Köln\n")
-    with smtplib.SMTP("127.0.0.1", way.port, timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", way.port, timeout=120) as smtp:
         smtp.send_message(message)
     _, arrived = way.through("jörg@example.com")
     assert arrived[0].recipients == ["zoë@exämple.com"]
@@ -293,7 +293,7 @@ def test_upstream_smtp_sink(tmp_path: Path, open_folder: Path) -> None:
         file.write_text(config_text(tmp_path, port))
         raw = EML % b"sink@example.com"
         with Relay(file) as relay:
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as smtp:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=120) as smtp:
                 for n in range(50):
                     smtp.sendmail(f"{n}@example.com", ["zoe@example.com"], raw)
             until(lambda: len(relay.lines("delivered")) == 50, 30, "50 messages are delivered")
@@ -319,7 +319,7 @@ def test_upstream_postfix(tmp_path: Path, open_folder: Path) -> None:
         file = tmp_path / "relay.yaml"
         file.write_text(config_text(tmp_path, postfix.port))
         with Relay(file) as relay:
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as smtp:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=120) as smtp:
                 for n in range(100):
                     smtp.sendmail(f"{n}@example.com", ["zoe@example.com", "bob@example.com"], raw, ["BODY=8BITMIME"])
             last.wait(100)

@@ -35,7 +35,7 @@ def test_reports_through_and_of_a_postfix(tmp_path: Path, open_folder: Path) -> 
         file = tmp_path / "relay.yaml"
         file.write_text(config_text(tmp_path, postfix.port))
         with Relay(file) as relay:
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as smtp:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=120) as smtp:
                 smtp.ehlo()
                 assert smtp.has_extn("dsn")
                 smtp.sendmail(

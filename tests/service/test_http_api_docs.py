@@ -42,7 +42,7 @@ def test_every_example_runs(tmp_path: Path) -> None:
                 )
                 done = subprocess.run(
                     ["bash", "-eo", "pipefail", "-c", text], cwd=tmp_path, env=dict(os.environ), capture_output=True,
-                    text=True, timeout=60, check=False,
+                    text=True, timeout=120, check=False,
                 )  # fmt: skip
                 assert done.returncode == 0, (example, done.stdout, done.stderr)
             upstream.wait(5)

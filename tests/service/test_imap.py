@@ -326,7 +326,7 @@ def test_killed_between_what_it_learnt_and_what_it_removes(tmp_path: Path, dovec
     with Recorder() as upstream:
         relay = Relay(written(dovecot.port, upstream.port))
         with relay:
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as smtp:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=120) as smtp:
                 smtp.sendmail("a@example.com", ["you@example.net"], b"Subject: t\r\n\r\nx\r\n")
             path = upstream.wait(1)[0].sender
             relay.stop()

@@ -41,7 +41,7 @@ def test_the_readme_runs_as_written(tmp_path: Path) -> None:
                 if (tmp_path / "token").exists():
                     env["RELAY_TOKEN"] = (tmp_path / "token").read_text().strip()
                 done = subprocess.run(
-                    program, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+                    program, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
                 )
                 assert done.returncode == 0, (text, done.stdout, done.stderr)
             upstream.wait(3)

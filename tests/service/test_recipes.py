@@ -53,7 +53,7 @@ def relay(file: Path, *arguments: str, said: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-m", "relay", *arguments],
         input=said,
-        capture_output=True, text=True, timeout=60, env=ENV | {"RELAY_ENDPOINT": str(file.parent / "admin.sock")}, check=False,
+        capture_output=True, text=True, timeout=120, env=ENV | {"RELAY_ENDPOINT": str(file.parent / "admin.sock")}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -65,7 +65,7 @@ def test_two_applications_with_their_own_credentials(tmp_path: Path) -> None:
         assert load(file).warnings == ()
         with Relay(file) as running:
             for user in ("shop", "crm"):
-                with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+                with smtplib.SMTP("127.0.0.1", running.port, timeout=120) as smtp:
                     with pytest.raises(smtplib.SMTPSenderRefused) as told:
                         smtp.sendmail(f"a@{user}.example", ["you@example.net"], MESSAGE.format(f"a@{user}.example"))
                     assert told.value.smtp_code == 530
@@ -102,11 +102,11 @@ def test_bounces_come_back(tmp_path: Path) -> None:
             text.replace('"https://crm.example.com/mail"', f'"{application.url}", allow_private: true, cap: 1s')
         )
         assert load(file).warnings == ()
-        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=120) as smtp:
             smtp.sendmail("a@b.example", ["gone@example.net"], MESSAGE.format("a@b.example"))
             until(lambda: upstream.messages, what="it has left")
             way_back = upstream.messages[0].sender
-            with smtplib.SMTP("127.0.0.1", door, timeout=20) as bounces:
+            with smtplib.SMTP("127.0.0.1", door, timeout=120) as bounces:
                 bounces.sendmail("", [way_back], dsn("gone@example.net"))
             with pytest.raises(smtplib.SMTPRecipientsRefused):
                 smtp.sendmail("a@b.example", ["gone@example.net"], MESSAGE.format("a@b.example"))
@@ -119,7 +119,7 @@ def test_bounces_come_back(tmp_path: Path) -> None:
 def test_staging_keeps_what_would_leave(tmp_path: Path) -> None:
     with Recorder() as upstream:
         file = installed(tmp_path, "staging", {"smtp.example.com": upstream.port})
-        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+        with Relay(file) as running, smtplib.SMTP("127.0.0.1", running.port, timeout=120) as smtp:
             smtp.sendmail("a@b.example", ["me@example.com", "customer@else.example"], MESSAGE.format("a@b.example"))
             until(lambda: upstream.messages, what="ours has left")
             found = relay(file, "queue", "list", "--all", "--egress", "capture")
@@ -132,7 +132,7 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     with Recorder() as upstream:
         file = installed(tmp_path, "staging", {"smtp.example.com": 1})
         with Relay(file) as running:
-            with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as smtp:
+            with smtplib.SMTP("127.0.0.1", running.port, timeout=120) as smtp:
                 smtp.sendmail("a@b.example", ["me@example.com"], MESSAGE.format("a@b.example"))
             relay(file, "spool", "backup", str(tmp_path / "copy"))
             running.stop()

@@ -26,7 +26,7 @@ PLAIN = {k: v for k, v in ENV.items() if not k.startswith(("XDG_", "STATE_", "RU
 
 def submit(port: int, sender: str = "app@example.com", host: str = "127.0.0.1") -> str:
     """The queue id of a small message."""
-    with smtplib.SMTP(host, port, timeout=20) as smtp:
+    with smtplib.SMTP(host, port, timeout=120) as smtp:
         smtp.ehlo()
         smtp.mail(sender)
         smtp.rcpt("user@example.com")

@@ -24,7 +24,7 @@ UNIT = ROOT / "systemd/relay.service"
 def test_exposure_is_at_most_two() -> None:
     found = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     score = re.search(r"Overall exposure level.*?: ([0-9.]+)", found.stdout)
@@ -45,7 +45,7 @@ def test_units_are_valid(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text.replace("User=relay\nGroup=relay\n", ""))
     found = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "relay.service"), str(tmp_path / "relay.socket")],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     told = [line for line in found.stderr.splitlines() if "relay." in line]
     assert not told, found.stderr
@@ -57,7 +57,7 @@ def test_init_writes_configuration_secret_and_unit(tmp_path: Path) -> None:
     try:
         done = subprocess.run(
             [*relay_command(), "init", "--host", "mail.example.net", "--username", "app", "--unit", str(unit), str(file)],
-            input="correct horse\n", capture_output=True, text=True, timeout=60, env=ENV, check=False,
+            input="correct horse\n", capture_output=True, text=True, timeout=120, env=ENV, check=False,
         )  # fmt: skip
     finally:
         os.umask(old)
@@ -70,7 +70,7 @@ def test_init_writes_configuration_secret_and_unit(tmp_path: Path) -> None:
     assert "good: 1 account" in run(*relay_command(), "check", file).stdout
     again = subprocess.run(
         [*relay_command(), "init", "--username", "app", str(file)],
-        input="other\n", capture_output=True, text=True, timeout=60, env=ENV, check=False,
+        input="other\n", capture_output=True, text=True, timeout=120, env=ENV, check=False,
     )  # fmt: skip
     assert again.returncode == 73
     assert "--force" in again.stderr
@@ -82,7 +82,7 @@ def test_init_writes_the_login_as_it_was_said(tmp_path: Path, name: str) -> None
     file = tmp_path / "relay.yaml"
     done = subprocess.run(
         [*relay_command(), "init", "--username", name, "--no-unit", str(file)],
-        input="sesame\n", capture_output=True, text=True, timeout=60, env=ENV, check=False,
+        input="sesame\n", capture_output=True, text=True, timeout=120, env=ENV, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     username = load(file).accounts["main"].username
