@@ -328,13 +328,22 @@ class Service:
             while data := await asyncio.to_thread(file.read, 1 << 18):
                 yield data
 
-    async def resend(self, text: str, recipients: Sequence[str], users: Users = None) -> dict[str, Any]:
-        """The same message as a new one of the same user, to all its recipients or those named, routed by the rules in force."""
+    async def resend(
+        self, text: str, recipients: Sequence[str], users: Users = None, owner: str = ""
+    ) -> dict[str, Any]:
+        """The same message as a new one of the same user, to all its recipients or those named, routed by the rules in force.
+
+        `owner`: whose token asks. Of what is held and does not yield to him no copy leaves: PermissionError.
+        """
         found = await self._message(text, users)
         known = {r["recipient"] for r in found["recipients"]}
         strangers = [r for r in recipients if r not in known]
         if strangers:
             raise BadRequest(f"{strangers[0]} is no recipient of {text}; it has {', '.join(sorted(known))}")
+        chosen = set(recipients) or known
+        for row in found["recipients"]:
+            if row["recipient"] in chosen and row["state"] == "held" and not yields(row["held_by"], owner):
+                raise PermissionError(f"{row['recipient']} of {found['queue_id']}: {NOT_THEIRS}; name others only")
         number = await resend(self.intake, found, recipients or sorted(known))
         self.log.event(
             "operator", verb="resend", filter=f"id={found['queue_id']}", to=queue_id(number),

@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import Field
 
 from relay.admin.trace import trace
+from relay.api.problem import Problem
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
 from relay.api.rows import NEXT, NUMBER, Json, Limit, MessageRow, OneMessage, Selection, Traced, own_evidence
@@ -69,7 +70,10 @@ def operations(rooms: Rooms) -> list[Operation]:
         return found
 
     async def resend(call: Call) -> Json:
-        made = await service.resend(call.path("id"), call.body.recipients, call.users)
+        try:
+            made = await service.resend(call.path("id"), call.body.recipients, call.users, call.principal.owner)
+        except PermissionError as error:
+            raise Problem(403, str(error)) from None
         call.noted["queue_id"] = made["queue_id"]
         return made
 

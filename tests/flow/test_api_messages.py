@@ -109,7 +109,7 @@ async def test_what_is_anothers_is_not_there(tmp_path: Path, monkeypatch: pytest
 
 async def test_resend_is_of_the_same_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with tenancy(tmp_path, monkeypatch) as at:
-        number = await at.send("ann", "a@example.net", "b@example.net", tag="spring")
+        number = await at.send("ann", "a@example.net", "b@example.net", sender="later@example.com", tag="spring")
         status, made = await at.ask("red", f"/v1/messages/{number}/resend", "POST", {"recipients": ["b@example.net"]})
         assert status == 200 and Resent.model_validate(made).recipients == 1
         again = await at.get("ann", f"/v1/messages/{made['queue_id']}")

@@ -79,11 +79,32 @@ async def test_who_held_it_and_who_stands_above_lets_it_go(
             for verb, more in (("release", {}), ("reroute", {"to": "all"})):
                 _, told = await at.ask(who, f"/v1/queue/{verb}", "POST", selection | more | {"dry_run": True})
                 assert (told["recipients"] == 1) is (who in may), (verb, who)
+            if who not in may:
+                status, told = await at.ask(who, f"/v1/messages/{number}/resend", "POST", {})
+                assert status == 403 and "who alone lets it go" in told["detail"]
             await at.ask(who, "/v1/queue/release", "POST", selection)
             assert (await state(at, number) == "held") is (who not in may)
             await at.ask("all", "/v1/queue/release", "POST", selection)
         (row,) = (await at.get("ann", "/v1/queue"))["recipients"]
         assert row["held_by"] == "" and row["state"] in GOING
+
+
+async def test_no_copy_leaves_of_what_another_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tenancy(tmp_path, monkeypatch) as at:
+        assert (await at.ask("all", "/v1/suspend", "POST", {"kind": "user", "value": "ann"}))[0] == 200
+        number = await at.send("ann", "you@example.net", "me@example.net", sender="later@example.com")
+        path, mine = f"/v1/messages/{number}/resend", {"recipients": ["me@example.net"]}
+        selection = {"filter": {"id": number, "recipient": "you@example.net"}}
+        assert (await at.ask("all", "/v1/queue/hold", "POST", selection))[1]["recipients"] == 1
+        for body in ({}, {"recipients": ["you@example.net"]}):
+            for who in ("ann", "red"):
+                assert (await at.ask(who, path, "POST", body))[0] == 403
+        assert len((await at.get("ann", "/v1/messages"))["messages"]) == 1
+        assert (await at.ask("ann", path, "POST", mine))[1]["recipients"] == 1
+        assert (await at.ask("all", path, "POST", {}))[1]["recipients"] == 2
+        # What he holds himself is his.
+        assert (await at.ask("ann", f"/v1/messages/{number}/hold", "POST", {}))[1]["recipients"] == 1
+        assert (await at.ask("ann", path, "POST", mine))[1]["recipients"] == 1
 
 
 async def test_only_the_whole_relay_names_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
