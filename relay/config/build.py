@@ -319,7 +319,7 @@ class Builder:
         used |= members(pool for name, pool in pools.items() if name in used) | overflows(accounts.values())
         for section, kind in (("accounts", "account"), ("direct", "entry"), ("pools", "pool")):
             for name in getattr(file, section):
-                if name not in used | members(pools.values()):
+                if name not in used | members(pools.values()) | {BUILT_IN}:  # that one is in no file
                     self.site.warn((section, name), f"no route uses this {kind}", on_key=True)
         if file.destinations and not any(accounts[name].source for name in used if name in accounts):
             self.site.warn(("destinations",), "no route leaves by MX, so nothing uses them", on_key=True)

@@ -139,6 +139,11 @@ def test_what_is_built_in_has_no_entry_in_the_file(config: Loader) -> None:
     assert any("choose another" in problem.text for problem in caught.value.problems)
 
 
+def test_what_is_built_in_and_unused_is_no_entry_to_warn_of(config: Loader) -> None:
+    made, kept, _ = under(config(FILE), [change("direct.direct.limits", ["5/min"])])
+    assert len(kept) == 1 and not any("direct.direct" in warning for warning in made.warnings)
+
+
 def test_an_entry_of_a_list_is_known_by_its_name(config: Loader) -> None:
     fresh = config(FILE + "limits: [5/h, {name: a, rate: 6/h}, {rate: 7/h}]\n")
     made, kept, notes = under(fresh, [change("limits.a.rate", "1/h", "6/h"), change("limits.limit-1.rate", "2/h")])
