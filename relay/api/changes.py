@@ -5,7 +5,7 @@ An entry of `limits` or `destinations` is known by its `name`; one without can't
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
@@ -15,8 +15,10 @@ from relay.api.problem import FieldError, Problem
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Model, Operation
 from relay.config.changeable import BESIDE, KEYS
-from relay.config.overlay import PLACE, of_file, place_of
+from relay.config.load import overlaid
+from relay.config.overlay import of_file, place_of
 from relay.config.problems import ConfigError
+from relay.config.problems import Problem as ConfigProblem
 
 Limits = Annotated[
     list[str | dict[str, JsonValue]],
@@ -82,13 +84,22 @@ async def change(rooms: Rooms, call: Call, section: str, name: str, wanted: Mapp
     except LookupError as error:
         raise NotFound(str(error.args[0])) from None
     except ConfigError as error:
-        raise _refused(error, f"{section}.{name}.") from None
+        raise _refused(error, _wrong_without(rooms), f"{section}.{name}.") from None
 
 
-def _refused(error: ConfigError, owner: str) -> Problem:
-    """Of what was asked, a 400; anything else that is wrong with the configuration by now is in the way."""
-    asked = [p for p in error.problems if p.file == PLACE.file or p.path.startswith(owner)]
-    fields = [FieldError(field=p.path.removeprefix(owner), message=p.text) for p in asked]
+def _wrong_without(rooms: Rooms) -> tuple[ConfigProblem, ...]:
+    """What is wrong by now with what is in force: a file that it names is gone, say."""
+    try:
+        overlaid(rooms.config, rooms.changing.changes)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _refused(error: ConfigError, before: Collection[ConfigProblem], owner: str) -> Problem:
+    """What the change makes wrong, wherever that shows, is a 400; what was wrong without it is in the way."""
+    made = [p for p in error.problems if p not in before]
+    fields = [FieldError(field=p.path.removeprefix(owner), message=p.text) for p in made]
     if not fields:
         return Problem(409, f"the configuration in force can't be built again: {error}; mend that and reload")
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""

@@ -210,6 +210,19 @@ async def test_named_limits_destinations_and_what_is_built_in(tmp_path: Path) ->
         assert in_force(rig) == ("500/d", 0, ["8/s"], 20, 200)
 
 
+async def test_what_was_wrong_without_it_is_told_apart(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("x")
+    users = f'users: {{app: {{password: {{file: "{secret}"}}}}}}'
+    async with running(config(tmp_path, extra=f"limits: [{{name: box, rate: 9/d, burst: 5}}]\n{users}")) as rig:
+        secret.unlink()  # what is in force can't be built again
+        status, found = await ask(rig, "PATCH", "/v1/limits/limits/box", {"rate": "3/d"})
+        assert (status, [one["field"] for one in found["errors"]]) == (400, ["burst"])
+        status, found = await ask(rig, "PATCH", "/v1/limits/limits/box", {"rate": "7/d"})
+        assert status == 409 and "users.app.password" in found["detail"] and "errors" not in found
+        assert await changes(rig) == []
+
+
 async def test_over_a_restart_and_dropped_where_the_file_changed_meanwhile(tmp_path: Path) -> None:
     file = config(tmp_path)
     async with running(file) as rig:
