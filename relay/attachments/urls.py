@@ -1,6 +1,8 @@
 """What a URL has now: asked of it each time, transferred once as long as its server says that it is the same.
 
-The messages of one request are one time: a thousand of them that name a URL ask it once, whatever it answers.
+The messages of one request are one time: a thousand of them that name a URL ask it once, whatever it answers, as long as the
+cache keeps its content. One that it can't keep, or has dropped meanwhile, is asked for again, once for all that wait then:
+a thousand contents of one request are more than memory may hold.
 """
 
 from __future__ import annotations
