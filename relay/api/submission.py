@@ -42,7 +42,9 @@ MAX_KEYS = 20
 MAX_ATTACHMENTS = 100
 MAX_FIELDS = 100
 FURTHEST = 253402300799.0  # the year 9999
-_KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")
+LONGEST_KEY = 200
+LONGEST_BATCH_KEY = LONGEST_KEY - len(f"/{MOST - 1}")  # so that that of its last message is one
+_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FORMS = {"type": "string", "minLength": 1, "maxLength": 2000}
 Boxes = tuple[Mailbox, ...]
 
@@ -145,10 +147,10 @@ def _option(value: str) -> str:
     return value
 
 
-def key(value: str) -> str:
+def key(value: str, most: int = LONGEST_KEY) -> str:
     """An idempotency key. Raises Uncomposable."""
-    if not _KEY.fullmatch(value):
-        raise Uncomposable("an idempotency key has 1 to 200 printable characters of ASCII")
+    if len(value) > most or not _KEY.fullmatch(value):
+        raise Uncomposable(f"an idempotency key has 1 to {most} printable characters of ASCII")
     return value
 
 

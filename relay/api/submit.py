@@ -13,11 +13,12 @@ from relay.api.problem import FieldError, Problem, invalid, problem_of
 from relay.api.rooms import Rooms
 from relay.api.route import Answer, Call, Operation
 from relay.api.serve import once
-from relay.api.submission import Accepted, Batch, Beside, Results, Submission, key
+from relay.api.submission import LONGEST_BATCH_KEY, LONGEST_KEY, Accepted, Batch, Beside, Results, Submission, key
 
 BREATH = 8  # messages of a batch between two turns of the loop
 LONGEST_BATCH = 40_000_000  # bytes
-_KEY = {"Idempotency-Key": "The same again is the same message; of a batch, KEY/0 is the first one's."}
+_KEY = {"Idempotency-Key": "The same again is the same message."}
+_KEYS = {"Idempotency-Key": f"KEY/0 is the first one's; so it has at most {LONGEST_BATCH_KEY} characters."}
 _EXAMPLE = {
     "from": "Shop <shop@example.com>",
     "to": "ann@example.net",
@@ -44,7 +45,7 @@ def operations(rooms: Rooms) -> list[Operation]:
         return await handing.take(_with_key(_asked(call), _key(call)), _from(call))
 
     async def batch(call: Call) -> dict[str, Any]:
-        first, source = _key(call), _from(call)
+        first, source = _key(call, LONGEST_BATCH_KEY), _from(call)
         if call.query.model_fields_set:
             raise Problem(400, "of a batch each message says its own; the query is for a message/rfc822")
         items, tasks = call.body.messages, list[asyncio.Task[dict[str, Any]]]()
@@ -80,7 +81,7 @@ def operations(rooms: Rooms) -> list[Operation]:
         Operation(
             *("POST", "/v1/messages/batch", "submit", "Send up to a thousand messages", batch, Results),
             body=Batch,
-            headers=_KEY,
+            headers=_KEYS,
             status=202,
             audited=False,
             most=lambda: max(most(), LONGEST_BATCH),
@@ -108,11 +109,11 @@ def _from(call: Call) -> From:
     return From(call.principal, call.users, call.request.remote or "", clock.monotonic())
 
 
-def _key(call: Call) -> str:
+def _key(call: Call, most: int = LONGEST_KEY) -> str:
     """Raises Problem."""
     said = once(call.request, "Idempotency-Key").strip()
     try:
-        return key(said) if said else ""
+        return key(said, most) if said else ""
     except compose.Uncomposable as error:
         raise Problem(400, str(error), [FieldError(field="Idempotency-Key", message=str(error))]) from None
 

@@ -115,6 +115,20 @@ async def test_the_key_of_a_batch_is_that_of_each_with_its_number(tmp_path: Path
         assert len(upstream.done) == 4
 
 
+async def test_the_key_of_a_batch_leaves_room_for_the_number(tmp_path: Path) -> None:
+    async with running(written(tmp_path, free_port())) as rig:
+        batch = {"messages": [MAIL] * 1000}
+        status, told = await ask(rig, batch, BATCH, headers={"Idempotency-Key": "k" * 197})
+        assert status == 400 and told["errors"][0]["field"] == "Idempotency-Key" and "1 to 196" in told["detail"]
+        assert await rig.count() == 0
+        key = {"Idempotency-Key": "k" * 196}
+        status, told = await ask(rig, batch, BATCH, headers=key)
+        assert (status, told["accepted"]) == (202, 1000)
+        # Each can be asked for alone by what it has.
+        status, alone = await ask(rig, MAIL, headers={"Idempotency-Key": "k" * 196 + "/999"})
+        assert (status, alone["repeated"], alone["queue_id"]) == (202, True, told["results"][999]["queue_id"])
+
+
 async def test_neither_none_nor_more_than_a_thousand(tmp_path: Path) -> None:
     async with running(written(tmp_path, free_port())) as rig:
         for messages in ([], [MAIL] * 1001):
