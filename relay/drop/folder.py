@@ -29,6 +29,10 @@ class Odd(Exception):
     """Why a file is left where it is."""
 
 
+class Changed(Exception):
+    """It is not what was seen any more: the next look says what it is now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What tells a file from every other one, whatever it is called."""
@@ -117,13 +121,11 @@ class Folder:
             raise Odd("it could not be removed once it was sent; let the relay's user write into the folder")
 
     def open(self, name: str, identity: Identity) -> int:
-        """A descriptor of the very file that was seen. Raises Odd where it is another one by now."""
+        """A descriptor of the very file that was seen. Raises Changed where it is another one by now, and Odd."""
         descriptor = os.open(name, _FILE, dir_fd=self._fd)
         try:
-            found = os.fstat(descriptor)
-            self._check(found)
-            if Identity.of(found) != identity:
-                raise Odd("it changes")
+            unchanged(descriptor, identity)
+            self._check(os.fstat(descriptor))
         except BaseException:
             os.close(descriptor)
             raise
@@ -159,6 +161,10 @@ class Folder:
     def _moved(self, name: str, identity: Identity, refused: int, free: str) -> bool:
         """As `_withdrawn`, and then into `refused`; what cannot go there has its name again."""
         hidden = f"{_GONE}{secrets.token_hex(8)}"
+        # `refused` may be a mount of the same file system: then no name can go there, as rename(2) says even of one that is
+        # not there. The file keeps its name all the while, and whoever else writes to that name is not in the way.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(hidden, free, src_dir_fd=self._fd, dst_dir_fd=refused)
         if not self._withdrawn(name, identity, hidden):
             return False
         try:
@@ -195,15 +201,31 @@ class Folder:
                     self._give_back(hidden)
 
     def _give_back(self, hidden: str, name: str = "") -> None:
-        """As `name`, if nobody else has that by now; else by a name that nobody else writes to meanwhile."""
-        if name:
-            with contextlib.suppress(OSError):
-                os.link(hidden, name, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
-                return os.unlink(hidden, dir_fd=self._fd)
-        os.rename(hidden, f"recovered-{secrets.token_hex(8)}.eml", src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        """As `name`, if nobody else has that by now; else by a name that nobody else writes to meanwhile.
+
+        By a look and a renaming, though a link would do both at once: fs.protected_hardlinks refuses one of another user's
+        file, and a crash would leave two names. Who writes to `name` between the two loses that; it takes microseconds, and
+        comes behind a renaming that failed though it was tried before.
+        """
+        if not name or self._has(name):
+            name = f"recovered-{secrets.token_hex(8)}.eml"
+        os.rename(hidden, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def _has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def sync(self) -> None:
         os.fsync(self._fd)
+
+
+def unchanged(descriptor: int, identity: Identity) -> None:
+    """Raises Changed."""
+    if Identity.of(os.fstat(descriptor)) != identity:
+        raise Changed
 
 
 def _told(name: str, why: str, folder: int) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from relay.drop.folder import Folder, Identity, Odd
+from relay.drop.folder import Folder, Identity, unchanged
 from relay.drop.letter import Letter, open_letter, prefix
 from relay.listener.data import ContentReader
 from relay.settings import Drop
@@ -42,7 +42,7 @@ def _tried(folder: Folder, drop: Drop, name: str, identity: Identity) -> Read | 
 
 
 def _read(folder: Folder, drop: Drop, name: str, identity: Identity) -> Read:
-    """Raises BadMessage, Odd, OSError."""
+    """Raises BadMessage, Changed, Odd, OSError."""
     descriptor = folder.open(name, identity)
     try:
         written = b"".join(_pieces(descriptor, identity.size))
@@ -55,12 +55,6 @@ def _read(folder: Folder, drop: Drop, name: str, identity: Identity) -> Read:
     letter = open_letter(clean, True)
     key = identity.key(hashlib.sha256(written).hexdigest())
     return Read(letter, prefix(drop, key, letter) + clean[letter.start :], reader.needs)
-
-
-def unchanged(descriptor: int, identity: Identity) -> None:
-    """Raises Odd."""
-    if Identity.of(os.fstat(descriptor)) != identity:
-        raise Odd("it changes")
 
 
 def digest(descriptor: int) -> str:

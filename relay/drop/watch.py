@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from relay import clock, metrics
-from relay.drop.folder import REFUSED, Folder, Identity, Odd, Seen
+from relay.drop.folder import REFUSED, Changed, Folder, Identity, Odd, Seen, unchanged
 from relay.drop.letter import Letter, open_letter, prefix
-from relay.drop.reading import SLICE, File, Read, digest, read, remove, unchanged
+from relay.drop.reading import SLICE, File, Read, digest, read, remove
 from relay.incoming import Incoming
 from relay.intake import Envelope, Intake
 from relay.listener.data import ContentReader
@@ -105,11 +105,8 @@ class Drops:
         try:
             if why := self._intake.refuse_now():
                 raise SpoolError(why)
-            folder = await asyncio.to_thread(Folder, place.drop.folder)
-            try:
+            async with _opened(Folder.close, Folder, place.drop.folder) as folder:
                 more = await self._empty(place, folder)
-            finally:
-                await asyncio.to_thread(folder.close)
             place.up, place.why = True, ""
         except (OSError, SpoolError) as error:
             place.ready.clear()
@@ -183,7 +180,7 @@ class Drops:
             submit = self._submit(place.drop, identity, found) if found else self._stream(place.drop, folder, file)
             FILES.inc(1, place.drop.name, "accepted" if await submit else "repeated")
             return True
-        except FileNotFoundError:
+        except (FileNotFoundError, Changed):
             return False
         except Odd as error:
             self._tell(place, name, str(error), "left")
@@ -222,33 +219,39 @@ class Drops:
             incoming.release()
 
     async def _stream(self, drop: Drop, folder: Folder, file: File) -> bool:
-        """A large one, as `_submit`, with a piece of it in memory. Raises Odd and OSError too."""
+        """A large one, as `_submit`, with a piece of it in memory. Raises Changed, Odd and OSError too."""
         name, identity = file
         self._must_fit(identity)
-        descriptor = await _aside(folder.open, name, identity)
         incoming = Incoming(self._intake.spool, self._intake.budget)
         try:
-            made = await _aside(digest, descriptor)
-            reader, pieces = ContentReader(), _pieces(descriptor)
-            front = bytearray()
-            async for piece in pieces:
-                front += reader.take(piece)
-                if len(front) > MAX_HEAD:
-                    break
-            complete = len(front) <= MAX_HEAD
-            front += reader.end() if complete else b""
-            letter = open_letter(bytes(front), complete)
-            envelope = self._envelope(drop, letter)
-            await _feed(incoming, prefix(drop, identity.key(made), letter) + front[letter.start :])
-            async for piece in pieces:
-                await _feed(incoming, reader.take(piece))
-            await _feed(incoming, b"" if complete else reader.end())
-            unchanged(descriptor, identity)
-            _, fresh = await self._intake.accept(envelope, incoming, needs=reader.needs)
+            async with _opened(os.close, folder.open, name, identity) as descriptor:
+                envelope, needs = await self._streamed(drop, identity, descriptor, incoming)
+            _, fresh = await self._intake.accept(envelope, incoming, needs=needs)
             return fresh
         finally:
             incoming.release()
-            os.close(descriptor)
+
+    async def _streamed(
+        self, drop: Drop, identity: Identity, descriptor: int, incoming: Incoming
+    ) -> tuple[Envelope, int]:
+        """All of it into `incoming`; for whom it is, and what it needs of the next hop."""
+        made = await _aside(digest, descriptor)
+        reader, pieces = ContentReader(), _pieces(descriptor)
+        front = bytearray()
+        async for piece in pieces:
+            front += reader.take(piece)
+            if len(front) > MAX_HEAD:
+                break
+        complete = len(front) <= MAX_HEAD
+        front += reader.end() if complete else b""
+        letter = open_letter(bytes(front), complete)
+        envelope = self._envelope(drop, letter)
+        await _feed(incoming, prefix(drop, identity.key(made), letter) + front[letter.start :])
+        async for piece in pieces:
+            await _feed(incoming, reader.take(piece))
+        await _feed(incoming, b"" if complete else reader.end())
+        unchanged(descriptor, identity)
+        return envelope, reader.needs
 
     def _must_fit(self, identity: Identity) -> None:
         """Raises BadMessage."""
@@ -292,8 +295,25 @@ async def _aside(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        await _end(work)
         raise
+
+
+@contextlib.asynccontextmanager
+async def _opened(close: Callable[[T], None], function: Callable[..., T], *arguments: Any) -> AsyncIterator[T]:
+    """As `_aside`. What the thread has opened is closed, also where nobody waits for it any more."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        yield await asyncio.shield(work)
+    finally:
+        if await _end(work):
+            close(work.result())
+
+
+async def _end(work: asyncio.Future[Any]) -> bool:
+    """Whether it came to something. What failed once nobody asks is heard all the same, or the loop complains of it."""
+    await asyncio.wait([work])
+    return not work.cancelled() and work.exception() is None
 
 
 def _slices(ready: deque[File]) -> Iterator[list[File]]:
