@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import socket
+import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +15,7 @@ import pytest
 import uvloop
 
 from relay.spool.sqlite import SqliteSpool
+from tests.ports import free_port
 
 # How long a test takes says what else the machine has to do.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -23,14 +24,6 @@ hypothesis.settings.load_profile("untimed")
 NOW = 1_800_000_000.0  # the time of every test that takes it as an argument
 ROOT = Path(__file__).resolve().parent.parent
 _CORPORA = Path(os.environ.get("RELAY_CORPORA", ROOT.parent / "shared" / "corpora"))
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], object], deadline: float = 30.0) -> None:
@@ -48,6 +41,27 @@ ORDER = ("service", "faults", "flow", "fuzz", "corpus", "spool", "pure")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {ROOT / "tests" / name: number for number, name in enumerate(ORDER)}
     items.sort(key=lambda item: place.get(item.path.parent, len(place)))
+
+
+LONGEST = 600  # seconds that a test may take where several run at once, which no storm does
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise TimeoutError(f"this test takes longer than {LONGEST} s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """One that hangs fails, and tells where: else nobody would hear of the others."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LONGEST)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_collection_finish() -> None:

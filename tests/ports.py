@@ -1,11 +1,32 @@
-"""Addresses and ports of hosts on loopback: one port for many of them, and a host that does not answer."""
+"""Addresses and ports of hosts on loopback: a free one, one for many of them, and a host that does not answer."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import random
 import socket
 from collections.abc import Iterable, Iterator
+
+# Below those that Linux gives to whoever asks for any (ip_local_port_range): between the moment that a port is found free and
+# that it is listened at, nobody else is given it. Each process of a test run has a part of its own.
+FIRST, EACH, PARTS = 10_000, 2_700, 8
+_part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PARTS
+_next = random.SystemRandom().randrange(EACH)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens at."""
+    global _next
+    for _ in range(EACH):
+        _next = (_next + 1) % EACH
+        port = FIRST + _part * EACH + _next
+        with _socket(host) as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def common_port(hosts: Iterable[str]) -> int:

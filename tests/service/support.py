@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.ports import free_port as free_port
+
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")} | {
@@ -55,13 +57,6 @@ def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> 
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(condition, '__name__', 'condition')}")
         time.sleep(0.01)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
 
 
 def answers(port: int, greeting: bytes = b"220") -> bool:
