@@ -174,7 +174,7 @@ async def test_no_250_that_is_not_on_the_disk(tmp_path: Path, shim: Path) -> Non
     result = storm.result()
     assert (result.lost, result.damaged, result.unknown) == (0, 0, 0), result.table()
     assert all(text.startswith("452 4.3.1") for text in result.refused), result.refused
-    assert count.stat().st_size >= 20
+    assert count.stat().st_size >= 5  # each refuses all that wait for the same transaction
     assert storm.recovery < 5.0
     assert "Traceback" not in (tmp_path / "relay.log").read_text()
 
