@@ -74,7 +74,14 @@ _COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
 }  # fmt: skip
 _OBJECTS = {"audit": ("asked", "result")}  # columns of JSON, each an object: one that is none would hide all others
 
-Row = dict[str, Any]
+
+class Row(dict[str, Any]):
+    """A column whose name is spoilt in the list of the tables is not there, and so has no value."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
 UNREADABLE = (sqlite3.Error, ValueError)  # the latter: text, also in SQLite's own messages, that is no UTF-8
 
 
@@ -104,6 +111,9 @@ def salvage(source: Path, target: Path, progress: Callable[[int, int], None]) ->
                 shutil.copyfile(source / name, copy / name)
         with closing(_connect(copy / "spool.db")) as old, closing(_connect(target / "spool.db")) as new:
             done = _Salvage(old, new, source / "content", target / "content").run(progress)
+    except SpoolCorrupt:
+        shutil.rmtree(target)  # nothing is in it, and it would be in the way of the next try
+        raise
     except OSError as error:
         raise SpoolError(f"{error.filename}: {error.strerror}") from None
     finally:
@@ -220,7 +230,7 @@ class _Salvage:
     def _rows(self, table: str, where: str, *values: Any) -> list[Row]:
         cursor = self.old.execute(f"SELECT * FROM {table} WHERE {where}", values)
         names = [d[0] for d in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        return [Row(zip(names, row, strict=True)) for row in cursor]
 
     def _try(self, table: str, where: str, *values: Any) -> tuple[list[Row], bool]:
         """(rows, could they be read)."""
@@ -290,12 +300,12 @@ class _Salvage:
     def _copy(self, row: Row, recipients: list[Row], number: int) -> None:
         self._insert("message", row)
         for r in recipients:
-            self._insert("recipient", r | {"lane": self._lane(r["lane"], row), "note": _json(r["note"])})
+            self._insert("recipient", Row(r, lane=self._lane(r["lane"], row), note=_json(r["note"])))
         self._events(number)
         for key in self._try("idempotency", "message = ?", number)[0]:
             self._insert("idempotency", key, "OR IGNORE")
         for said in self._try("metadata", "message = ?", number)[0]:
-            self._insert("metadata", said | {"data": _json(said["data"])}, "OR IGNORE")
+            self._insert("metadata", Row(said, data=_json(said["data"])), "OR IGNORE")
         self.done.messages += 1
         self.done.recipients += len(recipients)
         self.done.waiting += sum(State(r["state"]) not in FINAL for r in recipients)
@@ -308,7 +318,7 @@ class _Salvage:
             try:
                 if not isinstance(event["id"], int) or not 0 < event["id"] < 1 << 55:
                     raise ValueError("an id that cannot be")
-                self._insert("event", event | {"data": _json(event["data"])})
+                self._insert("event", Row(event, data=_json(event["data"])))
             except UNREADABLE:
                 self.done.events_lost += 1
 
@@ -349,7 +359,7 @@ class _Salvage:
             by = ", ".join(f"{column} {order}" for column in key)
             try:
                 for values in self.old.execute(f"SELECT * FROM {name} ORDER BY {by}"):
-                    row = dict(zip(self.known[name], values, strict=True))
+                    row = Row(zip(self.known[name], values, strict=True))
                     if _sound(name, row):
                         row |= {column: _json(row[column]) for column in _OBJECTS.get(name, ())}
                         self._insert(name, row, "OR IGNORE")
