@@ -72,7 +72,8 @@ class _Field:
 
 def repair(lines: Sequence[bytes]) -> tuple[list[bytes], list[Fault]]:
     """A header block's lines up to the empty one, without their ends -> those to keep, and what was wrong, by kind."""
-    work = _Repair()
+    block = b"".join(lines)
+    work = _Repair(controls=len(block.translate(None, CONTROLS)) < len(block))
     return work.once(work.fields(lines)), list(work.faults.values())
 
 
@@ -103,7 +104,8 @@ def shown(name: bytes) -> str:
 
 
 class _Repair:
-    def __init__(self) -> None:
+    def __init__(self, controls: bool) -> None:
+        self.controls = controls  # is there any control character
         self.faults: dict[str, Fault] = {}
 
     def tell(self, what: str, line: int, text: str, name: bytes = b"", outcome: Outcome = Outcome.REPAIRED) -> None:
@@ -146,7 +148,7 @@ class _Repair:
 
     def clean(self, field: _Field, number: int, said: bytes) -> bytes:
         """With spaces for control characters: one that vanished could make a word, or an address, of two."""
-        if field.name in REMOVED or field.name.startswith(OPTION_PREFIX):
+        if not self.controls or field.name in REMOVED or field.name.startswith(OPTION_PREFIX):
             return said  # it is not kept, and what it says shall be refused as it came
         spaced = said.translate(_TO_SPACES)
         if spaced != said:

@@ -30,6 +30,12 @@ def _yardstick() -> None:
         assert len(json.dumps(dict(found)).encode().split(b",")) == 50
 
 
+def yardsticks() -> float:
+    """How many times longer than on a quiet core things take just now."""
+    _, spent = _spent(_yardstick)
+    return spent / QUIET
+
+
 def _spent(work: Callable[[], Found]) -> tuple[Found, float]:
     begun = time.process_time()
     found = work()
@@ -38,10 +44,9 @@ def _spent(work: Callable[[], Found]) -> tuple[Found, float]:
 
 def _quiet(work: Callable[[], Found]) -> tuple[Found, float]:
     """With the seconds of a quiet core that it took."""
-    _, before = _spent(_yardstick)
+    before = yardsticks()
     found, spent = _spent(work)
-    _, after = _spent(_yardstick)
-    return found, spent * 2 * QUIET / (before + after)
+    return found, spent * 2 / (before + yardsticks())
 
 
 def within(seconds: float, work: Callable[[], Found], what: object = "it") -> Found:

@@ -1,6 +1,6 @@
 """The event loop is never held for long: not by a large message nor by an odd one, on its way in or out.
 
-Judged by the CPU time of each step of the loop, which does not depend on what else the machine has to do.
+Judged by the CPU time of each step of the loop, in seconds of a core that nothing else uses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from fakes import Upstream
 from odd import ODD, hand_in
 from rig import running, write_config
 
-LONGEST = 0.05  # seconds of CPU
-TRIES = 3
+from tests.pace import yardsticks
+
+LONGEST = 0.05  # seconds of a quiet core
+TRIES = 5
 
 
 class Steps:
@@ -53,13 +55,15 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 
 @pytest.mark.parametrize("name", ODD)
 async def test_no_step_is_long(tmp_path: Path, steps: Steps, name: str) -> None:
-    held = (1.0, "nothing")
-    for number in range(TRIES):  # where others use the same cores, the same step takes twice the time
+    best, what = 1.0, "nothing"
+    for number in range(TRIES):
         (tmp_path / str(number)).mkdir()
-        held = min(held, await longest(tmp_path / str(number), steps, name))
-        if held[0] < LONGEST:
+        before = yardsticks()
+        spent, step = await longest(tmp_path / str(number), steps, name)
+        best, what = min((best, what), (spent * 2 / (before + yardsticks()), step))
+        if best < LONGEST:
             return
-    raise AssertionError(held)
+    raise AssertionError(f"{what} took {1000 * best:.0f} ms of a quiet core at best, wanted are {1000 * LONGEST:.0f}")
 
 
 async def longest(folder: Path, steps: Steps, name: str) -> tuple[float, str]:
