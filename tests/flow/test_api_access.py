@@ -122,7 +122,7 @@ async def test_without_a_good_token_nobody_gets_anywhere(rig: Rig) -> None:
             assert headers["WWW-Authenticate"].startswith("Bearer") and headers["Content-Type"].startswith(
                 "application/problem+json"
             )
-            assert good.split("_")[2] not in str(said)
+            assert good.split("_", 2)[2] not in str(said)
     for scheme in (f"Basic {good}", f"bearer{good}", good, "Bearer", "Bearer  "):
         assert (await ask(base(rig) + "/v1/status", headers={"Authorization": scheme}))[0] == 401
     assert (await ask(base(rig) + "/v1/status", headers={"Authorization": f"bearer {good}"}))[0] == 200

@@ -237,7 +237,7 @@ async def test_no_token_comes_out(tmp_path: Path, format_: str) -> None:
     everything: dict[str, bytes] = {}
     with process(file, env=setting.env) as relay:
         made = [relay.call("token", "add", f"n{n}", "--scope", "admin").stdout.strip() for n in range(2)]
-        setting.secrets = {f"token {n}": text.split("_")[2] for n, text in enumerate(made)}
+        setting.secrets = {f"token {n}": text.split("_", 2)[2] for n, text in enumerate(made)}
         good, other, url = made[0], made[1], f"http://127.0.0.1:{port}"
         assert relay.call("token", "revoke", other).returncode == 0  # by its whole text
         for bearer in (good, other, good.replace("relay_", "relay-"), other[:-1]):
