@@ -265,7 +265,7 @@ async def test_dead_hosts_beside_live_ones(tmp_path: Path, monkeypatch: pytest.M
 
 async def test_a_backup_for_a_dead_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first time-outs it is used at once; and the best one again, after its time."""
-    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.CONNECT: 1.0})
+    monkeypatch.setattr(connect, "TIMEOUTS", connect.TIMEOUTS | {Stage.CONNECT: 3.0})
     monkeypatch.setattr(dead, "FIRST", 4.0)
     async with lab(tmp_path, {"a.test": "127.0.1.2"}, also=["127.0.1.1"]) as here:
         here.domain("a.test", "127.0.1.1", "127.0.1.2")
@@ -277,13 +277,13 @@ async def test_a_backup_for_a_dead_host(tmp_path: Path, monkeypatch: pytest.Monk
                 for i in range(5):
                     began = asyncio.get_running_loop().time()
                     await rig.reaches(await rig.send(f"y{i}@a.test"), "delivered")
-                    assert asyncio.get_running_loop().time() - began < 0.5
+                    assert asyncio.get_running_loop().time() - began < 2.5
                 assert len(backup.visits) == 6
                 assert not sites(rig)[0].breaker.failures
                 await asyncio.sleep(4)
                 began = asyncio.get_running_loop().time()
                 row = await rig.reaches(await rig.send("z@a.test"), "delivered")
-                assert asyncio.get_running_loop().time() - began > 0.9, row  # the best one was asked first
+                assert asyncio.get_running_loop().time() - began > 2.9, row  # the best one was asked first
         assert len(here.delivered) == 7
 
 

@@ -158,9 +158,9 @@ async def test_a_hostile_server_costs_little(looker: Callable[..., Looker], play
         async def beat() -> None:
             nonlocal worst
             while not stop.is_set():
-                began = time.monotonic()
+                began = time.thread_time()
                 await asyncio.sleep(0.01)
-                worst = max(worst, time.monotonic() - began - 0.01)
+                worst = max(worst, time.thread_time() - began)
 
         beating = asyncio.create_task(beat())
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

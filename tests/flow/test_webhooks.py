@@ -146,7 +146,7 @@ async def test_a_slow_one_delays_nobody(spool: SqliteSpool, receiver: Receiver) 
 
     async with Receiver(behave=hang) as slow, hooked(spool, crm(receiver), crm(slow, name="slow")):
         ids = await note(spool, 1, 2, 3)
-        await until(lambda: receiver.ids == ids, 1.0)
+        await until(lambda: receiver.ids == ids, 20.0)
 
 
 async def test_one_poison_event_waits_alone_and_its_message_behind_it(spool: SqliteSpool, receiver: Receiver) -> None:
