@@ -38,7 +38,10 @@ class Django:
             with override_settings(
                 EMAIL_BACKEND=backend, RELAY_URL=f"unix:{self.rig.app.config.admin.socket}", **given
             ):
-                return what()
+                try:
+                    return what()
+                finally:
+                    backend_relay().close()  # a process has one for good; a test its own
 
         return await asyncio.to_thread(run)
 
