@@ -18,7 +18,7 @@ from relay import clock, metrics
 from relay.api.problem import Problem, invalid, problem_of
 from relay.api.rooms import Rooms
 from relay.api.route import ID, Call, Operation
-from relay.api.tokens import without_tokens
+from relay.api.tokens import Over, without_tokens
 from relay.policy.access import Principal, local
 from relay.reply import clean
 from relay.spool.access import Audit
@@ -103,6 +103,11 @@ class Endpoint:
                 return self._response(await operation.handler(call), call)
             with self.rooms.tokens.while_valid(principal, clock.now()):
                 return self._response(await operation.handler(call), call)
+        except Over:
+            if request.method == "GET":
+                self.who(request, self.rooms)  # 401, where the token is over; it would say that nothing was taken
+            detail = "what this token may see has changed meanwhile; ask again, with the same Idempotency-Key"
+            raise Problem(503, detail, headers={"Retry-After": "1"}) from None
         finally:
             Endpoint.in_flight -= len(data)
 

@@ -63,7 +63,7 @@ class Tokens:
             self._known[number] = token  # at once: what is refused too early does no harm
             for one in [*self._answered]:
                 if one.principal.token == number:
-                    one.task.cancel()
+                    one.end()
         # Also of one that is revoked: the spool may have failed the first time, and then a restart would make it valid again.
         await self._spool.keep_token(token)
         return token
@@ -92,7 +92,7 @@ class Tokens:
 
     @contextmanager
     def while_valid(self, principal: Principal, now: float) -> Iterator[None]:
-        """Around what is only read: it is broken off once the token is revoked, expires, or sees other mail than it did."""
+        """Around what is only read: it is broken off once the token is revoked, expires, or sees other mail than it did. Raises Over."""
         task = asyncio.current_task()
         if not principal.token or task is None:
             yield
@@ -100,9 +100,13 @@ class Tokens:
         one = _Answered(principal, principal.users(self._config().tenants), task)
         self._answered.add(one)
         ends = principal.expires_at - now if principal.expires_at else None
-        timer = asyncio.get_running_loop().call_later(max(0.0, ends), task.cancel) if ends is not None else None
+        timer = asyncio.get_running_loop().call_later(max(0.0, ends), one.end) if ends is not None else None
         try:
             yield
+        except asyncio.CancelledError:
+            if not one.over or task.uncancel():
+                raise
+            raise Over from None
         finally:
             self._answered.discard(one)
             if timer is not None:
@@ -114,16 +118,26 @@ class Tokens:
         for one in [*self._answered]:
             who = one.principal
             if self._gone(who.user, who.tenant) or who.users(tenants) != one.users:
-                one.task.cancel()
+                one.end()
 
 
-@dataclass(frozen=True, eq=False)
+class Over(Exception):
+    """What is being read is not for this token any more, as it was when it was asked for."""
+
+
+@dataclass(eq=False)
 class _Answered:
     """A request that is being answered."""
 
     principal: Principal
     users: frozenset[str] | None
     task: asyncio.Task[Any]
+    over: bool = False
+
+    def end(self) -> None:
+        if not self.over:
+            self.over = True
+            self.task.cancel()
 
 
 def issue(token: Token) -> tuple[Token, str]:

@@ -227,14 +227,37 @@ async def shown(port: int, authority: Authority) -> Any:
         await writer.wait_closed()
 
 
+def waiting(path: str, token: str) -> bytes:
+    head = f"GET {path}?wait=50&after=end HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    return f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
+
+
 async def test_an_answer_lasts_no_longer_than_its_token(rig: Rig) -> None:
     assert rig.app.config.admin.address
     made = await token(rig, "read")
     waits = [o for o in rig.app.admin.operations if o.path == "/v1/events" and o.method == "GET"]
     for operation in waits:
-        head = f"GET {operation.path}?wait=50&after=end HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {made}\r\n\r\n"
-        async with line(rig.app.config.admin.address.port, head.encode()) as (reader, _):
+        head = waiting(operation.path, made)
+        async with line(rig.app.config.admin.address.port, head) as (reader, _):
             await until(lambda: rig.app.tokens._answered)
             await rig.app.tokens.revoke(made.split("_")[1], 1.0)
-            assert await rest(reader) == b""
+            said = await rest(reader)
+            assert said.startswith(b"HTTP/1.1 401 ") and b"the token is revoked" in said
     assert not rig.app.tokens._answered
+
+
+async def test_a_wait_ends_with_a_word_where_the_tenant_has_other_users(rig: Rig, tmp_path: Path) -> None:
+    """Nothing is told that was asked for while the token saw something else; asked again it sees what it sees now."""
+    assert rig.app.config.admin.address
+    port = rig.app.config.admin.address.port
+    file = tmp_path / "relay.yaml"
+    anew = file.read_text() + "users: {u: {tenant: t}}\n"
+    file.write_text(file.read_text() + "tenants: {t: {}}\n")
+    assert rig.app.reload()[0]
+    head = waiting("/v1/events", await token(rig, "read", tenant="t"))
+    async with line(port, head) as (reader, _):
+        await until(lambda: rig.app.tokens._answered)
+        file.write_text(anew + "tenants: {t: {}}\n")
+        assert rig.app.reload()[0]
+        said = await rest(reader)
+    assert said.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in said and b"ask again" in said
