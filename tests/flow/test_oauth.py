@@ -245,7 +245,7 @@ async def test_454_renews_nothing(tmp_path: Path) -> None:
 
 
 async def test_an_outage_is_unnoticed_while_the_token_is_good(tmp_path: Path, quick: None) -> None:
-    async with Endpoint(life=4.0) as there, upstream(there) as up:
+    async with Endpoint(life=8.0) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", messages_per_connection: 1"
         async with running(write_config(tmp_path, {"main": config}, classes=SLOW, extra=QUICK)) as rig:
             await until(lambda: rig.said("oauth_token"))

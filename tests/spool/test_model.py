@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from making import NOW, assert_counts, claim, keys, lane, message, rows, settled
 
 from relay.policy import poison
@@ -147,12 +147,28 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(state=st.sampled_from([State.DELIVERED, State.FAILED, State.DEFERRED, State.HELD]), some=st.integers(1, 5))
     def record(self, state: State, some: int) -> None:
         done, self.flying = self.flying[:some], self.flying[some:]
-        self.run(self.spool.record(settled(done, state, self.now, due=self.now + 20)))
+
+        async def recorded() -> None:
+            await self.spool.record(settled(done, state, self.now, due=self.now + 20))
+
+        self.run(recorded())
         for c in done:
             for r in c.recipients:
                 self.model[c.message, r.n][:2] = [state, self.now + 20]
                 assert r.crashes == self.crashes[c.message, r.n]
                 self.crashes[c.message, r.n] = 0
+
+    @initialize()
+    def begin(self) -> None:
+        for name in "abc":
+            self.accept(3, 1, name, 0, State.QUEUED, "", None)
+
+    @rule(limit=st.integers(1, 5), ends=st.sampled_from([State.DELIVERED, State.DEFERRED]), some=st.integers(1, 5))
+    def attempt(self, limit: int, ends: State, some: int) -> None:
+        """Both in one step: of all the orders that there are, few would have one after the other."""
+        self.claim(limit)
+        if self.flying:
+            self.record(ends, some)
 
     @rule(
         verb=st.sampled_from([Verb.HOLD, Verb.RELEASE, Verb.RETRY, Verb.CANCEL, Verb.EXPIRE]), every=st.integers(1, 3)
@@ -248,5 +264,5 @@ class SpoolMachine(RuleBasedStateMachine):
 
 
 READY = ("queued", "deferred")
-SpoolMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+SpoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestModel = SpoolMachine.TestCase
