@@ -71,17 +71,18 @@ def steady(folder: Path, limit: str, where: str, count: int, period: float, seco
 def restarted(folder: Path, count: int, where: str) -> Held:
     """A day's limit. The process is stopped once, and killed once, while it sends."""
     limit, begin = f"{count}/d", time.monotonic()
-    # So slow that a start which takes its time does not find all of it gone.
     with Counting(delay=0.15) as sink, Relay(write_config(folder, sink.port, limit, where)) as relay:
         hand_in(relay.port, list(numbered(count + count // 5)))
         sink.wait(max(len(sink.taken), count // 4), 120)
         assert relay.stop() == 0
+        sink.delay = 0.6  # so slow that a start which takes its time does not find all of it gone
         relay.start()
         sink.wait(max(len(sink.taken), count // 2), 120)
         relay.kill()
         time.sleep(0.5)  # what it had said is answered
         at_kill = len(sink.taken)
         assert at_kill < count, "it was too fast to be killed before its limit"
+        sink.delay = 0.15
         relay.start()
         sink.wait(at_kill + 1, 120)
         sink.quiet(4.0, 300)

@@ -159,7 +159,7 @@ async def _p95(folder: Path, dead: int, live: int) -> float:
             ids = []
             for i in range(live):  # one by one, as applications do
                 ids += await rig.send_many([("a@example.com", (f"r{i}@live.example",), TEXT)])
-            await until(lambda: len(up.done) == live)
+            await until(lambda: len(up.done) == len(rig.said("delivered")) == live)
             await until(lambda: rig.app.scheduler.recorder.unrecorded == 0)
             times = []
             for start in range(0, live, 100):

@@ -39,9 +39,11 @@ async def test_ses(tmp_path: Path) -> None:
         ]
         assert await client.mail(TEXT) == (530, "Authentication required")
         assert await client.log_in("AKIA", "secret") == (235, "Authentication successful.")
-        replies = await send(client, range(16))
-        assert [code for code, _ in replies] == [250] * 14 + [454] * 2
-        assert replies[-1] == (454, "Throttling failure: Maximum sending rate exceeded.")
+        assert {code for code, _ in await send(client, range(14))} == {250}
+        async with asyncio.timeout(30):
+            while (reply := await client.mail(TEXT))[0] == 250:
+                continue  # a 14th of a second gives room for one more
+        assert reply == (454, "Throttling failure: Maximum sending rate exceeded.")
         await asyncio.sleep(0.3)
         assert (await client.mail(TEXT, "a@x.example", "b@x.example", "c@x.example"))[0] == 250
         assert (await client.mail(TEXT))[0] in (250, 454)
