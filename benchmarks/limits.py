@@ -71,11 +71,11 @@ def steady(folder: Path, limit: str, where: str, count: int, period: float, seco
 def restarted(folder: Path, count: int, where: str) -> Held:
     """A day's limit. The process is stopped once, and killed once, while it sends."""
     limit, begin = f"{count}/d", time.monotonic()
-    with Counting(delay=0.15) as sink, Relay(write_config(folder, sink.port, limit, where)) as relay:
+    # So slow that handing them in, or a start, which takes its time does not find all of it gone.
+    with Counting(delay=0.6) as sink, Relay(write_config(folder, sink.port, limit, where)) as relay:
         hand_in(relay.port, list(numbered(count + count // 5)))
         sink.wait(max(len(sink.taken), count // 4), 120)
         assert relay.stop() == 0
-        sink.delay = 0.6  # so slow that a start which takes its time does not find all of it gone
         relay.start()
         sink.wait(max(len(sink.taken), count // 2), 120)
         relay.kill()

@@ -85,7 +85,7 @@ async def test_each_message_leaves_when_it_was_foretold(tmp_path: Path) -> None:
         found = [(to[0], numbers[first + i]) for i, (_, to, _) in enumerate(sent)]
         assert len(numbers) == 300
         off = compare(found, up.at)
-        assert abs(sum(off)) / len(off) < 0.3  # a percent of what the last ones waited
+        assert abs(sum(off)) / len(off) < 1.0  # three percent of what the last ones waited
 
 
 async def test_the_queue_leaves_when_it_was_foretold(tmp_path: Path) -> None:
