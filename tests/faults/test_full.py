@@ -87,7 +87,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                     (disk / "ballast").write_bytes(b"x" * (64 << 20))
                 for _ in range(20):
                     assert (await wait(send, relay.port, "user@example.com", 1000)).startswith("452 ")
-                assert relay.lines("not_accepting")
+                await wait(until, lambda: relay.lines("not_accepting"))  # told once a second
 
                 (disk / "ballast").unlink()
                 (disk / "first").unlink()
