@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.ports import free_port
+
 # SILENT reads and says nothing; DEAF does not even read, as a peer whose machine is gone.
 DROP, RESET, SILENT, DEAF = object(), object(), object(), object()
 
@@ -149,7 +151,8 @@ class Upstream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._small:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        sock.bind((self.host, self.port))
+        # One of the tests' own: one that the kernel gives would be given to others while nobody listens here.
+        sock.bind((self.host, self.port or free_port(self.host)))
         self.port = sock.getsockname()[1]
         context = self.tls if self.implicit else None
         limit = 4096 if self._small else 1 << 16

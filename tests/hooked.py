@@ -71,7 +71,7 @@ async def hooked(spool: SqliteSpool, *endpoints: Endpoint) -> AsyncIterator[Hook
 def crm(receiver: Receiver, **given: Any) -> Endpoint:
     secret = Reference("plain", SECRET)
     made = Endpoint(
-        "crm", url=Reference("plain", receiver.url), secret=secret, allow_private=True, timeout=2.0, cap=0.2
+        "crm", url=Reference("plain", receiver.url), secret=secret, allow_private=True, timeout=30.0, cap=0.2
     )
     return replace(made, **given)
 

@@ -78,7 +78,7 @@ class Knot:
 
     def _until_it_answers(self, origin: str) -> None:
         question = dns.message.make_query(origin, "SOA")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             with contextlib.suppress(dns.exception.Timeout, OSError):
                 if dns.query.udp(question, "127.0.0.1", port=self.port, timeout=0.2).answer:
@@ -88,7 +88,7 @@ class Knot:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
 

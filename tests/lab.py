@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nameserver import Told
-from ports import common_port
 from rig import FAST, Rig, write_config
 from simmx import SimMx
+
+from tests.ports import common_port
 
 ALL = "  - {name: all, via: direct}"
 
@@ -52,7 +53,7 @@ class Lab:
         spool: str = "",
     ) -> Path:
         """`direct`, `pools`: what stands in the braces; `rule`: of the rule `lab` for all else than `rules` take."""
-        lines = [f"dns: {{servers: ['{self.dns.server}'], timeout: 2s}}", "destinations:"]
+        lines = [f"dns: {{servers: ['{self.dns.server}'], timeout: 10s}}", "destinations:"]
         lines += [f"  - {{{one}, allow_private: true, port: {self.port}}}" for one in rules.split("\n") if one]
         lines.append(f"  - {{name: lab, {rule}, allow_private: true, port: {self.port}}}")
         lines += [f"direct: {{{direct}}}"] if direct else []

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ports import common_port
 from rig import Rig, running, write_config
 from simmx import SimMx
 from world import Zone, signed
 
 from relay.reply import Reply
+from tests.ports import common_port
 
 ZONE = "lab.example"
 ADDRESSES = ["127.0.0.1", "::1", *(f"127.0.1.{n}" for n in range(1, 13))]  # one port is free at all of them
@@ -106,7 +106,7 @@ async def lab(
     classes: str = ONCE,
     extra: str = "",
     dsn: str = "to: none",
-    timeout: str = "2s",
+    timeout: str = "10s",
 ) -> AsyncIterator[Lab]:
 
     port = common_port(ADDRESSES)

@@ -62,7 +62,7 @@ class Scripted:
 
         class Stream(BaseRequestHandler):
             def handle(self) -> None:
-                self.request.settimeout(5)
+                self.request.settimeout(30)
                 length = int.from_bytes(self.request.recv(2, socket.MSG_WAITALL))
                 if (made := me.reply(self.request.recv(length, socket.MSG_WAITALL), tcp=True)) is not None:
                     made = me.mangle(made)[-1]

@@ -7,6 +7,8 @@ import errno
 import os
 import random
 import socket
+import struct
+import time
 from collections.abc import Iterable, Iterator
 
 # Below those that Linux gives to whoever asks for any (ip_local_port_range): between the moment that a port is found free and
@@ -31,15 +33,15 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def common_port(hosts: Iterable[str]) -> int:
     """A TCP port that nobody listens on at any of these addresses."""
-    hosts = list(hosts)
+    first, *others = hosts
     for _ in range(50):
+        port = free_port(first)
         with contextlib.ExitStack() as stack:
-            port = 0
             try:
-                for host in hosts:
+                for host in others:
                     sock = stack.enter_context(_socket(host))
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     sock.bind((host, port))
-                    port = sock.getsockname()[1]
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -62,14 +64,17 @@ def blackhole(host: str, port: int = 0) -> Iterator[int]:
         listening.bind((host, port))
         listening.listen(0)
         port = listening.getsockname()[1]
-        for _ in range(10):
-            waiting = stack.enter_context(_socket(host))
-            waiting.settimeout(0.2)
-            try:
-                waiting.connect((host, port))
-            except TimeoutError:
-                waiting.close()  # it would go on to ask
-                break
-        else:
-            raise AssertionError("the queue of connections is never full")
+        waiting = stack.enter_context(_socket(host))
+        waiting.settimeout(30)
+        waiting.connect((host, port))
+        end = time.monotonic() + 30
+        while not _full(listening):
+            assert time.monotonic() < end, "the queue of connections is never full"
+            time.sleep(0.001)
         yield port
+
+
+def _full(listening: socket.socket) -> bool:
+    """As the kernel asks before it answers a SYN; of a listener `tcp_info` has who waits as `unacked`, and the most as `sacked`."""
+    unacked, sacked = struct.unpack_from("II", listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
+    return bool(unacked > sacked)

@@ -12,6 +12,8 @@ from aiohttp import web
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from tests.ports import free_port
+
 Events = list[dict[str, Any]]
 Behaviour = Callable[[Events], Awaitable[web.StreamResponse | int] | web.StreamResponse | int | None]
 
@@ -64,7 +66,7 @@ class Receiver:
         """At the same port, if it has had one."""
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port or free_port(), reuse_address=True)
         await site.start()
         assert site._server is not None
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]

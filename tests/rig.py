@@ -109,6 +109,7 @@ class Rig:
         while True:
             row = await self.row(number)
             if row["state"] in states:
+                await self.abreast()
                 return row
             assert time.monotonic() < end, f"{number} is {row['state']}, not {states}: {row['why']}"
             await asyncio.sleep(0.01)
@@ -119,9 +120,19 @@ class Rig:
         while True:
             row = await self.row(number)
             if row["attempts"] >= attempts and row["state"] != "active":
+                await self.abreast()
                 return row
             assert time.monotonic() < end, f"{number}: {row['attempts']} attempts, {row['state']}: {row['why']}"
             await asyncio.sleep(0.01)
+
+    async def abreast(self) -> None:
+        """Until the relay knows of what it has committed: who reads sees that at once, what is counted in memory follows when the
+        thread that writes has told."""
+        writer, end = self.app.spool._writer, time.monotonic() + 30
+        running, commits = writer._running, writer.commits
+        while running is not None and writer._running is running and writer.commits == commits:
+            assert time.monotonic() < end, "the spool's writer hangs"
+            await asyncio.sleep(0.001)
 
     async def settled(self, deadline: float = 60.0) -> None:
         """Until nothing waits any more."""
@@ -258,7 +269,7 @@ class Process:
     def close(self) -> None:
         if self.popen.poll() is None:
             self.popen.kill()
-            self.popen.wait(10)
+            self.popen.wait(60)
         self._out.close()
 
     def cli(self, *arguments: str, code: int = 0) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from certificates import Certs, Identity
 
+from tests.ports import free_port
+
 
 def text(mode: str, *mx: str, max_age: int = 86400) -> str:
     """A policy as RFC 8461 §3.2 writes it."""
@@ -62,7 +64,7 @@ class StsServer:
         context.sni_callback = self._choose
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=context)
+        site = web.TCPSite(self._runner, self.host, self.port or free_port(self.host), ssl_context=context)
         await site.start()
         assert site._server is not None
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]

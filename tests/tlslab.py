@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from certificates import Certs, Identity
 from nameserver import Told
-from ports import common_port
 from rig import Rig, running, write_config
 from simmx import SimMx
 from stsserver import Policy, StsServer, text
 
 from relay.nexthop import fetch
+from tests.ports import common_port
 
 ADDRESSES = ("127.0.3.1", "127.0.3.2", "127.0.3.3")
 MAIL = b"From: a@example.com\r\nSubject: x\r\n\r\nHello\r\n"
@@ -120,6 +120,7 @@ class Lab:
         self.strangers = folder / "strangers.pem"  # the CA that nobody else trusts
         self.strangers.write_bytes(self.certs.stranger.cert_pem.bytes())
         self.port = common_port(ADDRESSES)
+        self.patience = "10s"  # of the relay with the DNS
         self.cases = cases
         self.identities = {
             (case.id, number): self._shown(case, number) for case in cases for number in range(len(case.hosts))
@@ -189,7 +190,7 @@ class Lab:
     def config(self, folder: Path, dns: str, *, rule: str = "", trust_ad: bool = True, extra: str = "") -> Path:
         tls = f", tls: {rule}" if rule else ""
         lab = f"destinations: [{{name: lab, per: mx, allow_private: true, port: {self.port}{tls}}}]"
-        servers = f"dns: {{servers: ['{dns}'], timeout: 1s, trust_ad: {str(trust_ad).lower()}}}"
+        servers = f"dns: {{servers: ['{dns}'], timeout: {self.patience}, trust_ad: {str(trust_ad).lower()}}}"
         routes = "  - {name: all, via: direct}"
         return write_config(folder, {}, routes=routes, extra=f"{servers}\n{lab}\n{extra}")
 

@@ -124,7 +124,7 @@ class World:
         """Of the zone's keys, as zone files write them."""
         origin = dns.name.from_text(name)
         asked = dns.message.make_query(origin, "DNSKEY")
-        found = dns.query.tcp(asked, "127.0.0.1", port=self.authority.port, timeout=5)
+        found = dns.query.tcp(asked, "127.0.0.1", port=self.authority.port, timeout=30)
         return [dns.dnssec.make_ds(origin, key, "SHA256").to_text() for rrset in found.answer for key in rrset]
 
     def _resolve(self, anchor: str, elsewhere: Mapping[str, int]) -> None:
@@ -138,7 +138,7 @@ class World:
         config.write_text(text)
         with (self._folder / "unbound.out").open("wb") as out:
             self._process = subprocess.Popen([self._program, "-d", "-c", str(config)], stdout=out, stderr=out)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             with contextlib.suppress(dns.exception.Timeout, OSError):
                 if self.ask(".", "SOA", timeout=0.2).flags & dns.flags.AD:
@@ -155,7 +155,7 @@ class World:
         """Of Unbound: no answer from then on. Knot goes on until the block ends."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from nameserver import Told
-from ports import common_port
 from rig import running, write_config
 from simmx import SimMx
+
+from tests.ports import common_port
 
 
 def config(folder: Path, dns: str, port: int, *, routes: str = "  - {name: all, via: direct}", extra: str = "") -> Path:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from fakes import SILENT, Later
 from lab import Lab, burst, lab, sites, soon, trunk
-from ports import blackhole
 from rig import running
 from simmx import SimMx, greylist
 
@@ -20,6 +19,7 @@ from relay.deliver.pool import Egress
 from relay.policy.gate import EgressView
 from relay.reply import Stage
 from relay.scheduler import egresses, housekeeping
+from tests.ports import blackhole
 
 TEN = {f"d{n}.test": f"127.0.1.{n}" for n in range(1, 11)}
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from fakes import SILENT, Later
 from lab import Lab, burst, lab, sites, soon, trunk
-from ports import blackhole
 from rig import Rig, running
 from simmx import SimMx
 
 from relay.deliver.direct import Direct
 from relay.deliver.smtp import Failure
 from relay.reply import Reply, Stage
+from tests.ports import blackhole
 
 TWO = {"a.test": "127.0.1.1", "b.test": "127.0.1.2"}
 

@@ -95,6 +95,7 @@ async def test_a_cached_policy_outlives_a_restart(street: Street, record: str) -
             del street.dns.told[f"_mta-sts.{DOMAIN}", "TXT"]
         case "silent":
             street.dns.told[f"_mta-sts.{DOMAIN}", "TXT"] = None
+            street.lab.patience = "1s"  # shorter than that of a session for a policy
         case "nonsense":
             street.dns.say(f"_mta-sts.{DOMAIN}", "TXT", '"v=STSv2; id=2;"')
     async with street.host(street.wrong) as mx, street.relay() as rig:
@@ -282,6 +283,7 @@ async def test_trouble_with_the_records_is_no_reason_to_do_without(
             street.dns.told[HOST, kind] = Says([f"{HOST}. 300 CNAME real.example.", *records])
     name = f"_{street.lab.port}._tcp.{HOST}" if of == "TLSA" else HOST
     street.dns.told[name, of] = says
+    street.lab.patience = "10s" if says else "2s"
     async with street.host(street.right) as mx, street.relay(trust_ad=True) as rig:
         state, reply = await sent(rig, DOMAIN)
         assert state == "deferred" and reply.startswith("451 4.7.5 DANE: the "), reply

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from fakes import SILENT, Upstream
 from nameserver import Says, Told
-from ports import common_port
 from rig import FAST, Rig, free_port, process, running, submit, until, write_config
 from simmx import SimMx
 
@@ -26,6 +25,7 @@ from relay.nexthop.site import Site
 from relay.policy.routing import Facts
 from relay.settings import ANYWHERE
 from tests.pace import within
+from tests.ports import common_port
 
 MAIL = b"From: a@example.com\r\nSubject: x\r\n\r\nHello\r\n"
 SLOW = "  default: {retry: {schedule: [1h], give_up: 1d}}"

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from certificates import Certs, certs
 from nameserver import Told
-from ports import common_port
 from rig import running
 from simmx import SimMx
 
 from relay.config.load import load
 from relay.signing.keys import generate
+from tests.ports import common_port
 
 __all__ = ["certs"]
 

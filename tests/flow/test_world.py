@@ -18,10 +18,11 @@ import pytest
 from certificates import Certs, Identity, certs
 from conftest import until
 from nameserver import Scripted
-from ports import blackhole, common_port
 from simmx import SimMx, after, greylist, silent
 from stsserver import Policy, StsServer, text
 from world import World, bogus, plain, signed, world
+
+from tests.ports import blackhole, common_port
 
 __all__ = ["certs"]
 

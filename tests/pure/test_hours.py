@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from time import process_time
 from timeit import timeit
 from zoneinfo import ZoneInfo
 
@@ -272,4 +273,5 @@ def test_a_gate_that_asks_each_pass_pays_little() -> None:
     work = Clockwork(berlin("08:00-20:00", "mon-fri"), berlin("22:00-07:00"))
     for now in (at("2026-12-05T12:00"), at("2026-12-07T12:00")):
         # 0.15 µs on an idle machine; a look-up takes a hundred times that.
-        assert min(timeit(lambda: work.waits(now), number=10_000) for _ in range(5)) / 10_000 < 3e-6  # noqa: B023
+        took = [timeit(lambda: work.waits(now), timer=process_time, number=10_000) for _ in range(5)]  # noqa: B023
+        assert min(took) / 10_000 < 3e-6
