@@ -180,17 +180,23 @@ async def test_a_batch_asks_a_url_once_whatever_it_answers(tmp_path: Path, files
             assert len(files.asked) == number
 
 
+def age(made: Cache) -> None:
+    """What is written next is newer than all that is there, however coarse a file's time is."""
+    for file in made.folder.iterdir():
+        os.utime(file, (file.stat().st_mtime - 100, file.stat().st_mtime - 100))
+
+
 def test_the_cache_is_bounded_in_bytes_and_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Cache(tmp_path / "kept")
     for number in range(40):
         made.keep(f"https://x.test/{number}", b"%d" % number * 5000, "", "", 200_000)
-        for file in made.folder.iterdir():
-            os.utime(file, (file.stat().st_mtime - 100, file.stat().st_mtime - 100))
+        age(made)
         assert sum(file.stat().st_size for file in made.folder.iterdir()) <= 200_000
     assert made.seen("https://x.test/39") and not made.seen("https://x.test/0")
     monkeypatch.setattr(cache, "MOST_FILES", 10)
     for number in range(40):
         made.keep(f"https://y.test/{number}", b"%d" % number, "", "", 200_000)
+        age(made)
         assert len(list(made.folder.iterdir())) <= 10
     seen = made.seen("https://y.test/39")
     assert seen and made.content(seen.sha256) == b"39"

@@ -26,7 +26,7 @@ from rig import Rig, running, submit, until, write_config
 from relay import clock
 from relay.app import App
 from relay.recipient import State
-from relay.spool import Filter
+from relay.spool import Filter, Head
 from relay.spool.sqlite import SqliteSpool
 
 TEXT = b"Subject: t\r\n\r\nhello\r\n"
@@ -50,7 +50,7 @@ async def warm(rig: Rig, *, dispatch: bool = False) -> None:
 async def no_commit(app: App) -> AsyncIterator[threading.Event]:
     """The spool's writing thread is held up until the block ends, or the event is set."""
     gate = threading.Event()
-    held = asyncio.ensure_future(app.spool._writer._connection.call(lambda _: gate.wait(20)))
+    held = asyncio.ensure_future(app.spool._writer._connection.call(lambda _: gate.wait(120)))
     try:
         yield gate
     finally:
@@ -65,10 +65,11 @@ async def gone_through(rig: Rig, *upstreams: Upstream) -> None:
     await until(lambda: rig.app.spool.counts[State.ACTIVE] == 0)
     assert not scheduler._granted
     for egress in [*scheduler.egresses.values(), *scheduler.carriers.retired]:
-        assert (egress.granted, egress.busy, egress.sessions) == (0, 0, len(egress._idle)), egress.name
+        assert (egress.granted, egress.busy) == (0, 0), egress.name
+        await until(lambda egress=egress: egress.sessions == len(egress._idle))  # type: ignore[misc]
     await assert_counts(rig.app.spool)
-    for up in upstreams:
-        assert up.open == up.held
+    for up in upstreams:  # one end of a session hears of its end before the other
+        await until(lambda up=up: up.open == up.held)  # type: ignore[misc]
 
 
 # -- what goes at once
@@ -182,7 +183,7 @@ async def test_a_busy_lane_does_not_starve_anothers_retries(tmp_path: Path) -> N
                     await submit(rig.port, [(sender, (f"{i}@busy.example",), TEXT)] * 5)
 
             floods = [asyncio.ensure_future(flood(f"s{i}@example.com")) for i in range(4)]
-            await rig.reaches(number, "delivered", deadline=20)
+            await rig.reaches(number, "delivered", deadline=60)
             sending = False
             await asyncio.gather(*floods)
             assert (await rig.row(number))["attempts"] >= 2
@@ -405,9 +406,10 @@ async def test_who_died_with_it_in_flight_finds_it_in_doubt(tmp_path: Path) -> N
             up.script = {"DOT": Later(0, "250 2.0.0 ok", asyncio.Event())}
             await rig.send()
             await until(lambda: len(up.transactions) == 2 and up.transactions[1].ended)
-            for name in ("spool.db", "spool.db-wal"):
-                (tmp_path / "died").mkdir(exist_ok=True)
-                shutil.copy(tmp_path / "spool" / name, tmp_path / "died" / name)
+            async with no_commit(rig.app):  # both files are of one moment
+                for name in ("spool.db", "spool.db-wal"):
+                    (tmp_path / "died").mkdir(exist_ok=True)
+                    shutil.copy(tmp_path / "spool" / name, tmp_path / "died" / name)
         spool = await SqliteSpool.open(tmp_path / "died" / "spool.db", NOW)
         try:
             assert await spool.recover({}, NOW, 0.5) == (1, [])
@@ -473,7 +475,7 @@ async def test_a_storm_of_changes_while_mail_comes_in(tmp_path: Path) -> None:
             file.write_text(text)
             assert rig.app.reload()[0]
             service = rig.app.admin.service
-            end = clock.monotonic() + 30
+            end = clock.monotonic() + 120
             while rig.app.spool.queued:
                 assert clock.monotonic() < end, rig.app.spool.counts
                 await service.act("release", service.parse_filter({"state": "held"}), dry_run=False)
@@ -488,14 +490,22 @@ async def test_a_storm_of_changes_while_mail_comes_in(tmp_path: Path) -> None:
             await gone_through(rig, one, two)
 
 
-async def test_who_waited_for_a_place_that_is_given_back_goes_on(tmp_path: Path) -> None:
-    """At once, and not when dispatch comes round the next time."""
+async def test_who_waited_for_a_place_that_is_given_back_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not when dispatch comes round the next time: here it would not for ten minutes."""
     message = b"X-Relay-Idempotency-Key: k\r\n" + TEXT
     async with Upstream() as up:
         classes = "  default: {retry: {schedule: [400ms], give_up: 1d}}"
         file = write_config(tmp_path, to(up, ", connections: 1"), classes=classes)
         file.write_text(file.read_text().replace("{name: local,", "{name: local, " + HONOUR + ","))
         async with running(file) as rig:
+            wait = rig.app.spool.wait
+
+            async def patient(timeout: float | None) -> list[Head]:
+                return await wait(timeout if timeout is None or timeout < 2.0 else 600.0)
+
+            monkeypatch.setattr(rig.app.spool, "wait", patient)
             await rig.send(message=message)
             await rig.settled()
             up.script = {"RCPT": ["450 4.2.0 later", "250 2.1.5 ok"]}
@@ -508,8 +518,6 @@ async def test_who_waited_for_a_place_that_is_given_back_goes_on(tmp_path: Path)
                 await until(lambda: rig.egress().granted == 2)
                 await until(lambda: rig.app.scheduler.lanes.waiting)  # it is due, and there is no room
                 await asyncio.sleep(0.05)
-            began = clock.monotonic()
             await asyncio.gather(*sending)
-            await rig.reaches(number, "delivered")
-            assert clock.monotonic() - began < 2.0
+            await rig.reaches(number, "delivered", deadline=60)
             await gone_through(rig, up)

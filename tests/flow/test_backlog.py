@@ -33,6 +33,7 @@ from relay.spool.writer import COMMITS
 LANES = 1_000
 PAUSE = 1.5
 ENOUGH = 50  # commits, to speak of 98 % of them
+LARGE = 100_000  # a short run beside other tests says little: so many say something by the clock
 LIVE = "  - {name: live, match: {user: ''}, via: live}\n  - {name: rest, via: dead}"
 
 
@@ -60,7 +61,7 @@ async def test_lanes_that_rest_are_not_asked_again(tmp_path: Path, monkeypatch: 
 
     fill(tmp_path, DUE)
     async with Upstream() as up, running(relay_yaml(tmp_path, up.port)) as rig:
-        await until(lambda: rig.said("egress_resting") and not rig.egress("dead").busy, 30)
+        await until(lambda: rig.said("egress_resting") and not rig.egress("dead").busy, 60)
         await until(lambda: not rig.app.spool.counts[State.ACTIVE])
         monkeypatch.setattr(plan, "admit", counted)
         before = COMMITS.values[()]
@@ -78,7 +79,7 @@ async def test_every_lane_comes_to_its_turn(tmp_path: Path) -> None:
     async with Upstream() as up:
         file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none, connections: 1"})
         async with running(file):
-            await until(lambda: len(up.done) >= LANES, 60)
+            await until(lambda: len(up.done) >= LANES, 180)
             lanes = {int(re.findall(r"\d+", to)[0]) % LANES for to in up.delivered()[:LANES]}
             assert len(lanes) > 0.95 * LANES
 
@@ -91,6 +92,7 @@ class Waits:
     """Stores a small message fifty times a second, and keeps how long each took; and how late the loop came round."""
 
     spool: SqliteSpool
+    slack: float  # times as long as on a machine that has nothing else to do
     took: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
 
@@ -111,7 +113,7 @@ class Waits:
 
     @contextlib.asynccontextmanager
     async def during(self, what: str) -> AsyncIterator[None]:
-        """Says what it was while the block ran. With slack: the machine and its disk have other work too."""
+        """Says what it was while the block ran. The machine and its disk have other work too."""
         self.took.clear()
         self.late.clear()
         started = time.perf_counter()
@@ -123,9 +125,9 @@ class Waits:
             f"{what:28} {seconds:6.1f} s; a commit waits {middle * 1e3:5.1f} ms, 98 % less than {most * 1e3:5.1f}, "
             f"at most {worst * 1e3:5.1f}; the loop is late by {late[-1] * 1e3:5.1f} at most"
         )
-        assert middle < 0.05, what
+        assert middle < 0.05 * self.slack, what
         # Of a handful the last 2 % are one, and which one that is the machine's other work decides.
-        assert len(took) < ENOUGH or most < 0.15, what
+        assert len(took) < ENOUGH or most < 0.15 * self.slack, what
 
 
 def show(text: str) -> None:
@@ -147,8 +149,9 @@ async def test_nobody_waits_for_a_million(tmp_path: Path) -> None:
     async with running(file) as rig:
         rig.log.listeners.clear()
         show(f"{count:,} recipients in {LANES:,} lanes: started in {time.perf_counter() - started:.2f} s")
-        assert time.perf_counter() - started < 5 + 10e-6 * count
-        waits = Waits(rig.app.spool)
+        slack = 1.0 if count >= LARGE else 10.0
+        assert time.perf_counter() - started < (5 + 10e-6 * count) * slack
+        waits = Waits(rig.app.spool, slack)
         tasks = [asyncio.ensure_future(work()) for work in (waits.store, waits.turn)]
         try:
             await _work_on_all(rig, file, waits, count)
@@ -197,9 +200,9 @@ async def _work_on_all(rig: Rig, file: Path, waits: Waits, count: int) -> None:
 async def test_mail_beside_a_million(tmp_path: Path) -> None:
     """The rates beside a crowd that is due and cannot go, against those of an empty queue; and what it takes of memory."""
     count = many()
-    # A short run beside other tests says little.
-    sent, least, soon = (9_000, 0.6, 8.0) if count >= 100_000 else (1_500, 0.3, 60.0)
+    sent, least, soon = (9_000, 0.6, 8.0) if count >= LARGE else (1_500, 0.3, 60.0)
     rates: dict[int, tuple[float, float]] = {}
+    costs: dict[int, float] = {}
     async with Upstream() as up:
         for size in (0, count):
             folder = tmp_path / str(size)
@@ -210,14 +213,18 @@ async def test_mail_beside_a_million(tmp_path: Path) -> None:
             with process(relay_yaml(folder, up.port)) as relay:
                 ready = time.perf_counter() - started
                 if size:
-                    await until(partial(_rests, relay), 30)
-                rates[size] = await _drive(relay, up, sent)
+                    await until(partial(_rests, relay), 60)
+                rates[size], costs[size] = await _drive(relay, up, sent)
                 memory = _memory(relay)
                 show(
                     f"{size:9,} wait: ready in {ready:.2f} s, accepts {rates[size][0]:5.0f}/s and relays "
                     f"{rates[size][1]:5.0f}/s, {memory} MB at most"
                 )
                 assert ready < soon and memory < 300
+    if count < LARGE:
+        # What a message costs of the processor is the same whoever else runs meanwhile; how soon it has left is not.
+        assert costs[0] > least * costs[count], costs
+        least /= 5
     for empty, full in zip(rates[0], rates[count], strict=True):
         assert full > least * empty, rates
 
@@ -226,17 +233,25 @@ def _rests(relay: Process) -> bool:
     return "egress_resting" in relay.log
 
 
-async def _drive(relay: Process, up: Upstream, count: int) -> tuple[float, float]:
-    """So many messages over ten sessions, after some that warm it: (accepted, relayed) a second, the best of three."""
+async def _drive(relay: Process, up: Upstream, count: int) -> tuple[tuple[float, float], float]:
+    """So many messages over ten sessions, after some that warm it: (accepted, relayed) a second, and seconds of the processor
+    for each; the best of three."""
     one = ("a@example.com", ("b@example.net",), b"Subject: t\r\n\r\n" + b"x" * 1000 + b"\r\n")
-    accepted, relayed = [], []
+    accepted, relayed, spent = [], [], []
     for part in (count // 10, *[count // 3] * 3):
-        wanted, started = len(up.done) + part // 10 * 10, time.perf_counter()
+        wanted, started, before = len(up.done) + part // 10 * 10, time.perf_counter(), _spent(relay)
         await asyncio.gather(*(submit(relay.port, [one] * (part // 10)) for _ in range(10)))
         accepted.append(part / (time.perf_counter() - started))
         await until(lambda n=wanted: len(up.done) >= n, 60)  # type: ignore[misc]
         relayed.append(part / (time.perf_counter() - started))
-    return max(accepted[1:]), max(relayed[1:])
+        spent.append((_spent(relay) - before) / part)
+    return (max(accepted[1:]), max(relayed[1:])), min(spent[1:])
+
+
+def _spent(relay: Process) -> float:
+    """Seconds of the processor."""
+    found = Path(f"/proc/{relay.popen.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(relay: Process) -> int:

@@ -86,7 +86,7 @@ def _zone(tmp_path: Path) -> Iterator[Knot]:
 def config(folder: Path, signing: str, server: str, more: str = "") -> Path:
     section = f"signing:\n{signing}\n" if signing else ""
     return write_config(
-        folder, {"main": "port: 1, tls: none"}, extra=f"{section}dns: {{servers: ['{server}'], timeout: 1s}}\n{more}"
+        folder, {"main": "port: 1, tls: none"}, extra=f"{section}dns: {{servers: ['{server}'], timeout: 10s}}\n{more}"
     )
 
 

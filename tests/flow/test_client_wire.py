@@ -213,7 +213,7 @@ def test_https_to_a_port_without_tls_is_told(ask: Ask) -> None:
 
         def refuse() -> None:
             with server.accept()[0] as sock:
-                sock.recv(1000)
+                sock.recv(1 << 16)
                 sock.sendall(http(400, {}))
 
         threading.Thread(target=refuse, daemon=True).start()

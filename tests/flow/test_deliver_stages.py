@@ -82,15 +82,11 @@ def accounts(up: Upstream) -> dict[str, str]:
     return {"main": f"port: {up.port}, tls: none"}
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every phase times out soon."""
-    for stage in smtp.TIMEOUTS:
-        monkeypatch.setitem(smtp.TIMEOUTS, stage, 0.4)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-async def test_each_stage(tmp_path: Path, short: None, case: Case) -> None:
+async def test_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    for stage, action in case.script.items():
+        if action is SILENT:  # what is answered is answered in time, whatever else the machine has to do
+            monkeypatch.setitem(smtp.TIMEOUTS, Stage[stage], 0.4)
     async with Upstream(case.script) as up, running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig:
         number = await rig.send()
         row = await rig.tried(number)
@@ -104,8 +100,7 @@ async def test_each_stage(tmp_path: Path, short: None, case: Case) -> None:
         assert (rig.egress().breaker.failures > 0 or rig.egress().breaker.is_open) is case.hop
         event = (await rig.message(number))["events"][-1]
         assert event["kind"] == ("in_doubt" if case.ends == DOUBT else case.ends)
-        await until(lambda: rig.egress().busy == 0)
-        assert rig.egress().sessions == len(rig.egress()._idle)
+        await until(lambda: rig.egress().busy == 0 and rig.egress().sessions == len(rig.egress()._idle))
 
 
 async def test_connection_refused(tmp_path: Path) -> None:
@@ -122,7 +117,7 @@ async def test_a_name_that_does_not_resolve(tmp_path: Path) -> None:
     file = write_config(tmp_path, {"main": "port: 25, tls: none"}, classes=SLOW)
     file.write_text(file.read_text().replace("127.0.0.1, port: 25", "no.such.name.invalid, port: 25"))
     async with running(file) as rig:
-        row = await rig.tried(await rig.send(), deadline=35)
+        row = await rig.tried(await rig.send(), deadline=120)
         assert row["state"] == "deferred" and "no.such.name.invalid" in row["why"]
 
 
@@ -137,14 +132,24 @@ async def test_quit_is_not_waited_for_by_mail(tmp_path: Path, monkeypatch: pytes
     """An upstream that ignores QUIT: the session is given up, no mail is hurt, and the relay stops in time."""
     file = write_config(tmp_path, {"main": "PORT, tls: none, connections: 5"})
     async with Upstream({"QUIT": SILENT}) as up:
-        file.write_text(file.read_text().replace("PORT", f"port: {up.port}"))
+        text = file.read_text().replace("stop_timeout: 5s", "stop_timeout: 60s")
+        file.write_text(text.replace("PORT", f"port: {up.port}"))
         async with running(file) as rig:
             await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(20)])
             await rig.settled()
             assert len(up.delivered()) == 20
+            patience: list[float] = []
+            said = smtp.Upstream.quit
+
+            async def quit_(session: smtp.Upstream, timeout: float = 1e9) -> None:
+                patience.append(timeout)
+                await said(session, timeout)
+
+            monkeypatch.setattr(smtp.Upstream, "quit", quit_)
             began = asyncio.get_running_loop().time()
             await rig.app.stop()
-            assert asyncio.get_running_loop().time() - began < 5.0
+            assert asyncio.get_running_loop().time() - began < 30.0  # of `stop_timeout`
+            assert up.commands("QUIT") and patience and max(patience) < 1.0
 
 
 async def test_one_that_says_goodbye_counts_until_it_is_gone(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ async def test_rset_is_not_waited_for_by_mail(tmp_path: Path, monkeypatch: pytes
         running(write_config(tmp_path, {"main": accounts(up)["main"] + more}, classes=SLOW)) as rig,
     ):
         ids = await rig.send_many([("a@example.com", (f"r{i}@example.net",), b"\r\nx\r\n") for i in range(2)])
-        await rig.settled(5)
+        await rig.settled()
         assert [(r["state"], r["attempts"]) for r in await rig.rows(*ids)] == [("failed", 1), ("delivered", 1)]
         assert len(up.sessions) == 2 and rig.egress().breaker.failures == 0
 
@@ -261,13 +266,15 @@ async def test_a_doubt_that_is_retried_stays_marked(tmp_path: Path) -> None:
 
 
 async def test_a_missing_body_file_is_not_the_upstreams_fault(tmp_path: Path) -> None:
+    gate = asyncio.Event()
     async with (
-        Upstream({"BANNER": Later(0.3, "220 slow"), "RCPT": ["550 5.1.1 nobody", "250 ok"]}) as up,
+        Upstream({"BANNER": Later(0, "220 slow", gate), "RCPT": ["550 5.1.1 nobody", "250 ok"]}) as up,
         running(write_config(tmp_path, accounts(up), classes=SLOW)) as rig,
     ):
         number = await rig.send("no@example.net", "you@example.net", message=BIG)
         for file in (tmp_path / "spool" / "content").iterdir():
             file.unlink()
+        gate.set()
         await rig.tried(number)
         refused, row = await rig.rows(number)
         assert (row["state"], row["attempts"], row["in_doubt"]) == ("deferred", 1, False)
