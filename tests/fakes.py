@@ -30,7 +30,7 @@ DROP, RESET, SILENT, DEAF = object(), object(), object(), object()
 
 @dataclass(frozen=True)
 class Later:
-    """An action after a pause, or when `until` is set."""
+    """An action when `until` is set, after a pause."""
 
     seconds: float
     action: Any
@@ -285,8 +285,7 @@ class _Talk:
         if isinstance(action, Later):
             if action.until is not None:
                 await action.until.wait()
-            else:
-                await asyncio.sleep(action.seconds)
+            await asyncio.sleep(action.seconds)
             return await self.do(action.action)
         if action is DROP:
             await self.writer.drain()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUDPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Self
 
 import dns.flags
@@ -118,6 +118,7 @@ class Says:
     ad: bool = False  # proven; said to those alone who ask for it (RFC 6840 §5.7)
     cut: bool = False  # over UDP
     wait: float = 0.0  # seconds before it is sent
+    until: Event | None = None  # it is not sent before
 
 
 class Told(Scripted):
@@ -145,6 +146,8 @@ class Told(Scripted):
         if says is None:
             return None
         time.sleep(says.wait)
+        if says.until is not None:
+            says.until.wait(60)
         made = dns.message.make_response(question, recursion_available=True)
         made.set_rcode(dns.rcode.from_text(says.rcode))
         if says.ad and question.flags & dns.flags.AD:

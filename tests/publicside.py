@@ -96,7 +96,7 @@ async def public(folder: Path, **given: str) -> AsyncIterator[Bench]:
         yield Bench(rig)
 
 
-async def raw(port: int, data: bytes, seconds: float = 30.0) -> bytes:
+async def raw(port: int, data: bytes, seconds: float = 60.0) -> bytes:
     """All that comes back until the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

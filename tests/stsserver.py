@@ -34,6 +34,7 @@ class Policy:
     content_type: str = "text/plain"
     headers: dict[str, str] = field(default_factory=dict)  # `Location` of a redirect
     delay: float = 0.0  # seconds before the answer
+    until: asyncio.Event | None = None  # and not before this
     pause: float = 0.0  # seconds in the middle of the body
     down: bool = False  # the connection is cut without an answer
     identity: Identity | None = None
@@ -92,6 +93,8 @@ class StsServer:
             return web.Response(status=404, text="not here")
         policy.asked += 1
         await asyncio.sleep(policy.delay)
+        if policy.until is not None:
+            await policy.until.wait()
         if policy.down:
             assert request.transport is not None
             request.transport.abort()

@@ -120,7 +120,6 @@ class Lab:
         self.strangers = folder / "strangers.pem"  # the CA that nobody else trusts
         self.strangers.write_bytes(self.certs.stranger.cert_pem.bytes())
         self.port = common_port(ADDRESSES)
-        self.patience = "10s"  # of the relay with the DNS
         self.cases = cases
         self.identities = {
             (case.id, number): self._shown(case, number) for case in cases for number in range(len(case.hosts))
@@ -187,10 +186,12 @@ class Lab:
             yield case.zone, f'_mta-sts.{case.domain}. TXT "v=STSv1; id=1;"'
             yield case.zone, f"mta-sts.{case.domain}. A 127.0.0.1"
 
-    def config(self, folder: Path, dns: str, *, rule: str = "", trust_ad: bool = True, extra: str = "") -> Path:
+    def config(
+        self, folder: Path, dns: str, *, rule: str = "", trust_ad: bool = True, extra: str = "", timeout: str = "10s"
+    ) -> Path:
         tls = f", tls: {rule}" if rule else ""
         lab = f"destinations: [{{name: lab, per: mx, allow_private: true, port: {self.port}{tls}}}]"
-        servers = f"dns: {{servers: ['{dns}'], timeout: {self.patience}, trust_ad: {str(trust_ad).lower()}}}"
+        servers = f"dns: {{servers: ['{dns}'], timeout: {timeout}, trust_ad: {str(trust_ad).lower()}}}"
         routes = "  - {name: all, via: direct}"
         return write_config(folder, {}, routes=routes, extra=f"{servers}\n{lab}\n{extra}")
 

@@ -215,7 +215,7 @@ async def test_idle_session_is_ended_politely(tmp_path: Path) -> None:
         assert rig.egress().sessions == 1
         for session in rig.egress()._idle:
             session.idle_since -= 31
-        await until(lambda: rig.egress().sessions == 0, 5)
+        await until(lambda: rig.egress().sessions == 0, 25)
         assert up.commands("QUIT") == ["QUIT"]
 
 

@@ -141,7 +141,7 @@ async def test_idle_sessions_give_their_places(tmp_path: Path) -> None:
             for name in ["a.test", "b.test", "a.test"]:
                 began = time.monotonic()
                 await rig.reaches(await rig.send(f"x@{name}"), "delivered")
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < 20
                 await soon(lambda: trunk(rig, "mx-1").sessions == 1)
             assert here.open <= 1
         await no_place_is_lost(rig, "mx-1")
@@ -180,8 +180,9 @@ async def test_a_question_that_fails_loses_no_session(tmp_path: Path, monkeypatc
         with monkeypatch.context() as patched:
             patched.setattr(Direct, "serves", trouble)
             await rig.tried(await rig.send("y@a.test"))
-        assert (way.sessions, way.idle) == (1, True)
         await rig.settled()
+        await soon(lambda: (way.sessions, way.idle) == (1, True))
+        assert len(here.mx["a.test"].visits) == 1
     await no_place_is_lost(rig, "direct")
 
 
@@ -204,7 +205,7 @@ async def test_fewer_and_more_places_by_a_reload(tmp_path: Path) -> None:
             assert here.open <= 2
             here.config(direct="mx-1: {connections: 6}", routes=routes)
             assert rig.app.reload()[0]
-            await rig.settled(10)
+            await rig.settled()
         await no_place_is_lost(rig, "mx-1")
 
 
@@ -224,7 +225,7 @@ async def test_dead_hosts_leave_places_for_others(tmp_path: Path) -> None:
                 await burst(rig, [f"x{i}@{name}" for i in range(4) for name in dead])
                 await asyncio.sleep(0.5)
                 for number in await burst(rig, [f"y@{name}" for name in live]):
-                    await rig.reaches(number, "delivered", deadline=5)
+                    await rig.reaches(number, "delivered", deadline=15)
         await no_place_is_lost(rig, "mx-1")
 
 
@@ -250,7 +251,7 @@ async def test_by_weight(tmp_path: Path) -> None:
             await rig.settled()
         shares = {source: len(to) for source, to in by_source(here).items()}
         assert sum(shares.values()) == 400
-        assert 265 <= shares["127.0.2.1"] <= 335, shares  # 4 standard deviations around 300
+        assert 256 <= shares["127.0.2.1"] <= 344, shares  # 5 standard deviations around 300
 
 
 async def test_a_message_keeps_its_member(tmp_path: Path) -> None:
@@ -258,7 +259,8 @@ async def test_a_message_keeps_its_member(tmp_path: Path) -> None:
     async with lab(tmp_path, TWO) as here:
         for host in here.mx.values():
             host.script["RCPT"] = "450 4.2.0 not now"
-        file = here.config(direct=ENTRIES, pools=POOL, routes=BULK)
+        # Of 20 all by one member: once in half a million times.
+        file = here.config(direct=ENTRIES, pools="bulk: {members: {one: 1, two: 1}}", routes=BULK)
 
         def sources() -> dict[str, set[str]]:
             """By message, told by the local part: the addresses from which it was tried."""
@@ -307,7 +309,7 @@ async def test_a_member_that_is_gone(tmp_path: Path) -> None:
     """What had drawn it draws anew, of what waits and of what is held; the others keep theirs."""
     async with lab(tmp_path, {"a.test": "127.0.1.1"}) as here:
         here.mx["a.test"].script["RCPT"] = "450 4.2.0 not now"
-        slow = "  default: {retry: {schedule: [1s], give_up: 1d}}"
+        slow = "  default: {retry: {schedule: [1h], give_up: 1d}}"
         async with running(here.config(direct=ENTRIES, pools=POOL, routes=BULK, classes=slow)) as rig:
             ids = await burst(rig, [f"u{i}@a.test" for i in range(20)])
             for number in ids:
@@ -315,6 +317,8 @@ async def test_a_member_that_is_gone(tmp_path: Path) -> None:
             here.mx["a.test"].script.clear()
             here.config(direct="two: {source: 127.0.2.2}", pools="bulk: {members: {two: 1}}", routes=BULK)
             assert rig.app.reload()[0]
+            service = rig.app.admin.service
+            await service.act("retry", service.parse_filter({"id": ",".join(ids)}), dry_run=False)
             await rig.settled()
         assert {source: len(to) for source, to in by_source(here).items()} == {"127.0.2.2": 20}
         assert sorted(here.delivered) == sorted(f"u{i}@a.test" for i in range(20))
@@ -331,7 +335,7 @@ async def test_an_account_in_a_pool(tmp_path: Path) -> None:
         async with running(file) as rig:
             await burst(rig, [f"u{i}@a.test" for i in range(40)])
             await rig.settled()
-            assert len(account.delivered()) >= 8 and len(here.delivered) >= 8
+            assert len(account.delivered()) >= 4 and len(here.delivered) >= 4  # fewer: once in fifty million times
             assert len(account.delivered()) + len(here.delivered) == 40
             account.script["BANNER"] = "554 5.7.1 no"
             account.cut()
@@ -386,9 +390,9 @@ async def test_reports_by_a_pool(tmp_path: Path) -> None:
         here.mx["a.test"].script["RCPT"] = "550 5.1.1 no such user"
         file = here.config(direct=ENTRIES, pools=POOL, routes="  - {name: all, via: two}", dsn="to: sender, via: bulk")
         async with running(file) as rig:
-            for i in range(6):
+            for i in range(12):  # all by the other member: once in 16 million times
                 await rig.reaches(await rig.send(f"x{i}@a.test", sender="me@b.test"), "failed")
             await rig.settled()
-        assert here.mx["b.test"].delivered() == ["me@b.test"] * 6
+        assert here.mx["b.test"].delivered() == ["me@b.test"] * 12
         assert {m.sender for m in here.mx["b.test"].accepted} == {""}
         assert "127.0.2.1" in by_source(here, "b.test")

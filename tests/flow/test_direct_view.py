@@ -47,10 +47,13 @@ def config(
     classes: str = SLOW,
     dsn: str = "to: none",
     own_port: int = 0,
+    timeout: str = "10s",
 ) -> Path:
     """All domains of the test are on loopback, but those of a rule of the test's own."""
     lab = f"  - {{name: lab, per: mx, allow_private: true, port: {port}}}"
-    made = f"dns: {{servers: ['{dns.server}'], timeout: 2s, trust_ad: true}}\ndestinations:\n{rules}{lab}\n{extra}"
+    made = (
+        f"dns: {{servers: ['{dns.server}'], timeout: {timeout}, trust_ad: true}}\ndestinations:\n{rules}{lab}\n{extra}"
+    )
     routes = f"  - {{name: all, via: {via}}}"
     return write_config(folder, accounts or {}, routes=routes, extra=made, classes=classes, dsn=dsn, port=own_port)
 
@@ -161,21 +164,21 @@ async def test_explain_waits_for_no_dns_for_ever(tmp_path: Path) -> None:
         dns.say("mx.half.example", "A", "127.0.1.1")
         dns.say("mx.half.example", "AAAA")
         dns.told["mx.silent.example", "A"] = dns.told["mx.silent.example", "AAAA"] = None
-        async with running(config(tmp_path, dns, 25)) as rig:
+        async with running(config(tmp_path, dns, 25, timeout="60s")) as rig:  # which it does not wait for
             network, made = rig.app.scheduler.network, rig.app.config
 
-            async def looked(domain: str) -> dict[str, Any]:
+            async def looked(domain: str, seconds: float) -> dict[str, Any]:
                 began = time.monotonic()
-                told = await survey(network, made, Facts("", f"b@{domain}"), ["direct"], 0.5)
-                assert time.monotonic() - began < 1.5
+                told = await survey(network, made, Facts("", f"b@{domain}"), ["direct"], seconds)
+                assert time.monotonic() - began < 30
                 return told
 
-            told = await looked("silent.example")
+            told = await looked("silent.example", 0.5)
             assert told["trouble"].startswith("the DNS has not said within 0.5 s") and not told["hosts"]
             assert [text for text, _ in destination(told)] == [f"silent.example: {told['trouble']}"]
-            good, bad = (await looked("half.example"))["hosts"]
+            good, bad = (await looked("half.example", 3.0))["hosts"]  # the other one's answers come within that
             assert good["dialled"] and not good["trouble"]
-            assert bad["trouble"] == ["mx.silent.example: the DNS has not answered within 0.5 s"]
+            assert bad["trouble"] == ["mx.silent.example: the DNS has not answered within 3 s"]
 
 
 async def test_explain_tells_a_lane_that_rests(tmp_path: Path) -> None:
@@ -227,7 +230,10 @@ async def test_the_queue_names_the_entry_and_the_lane_its_destination(tmp_path: 
             dns.say(f"d{n}.example", "MX", f"10 mx{n}.example.")
             dns.say(f"mx{n}.example", "A", host)
         dns.told["d3.example", "MX"] = None  # it is being looked up
-        async with SimMx(hosts[0], port), running(config(tmp_path, dns, port, via="bulk", extra=POOL)) as rig:
+        async with (
+            SimMx(hosts[0], port),
+            running(config(tmp_path, dns, port, via="bulk", extra=POOL, timeout="60s")) as rig,
+        ):
             good, bad, unknown = [await rig.send(f"b@d{n}.example", message=MAIL) for n in (1, 2, 3)]
             row = await rig.reaches(good, "delivered")
             assert row["egress"] in ("mx-1", "mx-2") and row["lane"] == "default/all/lab/mx1.example"
@@ -259,12 +265,14 @@ async def test_show_tells_by_which_host(tmp_path: Path) -> None:
             with process(config(tmp_path, dns, port)) as relay:
                 rig_port = relay.port
                 (number,) = await submit(rig_port, [("a@example.com", ("b@example.net",), MAIL)])
+                await until(lambda: "event=delivered" in relay.log)
+                # First, for the session is kept for half a minute, and each of these takes its time to start.
+                stats = await asyncio.to_thread(relay.cli, "queue", "stats")
                 shown = ""
-                end = time.monotonic() + 10
+                end = time.monotonic() + 60
                 while "  delivered  " not in shown:
                     assert time.monotonic() < end, shown
                     shown = await asyncio.to_thread(relay.cli, "queue", "show", number)
-                stats = await asyncio.to_thread(relay.cli, "queue", "stats")
                 status = await asyncio.to_thread(relay.cli, "status")
     assert shown.count(f"by mx1.example.net[127.0.1.1]:{port}, clear") == 1
     assert f"by: mx1.example.net[127.0.1.1]:{port}, clear" in shown

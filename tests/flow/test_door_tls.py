@@ -175,7 +175,7 @@ async def test_clear_text_in_the_next_segment_is_no_handshake(tmp_path: Path, au
         answered = await client.reader.read()
         assert b"250" not in answered and b"354" not in answered
         assert await relay.rows() == []
-        assert relay.told("tls_failed")
+        await until(lambda: relay.told("tls_failed"))
         await until(relay.nothing_left)
 
 

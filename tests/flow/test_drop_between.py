@@ -59,7 +59,7 @@ def test_anothers_file_that_cannot_go_to_refused_keeps_its_name(tmp_path: Path, 
         command = ["unshare", "-m", "sh", "-c", 'mount --bind refused refused && exec "$@"', "sh", *command]
     else:
         (refused / "taken").mkdir()  # somebody was faster, and no file takes the place of a folder
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     names, kept, error, links, untouched = json.loads(done.stdout)
     assert (names, links) == (["one.eml", "refused"], 1)

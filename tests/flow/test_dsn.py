@@ -216,7 +216,7 @@ async def test_a_long_line_that_is_quoted_is_re_encoded(tmp_path: Path) -> None:
 
 
 async def test_an_expired_one_is_told(tmp_path: Path) -> None:
-    classes = "  default: {retry: {schedule: [100ms], give_up: 1s}}"
+    classes = "  default: {retry: {schedule: [100ms], give_up: 3s}}"
     async with relay(tmp_path, {"RCPT": "451 4.7.1 greylisted"}, classes=classes) as (rig, _, reports):
         await send(rig, "<slow@example.net>")
         await until(lambda: reports.done)
@@ -232,7 +232,7 @@ async def test_what_only_waited_is_told_when_its_time_is_over(tmp_path: Path, mo
     async with relay(tmp_path, {"BANNER": DROP}, classes=classes) as (rig, _, reports):
         for n in range(6):  # five failures, and the account rests
             await send(rig, f"<r{n}@example.net>")
-        await until(lambda: len(reports.done) == 6, 20)
+        await until(lambda: len(reports.done) == 6, 60)
         assert sorted(a for report in told(reports) for a, _ in report.named) == [f"r{n}@example.net" for n in range(6)]
         assert rig.said("expired")
         assert {report.recipients[0]["Status"] for report in told(reports)} == {"4.4.7"}
@@ -378,15 +378,16 @@ async def test_notify_of_a_delay(tmp_path: Path, waits: str) -> None:
     async with relay(tmp_path, script, "via: reports, delay_after: 1s", classes=classes) as (rig, _, reports):
         numbers = await matrix(rig)
         wanted = of("", *(a for a in ASKED if "DELAY" in a), action="delayed")
-        await until(lambda: len(reports.done) >= len(wanted), 20)
+        await until(lambda: len(reports.done) >= len(wanted), 60)
         # Once: a whole time later, and further attempts, nothing more was told.
         last = (await rig.row(numbers[ASKED[-1]]))["accepted_at"]
-        await until(lambda: clock.now() > last + 3.5, 20)
+        await until(lambda: clock.now() > last + 3.5)
         assert all_named(reports) == wanted
         report = told(reports)[0]
         assert report.recipients[0]["Will-Retry-Until"] and "You need not do anything" in report.text
         if waits == "deferred":
-            assert (await rig.row(numbers[""]))["attempts"] > 3
+            await rig.tried(numbers[""], 4)
+            assert all_named(reports) == wanted
 
 
 async def test_held_ones_are_not_told_as_delayed(tmp_path: Path) -> None:
@@ -498,8 +499,8 @@ async def test_a_report_that_fails_twice_is_dropped(tmp_path: Path) -> None:
     async with relay(tmp_path, {"RCPT": refuses}, dsn, answers={"RCPT": NO_SUCH}) as (rig, _, _):
         await send(rig, "<gone@example.net>")
         await until(lambda: rig.said("not_reported"))
+        await rig.settled()
         assert [(r["report"], r["state"]) for r in await rig.rows()] == [(0, "failed"), (1, "failed"), (2, "failed")]
-        assert rig.app.spool.queued == 0
 
 
 @pytest.mark.parametrize("postmaster", ["", ", postmaster: postmaster@relay.example"])
@@ -508,9 +509,10 @@ async def test_refused_for_its_null_sender_it_ends_as_an_event(tmp_path: Path, p
     async with relay(tmp_path, {"RCPT": refuses}, f"via: reports{postmaster}", answers=answers) as (rig, _, reports):
         await send(rig, "<gone@example.net>")
         await until(lambda: rig.said("not_reported"))
+        await rig.settled()
         count = 3 if postmaster else 2
         assert [r["state"] for r in await rig.rows()] == ["failed"] * count
-        assert rig.app.spool.queued == 0 and reports.done == []
+        assert reports.done == []
         refused = rig.said("dsn_refused")
         assert len(refused) == count - 1 and "dsn.via" in refused[0]["hint"] and refused[0]["egress"] == "reports"
         report = rig.said("reported")[0]["report"]

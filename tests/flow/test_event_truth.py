@@ -195,6 +195,7 @@ async def test_each_change_is_told_once_in_its_transaction(tmp_path: Path) -> No
                 await until(lambda: spool.execute(for_all).fetchone()[0] == 0, 60)
                 ids = [row[0] for row in spool.execute("SELECT id FROM event WHERE kind <> '' ORDER BY id")]
             assert wrong(tmp_path / "spool" / "spool.db") == []
+            await until(lambda: receiver.ids, 60)
             begin = min(receiver.ids)
             await until(lambda: set(receiver.ids) >= {id_ for id_ in ids if id_ >= begin}, 60)
         finally:

@@ -27,6 +27,7 @@ from relay.api.events import EventsQuery
 from relay.events import KINDS
 from relay.maillog import MailLog
 from relay.recipient import Verb
+from relay.scheduler import housekeeping
 from relay.scheduler import journal as module
 from relay.scheduler.journal import Journal
 from relay.spool import SpoolError
@@ -62,6 +63,11 @@ async def kinds(rig: Rig, **query: str) -> list[str]:
     return [event["event"] for event in await stream(rig, **query)]
 
 
+async def noted(rig: Rig) -> None:
+    """What is about no message is written a moment after it happened."""
+    await until(lambda: not rig.app.scheduler.journal._events)
+
+
 # -- what is written
 
 
@@ -91,12 +97,14 @@ async def test_what_rules_and_operators_do_is_told_as_that(tmp_path: Path) -> No
             assert (await rig.story(number))[:3] == ["accepted", "held", "released"]
 
 
-async def test_a_reroute_is_one_transaction(tmp_path: Path) -> None:
+async def test_a_reroute_is_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it goes, its state and the event that tells: it was a move, and then a release or a retry."""
+    monkeypatch.setattr(housekeeping, "TICK", 3600.0)  # it writes now and then that the relay is alive
     async with Upstream() as up:
         file = write_config(tmp_path, main(up), routes=ROUTES)
         async with running(file) as rig:
             number = await rig.send("a@keep.example")
+            await noted(rig)
             before = rig.app.spool._writer.commits
             service = rig.app.admin.service
             await service.act("reroute", service.parse_filter({"id": number}), "main", dry_run=False)
@@ -157,7 +165,7 @@ async def test_a_pause_is_told_once_and_its_end_once(tmp_path: Path) -> None:
         await service.act("retry", service.parse_filter({"id": ",".join(ids)}), "", dry_run=False)
         await rig.settled()
         await until(lambda: not rig.egress().breaker.is_open)
-        await rig.app.spool.probe(clock.now())
+        await noted(rig)
         paused, resumed = await stream(rig, kind="paused,resumed")
         assert (paused["egress"], paused["what"], paused["code"]) == ("main", "account", 550)
         assert paused["last_reply"].startswith("550 5.4.5") and 1700 < paused["until"] - paused["at"] <= 1801
@@ -187,6 +195,7 @@ async def test_an_upstream_that_wants_less_is_told_of_once(tmp_path: Path) -> No
     ):
         await rig.send_many(many(6))
         await rig.settled()
+        await noted(rig)
         (event,) = await stream(rig, kind="throttled")
         assert (event["egress"], event["what"], event["code"]) == ("main", "rate", 421)
         assert event["rate"].endswith(("/s", "/min"))
@@ -199,6 +208,7 @@ async def test_too_many_sessions_are_told_of_once(tmp_path: Path) -> None:
     ):
         await rig.send_many(many(6))
         await rig.settled()
+        await noted(rig)
         (event,) = await stream(rig, kind="throttled")
         assert (event["what"], event["egress"]) == ("connections", "main")
 
@@ -215,7 +225,7 @@ async def test_shaping_is_told_at_its_beginning_and_its_end(tmp_path: Path) -> N
             await rig.app.scheduler.carriers.sweep()
             return await kinds(rig, kind="throttled,resumed") == ["throttled", "resumed"]
 
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while not await ended():
             assert time.monotonic() < end, await stream(rig)
             await asyncio.sleep(0.05)
@@ -226,12 +236,11 @@ async def test_shaping_is_told_at_its_beginning_and_its_end(tmp_path: Path) -> N
 async def test_a_suspension_is_told_with_its_document(tmp_path: Path) -> None:
     async with Upstream() as up, running(write_config(tmp_path, main(up))) as rig:
         pauses = rig.app.scheduler.pauses
-        await pauses.suspend("egress", "main", clock.now() + 0.2, "maintenance")
+        await pauses.suspend("egress", "main", clock.now() + 3600, "maintenance")
         assert "maintenance" in (await rig.app.spool.remembered())["suspensions"]
         await pauses.suspend("tag", "order-*", None, "")
         await pauses.resume("tag", "order-*")
-        await until(lambda: pauses.in_force.next_end() < clock.now())
-        await pauses.tidy(clock.now())
+        await pauses.tidy(clock.now() + 3601)
         told = await stream(rig, kind="paused,resumed")
         assert [(e["event"], e["what"], e["name"], e["by"]) for e in told] == [
             ("paused", "egress", "main", "hand"), ("paused", "tag", "order-*", "hand"),
@@ -337,6 +346,7 @@ async def test_pages_filters_and_times(tmp_path: Path) -> None:
     async with Upstream() as up, running(write_config(tmp_path, main(up))) as rig:
         ids = await rig.send_many([("a@example.com", (f"r{i}@d{i % 2}.example",), b"\r\nx\r\n") for i in range(30)])
         await rig.settled()
+        await noted(rig)
         every = await stream(rig)
         assert [e["id"] for e in every] == sorted({e["id"] for e in every}) and len(every) == 61
         assert await stream(rig, limit="7") == every
@@ -357,9 +367,11 @@ async def test_pages_filters_and_times(tmp_path: Path) -> None:
 
 async def test_who_waits_is_answered_when_it_happens(tmp_path: Path) -> None:
     async with Upstream() as up, running(write_config(tmp_path, main(up))) as rig:
+        await noted(rig)
         began = time.monotonic()
+        at = str((await rig.app.admin.stream.read(parse({"after": "end"})))["next"])
         waiting = [
-            asyncio.create_task(rig.app.admin.stream.read(parse({"after": "end", "wait": "20", "kind": kind})))
+            asyncio.create_task(rig.app.admin.stream.read(parse({"after": at, "wait": "50", "kind": kind})))
             for kind in ("delivered", "delivered", "failed")
         ]
         await asyncio.sleep(0.05)
@@ -367,7 +379,7 @@ async def test_who_waits_is_answered_when_it_happens(tmp_path: Path) -> None:
         for task in waiting[:2]:
             (event,) = (await task)["events"]
             assert (event["queue_id"], event["event"]) == (number, "delivered")
-        assert time.monotonic() - began < 5 and not waiting[2].done()
+        assert time.monotonic() - began < 40 and not waiting[2].done()
         waiting[2].cancel()
         short = await rig.app.admin.stream.read(parse({"after": "end", "wait": "0.05"}))
         assert short["events"] == []
@@ -421,7 +433,7 @@ def test_it_ends_when_nobody_reads_it(relay: Process) -> None:
     command = follow(relay)
     assert command.stdout is not None and command.stderr is not None
     command.stdout.close()  # nothing is written, so that nothing tells it
-    assert command.wait(30) == 0 and command.stderr.read() == ""
+    assert command.wait(120) == 0 and command.stderr.read() == ""
     command.stderr.close()
     send(relay, 30)
     script = f"{shlex.quote(sys.executable)} -m relay events | head -n 1"

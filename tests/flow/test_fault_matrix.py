@@ -28,7 +28,7 @@ from relay.policy.breaker import Breaker
 from relay.recipient import State
 from relay.reply import Stage
 
-PATIENCE = 0.8  # seconds before a hang is one
+PATIENCE = 2.5  # seconds before a hang is one
 
 
 @pytest.mark.parametrize("ground", GROUNDS, ids=lambda g: g.name)
@@ -83,9 +83,9 @@ async def quiet(rig: Rig, cells: list[Cell], queued: int) -> None:
         there = [(c.name, c.up.held, rig.egress(c.name).sessions) for c in cells if c.hole is None]
         return [(name, held, counted) for name, held, counted in there if held != counted]
 
-    await until(settled, 20)
+    await until(settled, 120)
     with contextlib.suppress(AssertionError):
-        await until(lambda: not held(), 3)
+        await until(lambda: not held(), 30)
     assert not held(), "(account, connections that are open, sessions that are counted)"
 
 
@@ -183,6 +183,6 @@ async def test_a_flood_of_replies_is_not_kept(tmp_path: Path) -> None:
             for cell in cells:
                 await cell.fall_ill()
             await submit(relay.port, mails(cells, "second", "third"))
-            await until(lambda: all(c.up.floods >= 1 for c in cells), 20)
-            assert sum(c.up.floods for c in cells) > 2 * len(cells)
+            floods = 2 * len(cells)  # each, and once more, as all are tried again
+            await until(lambda: all(c.up.floods for c in cells) and sum(c.up.floods for c in cells) > floods, 240)
             assert peak() - before < 10_000  # kB

@@ -56,7 +56,7 @@ async def test_what_there_is(tmp_path: Path) -> None:
 async def test_a_target_that_names_a_host_which_is_none(tmp_path: Path, host: str) -> None:
     async with public(tmp_path) as bench:
         target = f"GET http://{host}/healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode("utf-8", "surrogateescape")
-        assert (await raw(bench.port, target, 5.0)).split(b" ", 2)[1] in (b"404", b"400", b"200")
+        assert (await raw(bench.port, target)).split(b" ", 2)[1] in (b"404", b"400", b"200")
 
 
 async def test_nothing_is_told_of_who_answers(tmp_path: Path) -> None:
@@ -118,25 +118,32 @@ async def test_bodies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         slow = head + login + b"Content-Length: 100\r\n\r\n{"
         began = time.monotonic()
         assert (await raw(bench.port, slow)).startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 9.0
 
 
 async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says nothing, or a header letter by letter, lives so long and no longer; and of all there are so many."""
-    monkeypatch.setattr(web, "LIFE", 0.5)
+    monkeypatch.setattr(web, "LIFE", 600.0)
     monkeypatch.setattr(web, "MOST_CONNECTIONS", 5)
     async with public(tmp_path) as bench:
-        idle = [await asyncio.open_connection("127.0.0.1", bench.port) for _ in range(5)]
-        idle[0][1].write(b"GET /healthz HT")
-        await asyncio.sleep(0.1)
-        assert await raw(bench.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") == b""
-        for reader, writer in idle:
-            with contextlib.suppress(ConnectionError):
-                assert b"200" not in await asyncio.wait_for(reader.read(), 5.0)
-            writer.close()
-        assert (await bench.ask("GET", "/healthz")).status == 200
         site = bench.rig.app.feedback.public.site
         assert site is not None
+        idle = [await asyncio.open_connection("127.0.0.1", bench.port) for _ in range(5)]
+        await until(lambda: len(site.crowd) == 5)
+        assert await raw(bench.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+        for _, writer in idle:
+            writer.close()
+        await until(lambda: not len(site.crowd))
+        monkeypatch.setattr(web, "LIFE", 0.5)
+        idle = [await asyncio.open_connection("127.0.0.1", bench.port) for _ in range(5)]
+        idle[0][1].write(b"GET /healthz HT")
+        for reader, writer in idle:
+            with contextlib.suppress(ConnectionError):
+                assert b"200" not in await asyncio.wait_for(reader.read(), 60.0)
+            writer.close()
+        await until(lambda: not len(site.crowd))
+        monkeypatch.setattr(web, "LIFE", 600.0)
+        assert (await bench.ask("GET", "/healthz")).status == 200
         await until(lambda: not len(site.crowd))
 
 

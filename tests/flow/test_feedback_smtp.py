@@ -260,9 +260,11 @@ async def test_a_storm_does_not_starve_mail(bench: Bench) -> None:
     async def server(number: int) -> None:
         for n in range(100):
             path = paths[(number * 100 + n) % len(paths)]
+            start = time.monotonic()
             assert (await bring(bench.port, [path], dsn("x@example.net")))[-1].startswith("250")
+            brought.append(time.monotonic() - start)
 
-    began = time.monotonic()
+    began, brought = time.monotonic(), list[float]()
     storm = asyncio.gather(*(server(n) for n in range(10)))
     delays = []
     while not storm.done():
@@ -277,4 +279,5 @@ async def test_a_storm_does_not_starve_mail(bench: Bench) -> None:
         f"1000 reports in {took:.1f} s; mail meanwhile: {len(delays)}, median {delays[len(delays) // 2]:.3f} s, worst {delays[-1]:.3f} s"
     )
     assert len(await bench.events("bounced")) == 100
-    assert delays[len(delays) // 2] < 0.5
+    # Not much longer than one of the reports, which come by sessions of their own too, however slow the machine.
+    assert delays[len(delays) // 2] < max(0.5, 2 * sorted(brought)[len(brought) // 2])
