@@ -98,11 +98,14 @@ class Direct:
         return True
 
     async def _policy(self, hops: Hops) -> DomainPolicy:
-        """Raises OfDomain where its server takes its time: a session, or the place of one, is not kept for that."""
+        """Where its server takes its time, what held before: a session, or the place of one, is not kept for that. Raises OfDomain
+        where nothing did; the next attempt has the answer."""
         try:
             async with asyncio.timeout(PATIENCE):
                 return await self.security.of_domain(hops, self.rule)
         except TimeoutError:
+            if (known := self.security.meanwhile(hops, self.rule)) is not None:
+                return known
             text = f"whether {hops.domain} has an MTA-STS policy is not known yet"
             raise OfDomain(Stage.RESOLVE, Reply(451, text, "4.7.5")) from None
 

@@ -62,6 +62,8 @@ class Policies(Protocol):
 
     async def of(self, domain: str, private: bool = True) -> StsPolicy | None: ...
 
+    def meanwhile(self, domain: str) -> tuple[StsPolicy | None] | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class DomainPolicy:
@@ -94,6 +96,11 @@ class Security:
         if rule.tls is not None or hops.literal:
             return DomainPolicy(hops, rule)
         return DomainPolicy(hops, rule, await self._sts.of(hops.domain, rule.allow_private))
+
+    def meanwhile(self, hops: Hops, rule: Destination) -> DomainPolicy | None:
+        """What held before `of_domain` asked again, which takes too long; None: nobody knew."""
+        known = self._sts.meanwhile(hops.domain)
+        return DomainPolicy(hops, rule, *known) if known is not None else None
 
     async def of_host(self, policy: DomainPolicy, host: str, addresses: Addresses) -> Requirement:
         """Raises Unsafe."""

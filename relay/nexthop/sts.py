@@ -111,6 +111,15 @@ class Sts:
                 task.result()
         return entry.answer
 
+    def meanwhile(self, domain: str) -> tuple[StsPolicy | None] | None:
+        """What applies to who can't wait for `of`: the policy that was known before it asked again, if that lasts yet. None: it
+        has never had an answer. Else a domain whose DNS or policy server keeps silent would have no mail at all."""
+        entry = self._domains.get(domain.lower().removesuffix("."))
+        if entry is None or not entry.due:
+            return None
+        live = entry.live()
+        return (live if live is not None and live.mode != "none" else None,)
+
     def known(self, domain: str) -> StsPolicy | None:
         """What `of` said last, without asking."""
         entry = self._domains.get(domain.lower().removesuffix("."))

@@ -17,7 +17,8 @@ from simmx import SimMx
 from stsserver import Policy, StsServer, text
 from tlslab import ADDRESSES, MAIL, OTHER, Lab, said_mail
 
-from relay import clock
+from relay import clock, resolver
+from relay.deliver import direct
 from relay.deliver.direct import TESTING
 from relay.nexthop import fetch, sts
 
@@ -165,6 +166,42 @@ async def test_testing_is_counted(street: Street) -> None:
         assert await sent(rig, DOMAIN) == ("delivered", FORGED)
         assert await sent(rig, DOMAIN) == ("delivered", FORGED)  # on the same session
     assert TESTING.values[()] == before + 1
+
+
+@pytest.mark.parametrize("slow", ["record", "server"])
+@pytest.mark.parametrize("cached", [False, True])
+async def test_who_never_says_what_the_policy_is_has_its_mail(
+    street: Street, slow: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 8461 §3.3, §5.1: without an answer, as before. The first attempt does not wait for it, nor does any later one."""
+    street.domain(DOMAIN, policy=text("enforce", HOST))
+    if cached:
+        async with street.host(street.right), street.relay() as rig:
+            assert await sent(rig, DOMAIN) == ("delivered", TRUSTED)
+    monkeypatch.setattr(direct, "PATIENCE", 0.3)
+    for name in ("TROUBLE", "SHORTEST", "AGAIN"):
+        monkeypatch.setattr(sts, name, 0.2)
+    monkeypatch.setattr(resolver, "TROUBLE", 0.1)
+    if slow == "record":
+        street.dns.told[f"_mta-sts.{DOMAIN}", "TXT"] = None
+    else:
+        street.dns.say(f"_mta-sts.{DOMAIN}", "TXT", '"v=STSv1; id=2;"', ttl=0)
+        street.dns.told[f"mta-sts.{DOMAIN}", "A"] = None
+    file = street.lab.config(street.folder, street.dns.server, trust_ad=False, timeout="1s")
+    file.write_text(file.read_text().replace("200ms", "1h"))  # no attempt between those that are looked at
+    async with street.host(street.wrong) as mx, running(file) as rig:
+        state, reply = await sent(rig, DOMAIN)
+        assert state == "deferred" and reply.startswith("451 4.7.5 ") and "is not known yet" in reply
+        policies = rig.app.scheduler.network.sts
+        for _ in range(1 if cached else 2):  # a policy that is not met lets the domain rest
+            await policies.of(DOMAIN)
+            await until(lambda: policies._domains[DOMAIN].due < clock.now())  # it is asked again
+            state, reply = await sent(rig, DOMAIN)
+            if cached:
+                assert state == "deferred" and "Hostname mismatch" in reply
+            else:
+                assert (state, reply) == ("delivered", FORGED)
+        assert bool(said_mail([mx])) is not cached
 
 
 # -- domains that share a host
