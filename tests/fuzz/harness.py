@@ -100,6 +100,7 @@ class Harness:
     """One event loop, one front, as many sessions as are asked for."""
 
     def __init__(self) -> None:
+        self.before = auth.FAILED_AFTER, auth.PASSES, auth.KIB
         auth.FAILED_AFTER, auth.PASSES, auth.KIB = 1e-6, 1, 8
         memory = Path("/dev/shm")  # an fsync there costs nothing
         self.folder = Path(tempfile.mkdtemp(prefix="relay-fuzz-", dir=memory if memory.is_dir() else None))
@@ -116,6 +117,7 @@ class Harness:
         self.runner.run(self._close())
         self.runner.close()
         shutil.rmtree(self.folder)
+        auth.FAILED_AFTER, auth.PASSES, auth.KIB = self.before  # other tests of this process have the real ones
 
     def check(self, chunks: Sequence[bytes]) -> bytes:
         """One session; what it said. Raises AssertionError."""

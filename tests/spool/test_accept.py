@@ -225,7 +225,7 @@ async def test_a_disk_that_cannot_be_asked_for_room_leaves_nobody_waiting(spools
     spool = await spools.open()
     spool._room = 0  # as after much mail: it is looked at again
     spool.path.parent.rename(tmp_path / "elsewhere")
-    given = await asyncio.wait_for(asyncio.gather(put(spool), put(spool)), 5)
+    given = await asyncio.wait_for(asyncio.gather(put(spool), put(spool)), 60)
     assert len(set(given)) == 2 and "room" in spool.refusal
     (tmp_path / "elsewhere").rename(spool.path.parent)
     spool.check_room()

@@ -114,7 +114,7 @@ async def test_several_lanes_in_one_call(spools: Spools) -> None:
 async def test_wait_tells_which_lanes_got_something(spools: Spools) -> None:
     spool = await spools.open()
     assert await spool.wait(0.0) == []
-    waiting = asyncio.create_task(spool.wait(10))
+    waiting = asyncio.create_task(spool.wait(60))
     await put(spool, facts=lane("a"), due=NOW + 5)
     (head,) = await waiting
     assert (head.facts, head.due_at) == (lane("a"), NOW + 5)

@@ -219,7 +219,7 @@ async def test_deliveries_read_while_a_backup_and_a_check_run(spools: Spools) ->
 
     def slow(connection: sqlite3.Connection) -> None:
         loop.call_soon_threadsafe(entered.set)
-        asyncio.run_coroutine_threadsafe(leave.wait(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(leave.wait(), loop).result(60)
 
     aside = asyncio.create_task(spool._aside(slow))
     await entered.wait()

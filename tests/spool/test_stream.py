@@ -216,7 +216,7 @@ async def test_what_goes_with_no_message_is_forgotten_by_age(spools: Spools) -> 
 async def test_many_wait_and_each_hears_of_the_next_commit(spools: Spools) -> None:
     spool = await spools.open()
     after = await spool.last_event()
-    waiting = [asyncio.create_task(spool.stirred(20, after)) for _ in range(500)]
+    waiting = [asyncio.create_task(spool.stirred(60, after)) for _ in range(500)]
     waiting += [asyncio.create_task(spool.stirred(None, after)) for _ in range(500)]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in waiting)
@@ -240,7 +240,7 @@ async def test_without_a_cursor_it_is_the_next_commit(spools: Spools) -> None:
     await spool.probe(NOW)
     assert await spool.stirred(0)
     assert not await spool.stirred(0.01)
-    waiting = [asyncio.create_task(spool.stirred(20)) for _ in range(100)]
+    waiting = [asyncio.create_task(spool.stirred(60)) for _ in range(100)]
     await asyncio.sleep(0)
     await spool.probe(NOW)
     assert all(await asyncio.gather(*waiting))
@@ -252,7 +252,7 @@ async def test_readers_that_follow_miss_nothing(spools: Spools) -> None:
     async def follow() -> list[int]:
         after, found = 0, list[int]()
         while len(found) < 300:
-            assert await spool.stirred(10, after)
+            assert await spool.stirred(60, after)
             rows = await spool.events(after, 50)
             found += [int(r.data["number"]) for r in rows if r.data]
             after = rows[-1].id
