@@ -123,7 +123,7 @@ class Client:
         """(code, text, its lines joined by a newline); (0, "") where the relay hung up."""
         lines = []
         while True:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 try:
                     line = await self.reader.readline()
                 except ConnectionError:
@@ -138,7 +138,7 @@ class Client:
 
     async def raw(self, data: bytes) -> None:
         self.writer.write(data)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self.writer.drain()
 
     async def say(self, line: str) -> tuple[int, str]:
@@ -147,7 +147,7 @@ class Client:
 
     async def secure(self, context: ssl.SSLContext) -> None:
         """The handshake alone."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self.writer.start_tls(context, server_hostname="127.0.0.1")
 
     async def start_tls(self, context: ssl.SSLContext) -> tuple[int, str]:

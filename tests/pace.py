@@ -6,11 +6,13 @@ and after, tells by how much; what took too long is measured again so, and told 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -19,6 +21,7 @@ QUIET = (
     0.018  # seconds that the yardstick takes where nothing else runs, on the machine that the documents' figures are of
 )
 TRIES = 3
+TICK = 0.005  # seconds
 
 
 def _yardstick() -> None:
@@ -34,6 +37,36 @@ def yardsticks() -> float:
     """How many times longer than on a quiet core things take just now."""
     _, spent = _spent(_yardstick)
     return spent / QUIET
+
+
+class Jerks:
+    """What the machine took from a loop: `lost` seconds in all, in `count` jerks, the worst of them `worst` seconds."""
+
+    def __init__(self) -> None:
+        self.lost = self.worst = 0.0
+        self.count = 0
+
+    async def feel(self) -> None:
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(TICK)
+            late = time.monotonic() - begun - TICK
+            self.worst = max(self.worst, late)
+            if late > TICK:
+                self.lost += late
+                self.count += 1
+
+
+@contextlib.asynccontextmanager
+async def jerks() -> AsyncIterator[Jerks]:
+    """For who measures by the clock what goes on between two ends of a connection on one loop."""
+    made = Jerks()
+    feeling = asyncio.ensure_future(made.feel())
+    try:
+        yield made
+    finally:
+        feeling.cancel()
+        await asyncio.gather(feeling, return_exceptions=True)
 
 
 def _spent(work: Callable[[], Found]) -> tuple[Found, float]:

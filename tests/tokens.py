@@ -34,10 +34,14 @@ class Endpoint:
         tls: ssl.SSLContext | None = None,
         rotate: bool = False,
         ahead: float = 0.0,
+        grace: float = 0.0,
         plan: list[Any] | None = None,
     ) -> None:
-        """`ahead`: seconds that its clock is before ours. `rotate`: each refresh token is good once."""
-        self.life, self.tls, self.rotate, self.ahead = life, tls, rotate, ahead
+        """`ahead`: seconds that its clock is before ours. `rotate`: each refresh token is good once.
+
+        `grace`: seconds that a token is good beyond its life, for who is not asking what becomes of one that is too old.
+        """
+        self.life, self.tls, self.rotate, self.ahead, self.grace = life, tls, rotate, ahead, grace
         self.plan = list(plan or [])
         self.login = "first-refresh-token-0Zq"  # the refresh token that is good now
         self.secret = "canary-client-secret-4Rt"
@@ -124,7 +128,7 @@ class Endpoint:
 
     def _granted(self, said: dict[str, str]) -> dict[str, Any]:
         token = f"ya29.canary-token-{len(self.given)}-{hashlib.sha256(repr(self.at).encode()).hexdigest()[:40]}"
-        self.given[token] = time.monotonic() + self.life
+        self.given[token] = time.monotonic() + self.life + self.grace
         body: dict[str, Any] = {"access_token": token, "token_type": "Bearer", "expires_in": self.life}
         if said["grant_type"] == "refresh_token" and self.rotate:
             self.login = f"rotated-refresh-token-{len(self.given)}-8Hn"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay import clock
 from relay.envelope import parse_queue_id
+from relay.feedback import heard
 from relay.feedback.heard import PUBLIC_REPORTS, Heard, Source, once
 from relay.outgoing import verp
 from relay.returned import Finding, Kind
@@ -228,7 +231,9 @@ async def test_a_message_that_was_forgotten_suppresses_nobody(scene: Scene) -> N
     assert await scene.heard.unsubscribe(Source("unsubscribe", token=token)) is None
 
 
-async def test_reports_about_a_domain_are_bounded(scene: Scene) -> None:
+async def test_reports_about_a_domain_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = clock.now()  # the bound is one of each hour by the clock
+    monkeypatch.setattr(heard, "clock", SimpleNamespace(now=lambda: at))
     for n in range(PUBLIC_REPORTS + 20):
         await scene.heard.take(Finding(Kind.DMARC, detail={"report_id": n}), Source("imap:box"))
         await scene.heard.take(Finding(Kind.DMARC, detail={"report_id": 1}), Source("imap:box"))

@@ -14,7 +14,9 @@ from fakes import Later, Upstream
 from front import Client
 from rig import FAST, Rig, running, until, write_config
 
+from relay import clock
 from relay.spool import SpoolError
+from tests.pace import Jerks, jerks
 
 TEXT = b"Subject: t\r\nFrom: %s\r\n\r\nhello\r\n"
 
@@ -37,6 +39,10 @@ class Counting(Upstream):
     def most(self, period: float) -> int:
         times = sorted(at for at, _ in self.mails)
         return max(sum(begin <= at < begin + period for at in times) for begin in times)
+
+    def most_in_a_second(self, felt: Jerks) -> int:
+        """Of the relay's seconds: what it says is heard as much later as the loop was held up, and as it was not."""
+        return self.most(0.98 - 2 * felt.worst)
 
 
 def config(folder: Path, limits: Iterable[str], *ups: Upstream, account: str = "", **more: Any) -> Path:
@@ -87,12 +93,16 @@ async def test_a_class_that_is_held_hides_no_other(tmp_path: Path) -> None:
 
 
 async def test_it_goes_on_when_the_period_is_over_in_the_order_of_its_coming(tmp_path: Path) -> None:
-    async with Counting() as up, running(config(tmp_path, ["{rate: 5/s, burst: 5}"[1:-1]], up)) as rig:
+    async with (
+        Counting() as up,
+        running(config(tmp_path, ["{rate: 5/s, burst: 5}"[1:-1]], up)) as rig,
+        jerks() as felt,
+    ):
         await mail(rig, 15)
-        await rig.settled(8.0)
-        assert up.most(0.98) <= 5
+        await rig.settled()
+        assert up.most_in_a_second(felt) <= 5
         times = [at for at, _ in up.mails]
-        assert 1.9 < times[-1] - times[0] < 3.5
+        assert 1.9 - 2 * felt.worst < times[-1] - times[0] < 3.5 + felt.lost
         # Five begin at once, each over a session of its own: who of them ends first is for the machine to say.
         came = [int(r.partition("@")[0][1:]) for r in up.delivered()]
         assert sorted(came) == list(range(15)) and all(abs(n - at) < 5 for at, n in enumerate(came)), came
@@ -105,10 +115,11 @@ async def test_what_waits_for_a_session_is_counted_when_it_is_said(tmp_path: Pat
     async with (
         Counting({"BANNER": late}) as up,
         running(config(tmp_path, [rule], up, account=", connections: 20")) as rig,
+        jerks() as felt,
     ):
         await mail(rig, 20)
-        await rig.settled(15.0)
-        assert up.most(0.98) <= 5
+        await rig.settled()
+        assert up.most_in_a_second(felt) <= 5
 
 
 async def test_bytes(tmp_path: Path) -> None:
@@ -132,9 +143,11 @@ async def test_excess_goes_by_the_next_egress(tmp_path: Path) -> None:
             await still(lambda: (len(first.mails), len(second.mails)) == (3, 3))
 
 
-async def test_an_accounts_excess_goes_by_the_next_egress_and_back(tmp_path: Path) -> None:
+async def test_an_accounts_excess_goes_by_the_next_egress_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Counting() as first, Counting() as second:
-        limit = "limits: [{rate: 4/s, burst: 4, when_full: next}]"
+        limit = "limits: [{rate: 4/h, when_full: next}]"
         file = write_config(
             tmp_path,
             {"main": f"port: {first.port}, tls: none, {limit}", "other": f"port: {second.port}, tls: none"},
@@ -143,7 +156,8 @@ async def test_an_accounts_excess_goes_by_the_next_egress_and_back(tmp_path: Pat
             await mail(rig, 10)
             await rig.settled()
             assert (len(first.mails), len(second.mails)) == (4, 6)
-            await asyncio.sleep(1.1)
+            now = clock.now
+            monkeypatch.setattr(clock, "now", lambda: now() + 3700)
             await mail(rig, 2)
             await rig.settled()
             assert len(first.mails) == 6
@@ -264,5 +278,5 @@ async def test_what_could_not_be_said_is_not_spent(tmp_path: Path) -> None:
     greeting = ["450 4.3.0 not now"] * 3 + ["220 hello"]
     async with Counting({"BANNER": greeting}) as up, running(config(tmp_path, ["rate: 5/h"], up)) as rig:
         await mail(rig, 8)
-        await until(lambda: len(up.mails) == 5, 20.0)
+        await until(lambda: len(up.mails) == 5, 60.0)
         await still(lambda: len(up.mails) == 5)

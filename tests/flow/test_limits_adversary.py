@@ -32,8 +32,12 @@ async def test_a_site_that_was_quiet_does_not_begin_its_day_anew(
         egresses.forget()
         ids = await burst(rig, ["late@d1.test"])
         await until(lambda: rig.app.scheduler.lanes.by_id)
-        await asyncio.sleep(0.5)
         row = await rig.row(ids[0])
+        async with asyncio.timeout(30):
+            while row["state"] != "delivered" and "warm-up" not in row["why"]:
+                await asyncio.sleep(0.02)
+                row = await rig.row(ids[0])
+        await asyncio.sleep(0.3)
         assert len(here.delivered) == 3 and "warm-up" in row["why"]
 
 

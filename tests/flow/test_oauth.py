@@ -7,8 +7,10 @@ import contextlib
 import random
 import ssl
 import time
+from calendar import timegm
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +21,12 @@ from test_deliver_login import metric
 from test_deliver_tls import _our_address
 from tokens import HANG, Endpoint, refusal
 
+from relay import https
 from relay.deliver.connect import connect
 from relay.deliver.smtp import Failure
 from relay.maillog import MailLog
 from relay.oauth import endpoint as endpoint_
+from relay.oauth import keeper as keeper_
 from relay.oauth import tokens as tokens_
 from relay.oauth.store import Store
 from relay.oauth.tokens import Tokens
@@ -121,7 +125,8 @@ async def test_storm_of_expiries_and_revocations(tmp_path: Path, quick: None, mo
                 await asyncio.sleep(0.3)
             await rig.settled()
             assert sorted(up.delivered()) == sorted(f"r{i}@example.net" for i in range(200))
-            assert len(rig.said("oauth_token")) == len(there.requests) == len(there.given)
+            # Between two renewals; one may be under way at any moment.
+            await until(lambda: len(rig.said("oauth_token")) == len(there.requests) == len(there.given))
             seconds = there.at[-1] - there.at[0]
             assert len(there.requests) <= seconds / 0.6 + revoked + 2  # renewed when 62 to 75 % of a life are over
             assert there.most_at_once == 1
@@ -130,7 +135,6 @@ async def test_storm_of_expiries_and_revocations(tmp_path: Path, quick: None, mo
 async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Expiry, revocation, 5xx, no JSON, slow and hanging answers, sessions that are cut: each message arrives once."""
     monkeypatch.setattr(tokens_, "FORCED", 0.0)
-    monkeypatch.setattr(endpoint_, "TIMEOUT", 0.5)
     chance = random.Random(7)
     wrong: list[Any] = [
         {"status": 503, "raw": b""},
@@ -144,6 +148,13 @@ async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monke
     async with Endpoint(life=1.0) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", connections: 8, messages_per_connection: 2"
         async with running(write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)) as rig:
+
+            async def ask(*given: Any, seconds: float, **more: Any) -> https.Answer:
+                """Not waited for is what hangs alone: of another answer that comes late the endpoint would say that it was given."""
+                hangs = bool(there.plan) and there.plan[0] is HANG
+                return await https.ask(*given, seconds=0.5 if hangs else seconds, **more)
+
+            monkeypatch.setattr(endpoint_, "https", SimpleNamespace(ask=ask, Unanswered=https.Unanswered))
             there.plan = [chance.choice(wrong) for _ in range(25)]
             failing = sum(p is HANG or (isinstance(p, dict) and bool(p)) for p in there.plan)
             for part in range(10):
@@ -244,13 +255,15 @@ async def test_454_renews_nothing(tmp_path: Path) -> None:
 # -- an endpoint that fails
 
 
-async def test_an_outage_is_unnoticed_while_the_token_is_good(tmp_path: Path, quick: None) -> None:
-    async with Endpoint(life=8.0) as there, upstream(there) as up:
+async def test_an_outage_is_unnoticed_while_the_token_is_good(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_, "early", lambda life, chance: 2.0)
+    plan: list[Any] = [{}, {"status": 503, "raw": b"busy"}, DROP_JSON, {"status": 500, "body": {}}]
+    async with Endpoint(life=300.0, plan=plan) as there, upstream(there) as up:
         config = account(tmp_path, up, there) + ", messages_per_connection: 1"
         async with running(write_config(tmp_path, {"main": config}, classes=SLOW, extra=QUICK)) as rig:
-            await until(lambda: rig.said("oauth_token"))
-            there.plan = [{"status": 503, "raw": b"busy"}, DROP_JSON, {"status": 500, "body": {}}]
-            await until(lambda: len(there.given) >= 2)
+            await until(lambda: len(rig.said("oauth_token")) >= 2)
             assert await rig.reaches(await rig.send(), "delivered")
             assert len(rig.said("oauth_failed")) == 1, rig.events
             (failed,) = rig.said("oauth_failed")
@@ -266,15 +279,16 @@ async def test_an_outage_beyond_the_end_rests_the_account_and_loses_nothing(tmp_
         config = account(tmp_path, up, there) + ", messages_per_connection: 1"
         async with running(write_config(tmp_path, {"main": config}, classes=FAST, extra=QUICK)) as rig:
             await rig.reaches(await rig.send(), "delivered")
-            there.plan = [{"status": 503, "raw": b""}] * 12
+            there.plan = [{"status": 503, "raw": b""}] * 10_000
             await until(lambda: any(f["token_good_for"] is None for f in rig.said("oauth_failed")))
             await rig.send_many(mails(50))
             await until(lambda: rig.said("account_paused"))
             assert metric("relay_oauth_failing", egress="main") == 1
-            there.life = 3600.0
+            there.life, failed = 3600.0, 10_000 - len(there.plan)
+            there.plan.clear()
             await rig.settled()
             assert sorted(up.delivered()) == sorted([f"r{i}@example.net" for i in range(50)] + ["you@example.net"])
-            assert len(there.requests) == len(there.given) + 12
+            assert len(there.requests) == len(there.given) + failed
             assert metric("relay_oauth_failing", egress="main") == 0
 
 
@@ -399,11 +413,17 @@ async def test_a_command_is_run_for_a_request_and_not_to_look_for_news(tmp_path:
 async def test_mail_comes_back_to_the_first_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has a token again, without a wait for the end of its pause."""
     monkeypatch.setattr(tokens_, "PASSING", 0.3)
-    async with Endpoint(plan=[{"status": 503, "raw": b""}]) as there, upstream(there) as up, Upstream() as other:
+    monkeypatch.setattr(tokens_, "MAX_PASSING", 0.3)
+    async with (
+        Endpoint(plan=[{"status": 503, "raw": b""}] * 10_000) as there,
+        upstream(there) as up,
+        Upstream() as other,
+    ):
         accounts = {"main": account(tmp_path, up, there), "two": f"port: {other.port}, tls: none"}
         async with running(write_config(tmp_path, accounts, classes=SLOW)) as rig:
             await rig.reaches(await rig.send(), "delivered")
             assert len(other.delivered()) == 1 and rig.egress().breaker.is_open
+            there.plan.clear()
             await until(lambda: rig.said("oauth_recovered"))
             assert (await rig.reaches(await rig.send(), "delivered"))["egress"] == "main"
             assert not rig.egress().breaker.is_open
@@ -444,7 +464,7 @@ async def test_a_reload_keeps_the_token_and_asks_again_after_a_failure(tmp_path:
 
 
 async def test_a_rotated_refresh_token_survives_a_restart(tmp_path: Path) -> None:
-    async with Endpoint(life=0.5, rotate=True) as there, upstream(there) as up:
+    async with Endpoint(life=0.5, rotate=True, grace=300) as there, upstream(there) as up:
         file = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST)
         for _ in range(3):
             before = len(there.requests)
@@ -464,7 +484,7 @@ async def test_a_rotated_refresh_token_survives_a_restart(tmp_path: Path) -> Non
 
 
 async def test_one_that_cannot_be_kept_is_told_and_used(tmp_path: Path) -> None:
-    async with Endpoint(life=0.5, rotate=True) as there, upstream(there) as up:
+    async with Endpoint(life=0.5, rotate=True, grace=300) as there, upstream(there) as up:
         file = write_config(tmp_path, {"main": account(tmp_path, up, there)}, classes=FAST)
         (tmp_path / "spool").mkdir(mode=0o700)
         (tmp_path / "spool" / "oauth2").write_text("in the way")
@@ -476,7 +496,8 @@ async def test_one_that_cannot_be_kept_is_told_and_used(tmp_path: Path) -> None:
             await until(lambda: (tmp_path / "spool" / "oauth2" / "main.json").exists())
 
 
-async def test_a_stop_waits_for_an_answer_that_may_rotate(tmp_path: Path) -> None:
+async def test_a_stop_waits_for_an_answer_that_may_rotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_, "FINISH", 60.0)
     async with Endpoint(rotate=True, plan=[0.5]) as there, upstream(there) as up:
         file = write_config(tmp_path, {"main": account(tmp_path, up, there)})
         async with running(file):
@@ -500,14 +521,20 @@ async def test_no_password_is_tried_where_the_upstream_knows_no_tokens(tmp_path:
 
 async def test_the_secret_that_ends_is_told_before(tmp_path: Path) -> None:
     ends = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 5 * 86400))
+
+    def days() -> float:
+        return (timegm(time.strptime(ends, "%Y-%m-%d")) - time.time()) / 86400
+
+    before = days()
     async with Endpoint() as there, upstream(there) as up:
         (tmp_path / "secret").write_text(there.secret)
         more = f", client_secret: {{file: {tmp_path}/secret}}, expires: {ends}"
         async with sending(tmp_path, up, there, more) as rig:
             await until(lambda: rig.said("oauth_secret_expires"))
             (said,) = rig.said("oauth_secret_expires")
-            assert said["days"] == 4
-            assert 4 < (metric("relay_oauth_secret_expires_seconds", egress="main") - time.time()) / 86400 < 5
+            assert said["days"] in (int(before), int(days())) and 4 < before < 5
+            left = metric("relay_oauth_secret_expires_seconds", egress="main") - time.time()
+            assert left / 86400 == pytest.approx(days(), abs=0.001)
 
 
 async def test_no_secret_and_no_token_is_told(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def server(authority: Authority) -> ssl.SSLContext:
 
 async def test_kills_and_restarts_lose_nothing(tmp_path: Path, authority: Authority) -> None:
     """Rotation between restarts; between kills a token that no answer was lost for."""
-    async with Endpoint(life=2.0, tls=server(authority)) as there, upstream(there) as up:
+    async with Endpoint(life=2.0, grace=300, tls=server(authority)) as there, upstream(there) as up:
         file = over_tls(tmp_path, authority, up.port, there)
         starts = 0
         for part, end in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM)):
@@ -57,7 +57,7 @@ async def test_kills_and_restarts_lose_nothing(tmp_path: Path, authority: Author
                 await asyncio.to_thread(relay.wait)
         with process(file):
             starts += 1
-            await until(lambda: set(up.delivered()) >= {f"r{i}@example.net" for i in range(100)}, 20)
+            await until(lambda: set(up.delivered()) >= {f"r{i}@example.net" for i in range(100)}, 60)
             assert len(there.requests) <= starts + 2 * len(there.given)
         assert there.most_at_once == 1
 

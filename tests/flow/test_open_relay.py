@@ -83,8 +83,8 @@ class Talk:
             self.sock.connect(where)
         else:
             assert isinstance(where, int)
-            self.sock = socket.create_connection(("127.0.0.1", where), 10, source_address=(source, 0))
-        self.sock.settimeout(10)
+            self.sock = socket.create_connection(("127.0.0.1", where), 60, source_address=(source, 0))
+        self.sock.settimeout(60)
         self.sock.sendall(first)
         self.lines = self.sock.makefile("rb")
 

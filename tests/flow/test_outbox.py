@@ -126,7 +126,7 @@ async def test_two_readers_share_the_work(app: Application, tmp_path: Path) -> N
 
         def read() -> None:
             reader = Reader(app.url, socket(tmp_path), batch=20)
-            together.wait(20)
+            together.wait(60)
             while True:
                 found = reader.turn(NOW, 0.5)
                 turns.append(found)

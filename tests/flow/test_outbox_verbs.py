@@ -142,4 +142,4 @@ async def test_a_signal_ends_it(app: Application, tmp_path: Path) -> None:
         assert process.stderr
         assert b"submits to" in await process.stderr.readline()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0

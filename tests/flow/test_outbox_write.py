@@ -144,7 +144,7 @@ def written(url: str, way: Callable[[str], Any]) -> None:
         outbox.enqueue(connection, MAIL, key="order-17")
         assert not reader.stirs(0)
         commit()
-        assert reader.stirs(20)  # it is told at the commit
+        assert reader.stirs(60)  # it is told at the commit
     found = rows(url)
     assert [row["key"] for row in found] == [key, "order-17"]
     store = outbox.open_store(url)
@@ -195,7 +195,7 @@ async def test_there_after_a_commit_alone_async(url: str, way: Callable[[str], A
         key = await outbox.enqueue_async(connection, MAIL)
         assert await asyncio.to_thread(rows, url) == []
         await commit()
-        assert await asyncio.to_thread(reader.stirs, 20)
+        assert await asyncio.to_thread(reader.stirs, 60)
         reader.close()
         with pytest.raises(TypeError, match="enqueue_async"):
             outbox.enqueue(connection, MAIL)
@@ -237,7 +237,7 @@ def test_a_table_in_a_schema_of_its_own(pg: Server) -> None:
             assert reader.take(1e10, 10, 0) == ([], 0)
             outbox.enqueue(connection, MAIL, table="mail.order")
             commit()
-            assert reader.stirs(20)
+            assert reader.stirs(60)
 
 
 def test_a_key_is_there_once(url: str) -> None:

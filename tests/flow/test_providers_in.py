@@ -219,7 +219,7 @@ class Amazon:
         await self._runner.cleanup()
 
     async def fetch(self, url: str) -> bytes:
-        answer = await https.ask(url, self._trust, accept="*/*", seconds=5.0, most=65536, resolver=self._resolver)
+        answer = await https.ask(url, self._trust, accept="*/*", seconds=60.0, most=65536, resolver=self._resolver)
         if answer.status != 200:
             raise Later(f"SNS answered {answer.status}")
         return answer.body

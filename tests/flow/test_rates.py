@@ -10,6 +10,7 @@ from rig import running, until
 from test_blame import many, quiet, rules
 
 from relay import clock
+from tests.pace import jerks
 
 
 async def test_a_speed_by_the_second_is_reached_and_even_though_each_reply_takes_long(tmp_path: Path) -> None:
@@ -21,12 +22,19 @@ async def test_a_speed_by_the_second_is_reached_and_even_though_each_reply_takes
         return "250 ok"
 
     script = {"MAIL": mail, "DOT": lambda _: Later(0.3, "250 ok")}
-    async with Upstream(script) as up, running(rules(tmp_path, {"main": up}, more=", limits: [8/s]")) as rig:
+    async with (
+        Upstream(script) as up,
+        running(rules(tmp_path, {"main": up}, more=", limits: [8/s]")) as rig,
+        jerks() as felt,
+    ):
         await rig.send_many(many(50))
-        await until(lambda: len(begun) == 50, 15.0)
-        assert 49 / 8 * 0.99 <= begun[-1] - begun[0] <= 49 / 8 / 0.9  # a few seconds of a machine with other work
-        assert all(late - early > 0.99 for early, late in zip(begun, begun[8:], strict=False))
-        assert sorted(late - early for early, late in pairwise(begun))[5] > 0.05  # not in bursts
+        await until(lambda: len(begun) == 50, 60.0)
+        # What the loop was held up for is made up for by a few that follow at once, and not all of it.
+        early_by = 2 * felt.worst
+        assert 49 / 8 * 0.99 - early_by <= begun[-1] - begun[0] <= 49 / 8 / 0.9 + felt.lost
+        assert all(late - early > 0.99 - early_by for early, late in zip(begun, begun[8:], strict=False))
+        apart = sorted(late - early for early, late in pairwise(begun))
+        assert apart[min(5 + 2 * felt.count, 30)] > 0.05 - early_by  # not in bursts
         await rig.settled()
 
 
