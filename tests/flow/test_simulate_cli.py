@@ -6,6 +6,8 @@ import asyncio
 import csv
 import json
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +18,7 @@ from rig import ENV, Rig, running, until, write_config
 from relay import clock
 from relay.admin.simulation import Simulated
 from relay.config.load import load
+from relay.recipient import State
 from relay.settings import Config
 from relay.simulate.run import Left, Simulation
 from relay.simulate.snapshot import Snapshot
@@ -55,6 +58,26 @@ def mail(count: int) -> list[tuple[str, tuple[str, ...], bytes]]:
     ]
 
 
+class Delay:
+    """How long the loop was late, all in all, on a machine that stands still now and then: whatever is sent one after the other
+    comes later by as much."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            if (late := time.monotonic() - began - 0.01) > 0.005:  # many small ones make out as much as a long one
+                self.seconds += late
+
+    def end(self) -> float:
+        self._task.cancel()
+        return self.seconds
+
+
 def compare(found: list[tuple[str, Left]], real: dict[str, float], late: float = 0.5) -> list[float]:
     """How far each was foretold wrong, in seconds: by an interval, what the machine is late, and the 2 % of what passed that the
     parts of a limit may make out."""
@@ -74,9 +97,11 @@ async def test_each_message_leaves_when_it_was_foretold(tmp_path: Path) -> None:
         file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none, limits: [20/s]"}, extra=LIMITS)
         async with running(file) as rig:
             sent = mail(300)
+            delay = Delay()
             ids = await rig.send_many(sent)
             accepted = {row["queue_id"]: row["accepted_at"] for row in await rig.rows()}
-            await rig.settled(60)
+            await rig.settled(120)
+            late = delay.end()
         waves = [Wave(accepted[n], 1, sender, ((to[0], 1),)) for n, (sender, to, _) in zip(ids, sent, strict=True)]
         simulation = Simulation(load(file), waves[0].at, TAKES)
         left = list(simulation.run(Traffic(simulation).arrivals(waves)))
@@ -84,8 +109,8 @@ async def test_each_message_leaves_when_it_was_foretold(tmp_path: Path) -> None:
         first = min(numbers)
         found = [(to[0], numbers[first + i]) for i, (_, to, _) in enumerate(sent)]
         assert len(numbers) == 300
-        off = compare(found, up.at)
-        assert abs(sum(off)) / len(off) < 1.0  # three percent of what the last ones waited
+        off = compare(found, up.at, 0.5 + late)
+        assert abs(sum(off)) / len(off) < 1.0 + late  # three percent of what the last ones waited
 
 
 async def test_the_queue_leaves_when_it_was_foretold(tmp_path: Path) -> None:
@@ -93,13 +118,15 @@ async def test_the_queue_leaves_when_it_was_foretold(tmp_path: Path) -> None:
     async with Watched() as up:
         file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none, limits: [20/s]"}, extra=LIMITS)
         async with running(file) as rig:
-            await rig.send_many(mail(150))
-            await asyncio.sleep(2.0)
+            delay = Delay()
+            await rig.send_many(mail(240))
+            await until(lambda: len(up.at) >= 50)
             found = await asked(rig, load(file))
-            assert 40 < len(found) < 130
-            await rig.settled(60)
+            assert 40 < len(found) < 200
+            await rig.settled(120)
+            late = delay.end()
         # As after a restart, what is spaced begins with its next turn: never too early, and a few turns late.
-        compare(found, up.at, 0.8)
+        compare(found, up.at, 0.8 + late)
 
 
 async def asked(rig: Rig, config: Config) -> list[tuple[str, Left]]:
@@ -137,7 +164,8 @@ async def test_the_queue_of_a_running_relay(tmp_path: Path) -> None:
         file = write_config(tmp_path, {"main": f"port: {up.port}, tls: none, limits: [10/h]"}, extra=LIMITS)
         async with running(file) as rig:
             ids = await rig.send_many(mail(14))
-            await asyncio.sleep(0.5)
+            counts = rig.app.spool.counts
+            await until(lambda: counts[State.DELIVERED] == 10 and not counts[State.ACTIVE])
             waiting = {row["queue_id"] for row in await rig.rows() if row["state"] in ("queued", "deferred")}
             found = await rows(tmp_path, "--queue")
             assert {row["queue_id"] for row in found} == waiting and waiting < set(ids) and len(waiting) == 4
@@ -193,23 +221,25 @@ async def shown(rig: Rig, number: str) -> dict[str, Any]:
 
 
 async def test_each_waiting_recipient_tells_when_it_leaves_and_by_which_rule(tmp_path: Path) -> None:
-    classes = (
-        "  default: {}\n  night: {match: {sender: 'night@*'}, window: {days: sun, hours: '03:00-03:01', timezone: UTC}}"
-    )
+    day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.now(UTC).weekday() + 3) % 7]  # never today
+    night = f"window: {{days: {day}, hours: '03:00-03:01', timezone: UTC}}"
+    classes = f"  default: {{}}\n  night: {{match: {{sender: 'night@*'}}, {night}}}"
     async with Watched() as up:
         file = write_config(
             tmp_path, {"main": f"port: {up.port}, tls: none, limits: [20/s]"}, extra=LIMITS, classes=classes
         )
         async with running(file) as rig:
-            sent = mail(120)
+            sent = mail(240)
+            delay = Delay()
             ids = await rig.send_many(sent)
             night = await rig.send(sender="night@example.com")
             began = clock.now()
             told = {to[0]: await shown(rig, n) for n, (_, to, _) in zip(ids, sent, strict=True)}
             waits = await shown(rig, night)
             assert waits["why"].startswith("outside its hours") and waits["eta"] > began
-            assert waits["rule"].startswith("outside its hours sun 03:00-03:01 UTC")
-            await until_left(up, 120)
+            assert waits["rule"].startswith(f"outside its hours {day} 03:00-03:01 UTC")
+            await until_left(up, 240)
+            late = delay.end()
         waiting = {address: row for address, row in told.items() if row["state"] == "queued"}
         assert len(waiting) > 60
         rules = {row["rule"] for row in waiting.values()}
@@ -217,8 +247,8 @@ async def test_each_waiting_recipient_tells_when_it_leaves_and_by_which_rule(tmp
         for address, row in waiting.items():
             # Several rules one after the other come to more than each of them alone, which is what is told.
             real, eta = up.at[address] - began, row["eta"] - began
-            assert real - 0.5 * real - 0.5 < eta < real + 0.25 * real + 0.75, (address, real, eta, row["rule"])
+            assert real - 0.5 * real - 0.5 - late < eta < real + 0.25 * real + 0.75, (address, real, eta, row["rule"])
 
 
 async def until_left(up: Watched, count: int) -> None:
-    await until(lambda: len(up.at) >= count, 60)
+    await until(lambda: len(up.at) >= count, 120)

@@ -85,7 +85,7 @@ def test_it_ends_with_the_count_and_sums_up(tmp_path: Path) -> None:
 
 
 def test_json_has_each_event_and_the_summary(tmp_path: Path) -> None:
-    with sink(tmp_path, "--profile", "ses", "--json", "--speed", "0.1") as running:
+    with sink(tmp_path, "--profile", "ses", "--json", "--speed", "0.001") as running:
         assert json.loads(running.first)["event"] == "listening"
         assert running.send(20, "AKIA") == [250] * 14 + [454] * 6
         running.process.terminate()
@@ -104,12 +104,12 @@ def test_json_has_each_event_and_the_summary(tmp_path: Path) -> None:
         "after_minute": 0,
         "share_after_minute": 0.0,
     }
-    assert [b["rate"] for b in summary["buckets"]] == [1.4, 0.058]
+    assert [b["rate"] for b in summary["buckets"]] == [0.014, 0.001]
     assert summary["buckets"][0]["refused"] == 6
 
 
 def test_a_count_that_is_not_reached(tmp_path: Path) -> None:
-    with sink(tmp_path, "--count", 2, "--timeout", 1, "--json") as running:
+    with sink(tmp_path, "--count", 2, "--timeout", 8, "--json") as running:
         running.send(1)
         code, said = running.end()
     assert code == 75
@@ -171,7 +171,7 @@ def test_the_shell_example(tmp_path: Path) -> None:
         env=env,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr

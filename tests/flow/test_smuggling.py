@@ -124,7 +124,9 @@ async def test_no_line_of_ours_is_written_by_others(tmp_path: Path, format_: str
                 assert re.fullmatch(rb"\d{3}[ -][ -~]*\r\n", line), line
             await asyncio.to_thread(relay.wait_for, lambda: len(up.done) >= 2)
             await asyncio.to_thread(relay.wait_for, lambda: "[31mred" in relay.log)
-            (failed,) = await asyncio.to_thread(relay.json, "queue", "list", "--state", "failed")
+            state = "queue", "list", "--state", "failed"
+            await asyncio.to_thread(relay.wait_for, lambda: relay.json(*state))  # written behind the line of the log
+            (failed,) = await asyncio.to_thread(relay.json, *state)
             shown = [
                 await asyncio.to_thread(relay.cli, *arguments)
                 for arguments in (

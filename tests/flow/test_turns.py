@@ -71,7 +71,7 @@ async def test_pipelined_commands_by_the_hundred(tmp_path: Path) -> None:
             (b"RSET\r\n" + b"MAIL FROM:<a@b.example>\r\n" + b"RCPT TO:<c@d.example>\r\n" * 900) * 4 + b"QUIT\r\n"
         )
         other = asyncio.ensure_future(submit(rig.port, [("a@b.example", ("c@d.example",), b"Subject: t\r\n\r\nx\r\n")]))
-        answered = await asyncio.wait_for(reader.read(-1), 20)
+        answered = await asyncio.wait_for(reader.read(-1), 120)
         assert answered.count(b"250 2.1.5 Ok\r\n") == 5 * 900
         assert answered.endswith(b"221 2.0.0 Bye\r\n")
         assert await other

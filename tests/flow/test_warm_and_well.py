@@ -14,11 +14,10 @@ from test_blame import SLOW, many
 from relay import clock
 from relay.scheduler import standing
 
-TODAY = datetime.now(UTC).date()
-
 
 def warm(up: Upstream, first: str = "3/d", more: str = "") -> str:
-    plan = f"start: {TODAY - timedelta(days=1)}, first: {first}, growth: 20%, until: 1000/d, spread: none{more}"
+    today = datetime.now(UTC).date()  # not when this was imported: another day may have begun since
+    plan = f"start: {today - timedelta(days=1)}, first: {first}, growth: 20%, until: 1000/d, spread: none{more}"
     return f"port: {up.port}, tls: none, warm_up: {{{plan}}}"
 
 

@@ -40,7 +40,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
     made = Manager(tmp_path)
     monkeypatch.setenv("NOTIFY_SOCKET", str(made.path))
     monkeypatch.setenv("WATCHDOG_USEC", "40000")
-    monkeypatch.setattr(app, "STUCK_AFTER", 6.0)  # dispatch looks round every five seconds when nothing is due
+    monkeypatch.setattr(app, "STUCK_AFTER", 12.0)  # dispatch looks round every five seconds when nothing is due
     return made
 
 
@@ -51,7 +51,7 @@ async def fed(manager: Manager, rig: Rig) -> None:
 
 
 async def starved(manager: Manager, rig: Rig) -> None:
-    await until(lambda: not rig.app.health()["alive"], 20)
+    await until(lambda: not rig.app.health()["alive"], 60)
     await asyncio.sleep(0)
     manager.heard()
     assert not rig.app.health()["alive"]
@@ -65,7 +65,7 @@ async def test_a_stuck_writing_thread_ends_it(tmp_path: Path, manager: Manager) 
     async with Upstream() as up, running(write_config(tmp_path, {"main": f"port: {up.port}"})) as rig:
         await fed(manager, rig)
         goes_on = threading.Event()
-        stuck = asyncio.ensure_future(rig.app.spool._writer._connection.call(lambda _: goes_on.wait(60)))
+        stuck = asyncio.ensure_future(rig.app.spool._writer._connection.call(lambda _: goes_on.wait(90)))
         await starved(manager, rig)
         assert "spool does not run" in rig.app.health()["why"]
         goes_on.set()

@@ -8,6 +8,7 @@ import random
 import re
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ async def test_an_event_that_breaks_the_receiver_is_found(spool: SqliteSpool, re
         return 200
 
     receiver.behave = behave
-    async with hooked(spool, crm(receiver, batch=16, wait=0.1, timeout=0.2, give_up=1.0)) as hooks:
+    async with hooked(spool, crm(receiver, batch=16, wait=0.1, timeout=0.2, give_up=5.0)) as hooks:
         ids = await note(spool, *range(1, 41))
         bad.add(ids[21])
         await until(lambda: sorted(receiver.ids) == [i for i in ids if i not in bad], 20)
@@ -407,7 +408,8 @@ async def test_a_command_reads_lines(spool: SqliteSpool, tmp_path: Path, monkeyp
     mode, taken = tmp_path / "mode", tmp_path / "taken"
     mode.write_text("75")
     command = (sys.executable, "-c", COMMAND, str(tmp_path))
-    async with hooked(spool, Endpoint("page", command=command, cap=0.1, timeout=1.0)) as hooks:
+    page = Endpoint("page", command=command, cap=0.1, timeout=60.0)
+    async with hooked(spool, page) as hooks:
         ids = await note(spool, 1, 2)
         await until(lambda: hooks.row("page")["failures"])
         assert hooks.row("page")["error"] == "it ended with exit code 75: no such thing"
@@ -415,8 +417,10 @@ async def test_a_command_reads_lines(spool: SqliteSpool, tmp_path: Path, monkeyp
         await until(lambda: lines_of(taken) == ids)
         assert "hunter2" not in (tmp_path / "environment").read_text()
         mode.write_text("hang")
+        hooks.apply(page=replace(page, timeout=1.0))
         ids += await note(spool, 3)
         await until(lambda: hooks.row("page")["error"] == "it did not end within 1 s")
+        hooks.apply(page=page)
         mode.write_text("0")
         await until(lambda: lines_of(taken) == ids)
 

@@ -75,10 +75,10 @@ async def test_without_its_secret_nothing_is_sent(spool: SqliteSpool, receiver: 
         await until(lambda: hooks.row()["failures"])
         assert hooks.row()["error"] == f"its secret, file {file}, is empty"
         file.unlink()
-        await until(lambda: "No such file" in hooks.row()["error"], 5)
+        await until(lambda: "No such file" in hooks.row()["error"])
         assert not receiver.calls
         file.write_text(SECRET)
-        await until(lambda: receiver.ids == ids, 5)
+        await until(lambda: receiver.ids == ids)
     assert all("X-Relay-Signature" in call.headers for call in receiver.calls)
 
 
@@ -101,17 +101,16 @@ BATCH = Batch("page", [Item(1, 1, 1.0, '{"id": 1}')])
 async def test_the_exit_code_counts_whoever_holds_the_pipes(start: str) -> None:
     """What it left running has its standard error, and would keep that open for a minute."""
     began, files = time.monotonic(), len(os.listdir("/proc/self/fd"))
-    sink = CommandSink("page", ("sh", "-c", f"cat > /dev/null; {start} exit 0"), 10.0)
+    sink = CommandSink("page", ("sh", "-c", f"cat > /dev/null; {start} exit 0"), 50.0)
     for _ in range(5):
         assert (await sink.send(BATCH)).verdict is Verdict.TAKEN
-    assert time.monotonic() - began < 8
-    await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= files + 3
+    assert time.monotonic() - began < 40
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 3)
 
 
 async def test_who_complains_without_an_end_is_ended() -> None:
     sink = CommandSink("page", ("sh", "-c", "yes no, not this one >&2"), 0.5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         said = await sink.send(BATCH)
     assert said.verdict is Verdict.TROUBLE and said.why == "it did not end within 0.5 s"
 
@@ -120,11 +119,10 @@ async def test_what_is_not_read_keeps_nobody() -> None:
     """More than a pipe holds, and a process that left its group has the other end."""
     large = Batch("page", [Item(n, n, 1.0, "x" * 1000) for n in range(1, 1000)])
     files = len(os.listdir("/proc/self/fd"))
-    sink = CommandSink("page", ("sh", "-c", "setsid sleep 60 & exit 75"), 5.0)
-    async with asyncio.timeout(5):
+    sink = CommandSink("page", ("sh", "-c", "setsid sleep 60 & exit 75"), 50.0)
+    async with asyncio.timeout(40):
         assert (await sink.send(large)).verdict is Verdict.REST
-    await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= files + 3
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 3)
 
 
 # -- TLS
@@ -163,7 +161,7 @@ async def test_a_real_one_with_a_ca(tmp_path: Path, kind: str, why: str) -> None
     certs = Certs(tmp_path / "certs")
     made = certs.right("192.0.2.1") if kind == "other" else getattr(certs, kind)("127.0.0.1")
     async with over_tls(made.context) as (url, heard):
-        endpoint = Endpoint("crm", url=Reference("plain", url), allow_private=True, ca=certs.bundle, timeout=3.0)
+        endpoint = Endpoint("crm", url=Reference("plain", url), allow_private=True, ca=certs.bundle, timeout=30.0)
         said = await UrlSink(endpoint).send(BATCH)
         assert (said.verdict is Verdict.TAKEN) == (not why) and said.why.startswith(why), said
         assert bool(heard) == (not why)

@@ -51,7 +51,7 @@ def entry(folder: Path, selector: str, more: str) -> str:
 
 
 def config(folder: Path, up: Upstream, dns: Dns, entries: str) -> Path:
-    extra = f"signing:\n{entries}dns: {{servers: ['{dns.server}'], timeout: 1s}}\n"
+    extra = f"signing:\n{entries}dns: {{servers: ['{dns.server}'], timeout: 20s}}\n"
     return write_config(folder, {"main": f"port: {up.port}, tls: none"}, extra=extra)
 
 
