@@ -69,7 +69,7 @@ async def reader() -> AsyncIterator[Understanding]:
 async def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Understanding]:
     (tmp_path / "breaking.py").write_text(BREAKING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    made = Understanding(seconds=1, patience=30, module="breaking")
+    made = Understanding(seconds=1, patience=120, module="breaking")
     yield made
     await made.close()
 
