@@ -31,6 +31,7 @@ LOADS = {"kept": Load(1), "fresh": Load(1, fresh=True)}
 WARM, COUNT = 30, 100
 IDLE = 5.0  # seconds
 MARGIN = 0.15
+SLOW = 300.0  # seconds that any step may take: under callgrind all takes some fifty times as long, beside other programs more
 
 # A mixture of what a relay does: calls, attributes, dictionaries, small texts, bytes, an expression, JSON.
 YARDSTICK = r"""
@@ -65,7 +66,7 @@ def yardstick(folder: Path) -> float:
         place = folder / f"yardstick-{times}"
         place.mkdir()
         program = YARDSTICK.replace("%d): work", f"{times}): work")
-        run(*callgrind(place), sys.executable, "-I", "-c", program, timeout=120)
+        run(*callgrind(place), sys.executable, "-I", "-c", program, timeout=SLOW)
         text = (place / "callgrind.out").read_text(errors="replace")
         counted.append(int(re.findall(r"^totals: (\d+)", text, re.M)[0]))
     return (counted[1] - counted[0]) / 1000
@@ -76,16 +77,20 @@ def instructions(folder: Path) -> dict[str, float]:
     file = folder / "relay.yaml"
     with Sink() as sink:
         file.write_text(plain(folder, sink.port))
-        with Relay(file, prefix=callgrind(folder, "--instr-atstart=no")) as relay:
+        relay = Relay(file, prefix=callgrind(folder, "--instr-atstart=no"))
+        try:
+            relay.start(timeout=SLOW)
             assert relay.process is not None
             pid = str(relay.process.pid)
             for load in LOADS.values():
-                drive(relay.port, sink, load, WARM)
+                drive(relay.port, sink, load, WARM, SLOW)
             lasted = [_dumped(pid, lambda: time.sleep(IDLE))]
             for load in LOADS.values():
-                lasted.append(_dumped(pid, lambda load=load: drive(relay.port, sink, load, COUNT)))  # type: ignore[misc]
+                lasted.append(_dumped(pid, lambda load=load: drive(relay.port, sink, load, COUNT, SLOW)))  # type: ignore[misc]
             relay.process.terminate()
-            relay.process.wait(60)
+            relay.process.wait(SLOW)
+        finally:
+            relay.__exit__()
     idle, *counted = totals(folder)[: len(lasted)]
     each_second = idle / lasted[0]
     return {

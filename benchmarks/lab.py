@@ -33,6 +33,7 @@ ZONE = "lab.example"
 SENDER = f"app@{ZONE}"
 CLIENTS = 8  # connections that hand in
 SIZE = 2048  # bytes
+RECORDED = 30.0  # seconds at most until the queue knows what the hosts told
 PATIENCE, SLOWEST_INTAKE = 3, 400  # seconds, and messages a second: what we reckon with until all is stored
 
 CONFIG = """\
@@ -90,7 +91,7 @@ class Outcome:
     cpu: float  # seconds of the relay's, until then
     hosts_cpu: float  # and of the hosts'
     arrived: Counter[str]  # recipient -> how often, at any host
-    rows: list[dict[str, Any]]  # of the queue at that moment, with all that is done
+    rows: list[dict[str, Any]]  # of the queue then, once that is recorded, with all that is done
     missing: int  # messages to live hosts that never came
     lost: int  # recipients that neither a host nor the queue knows
     hosts: dict[int, dict[str, int]] = field(default_factory=dict)  # {connections, most} of each that listened
@@ -168,7 +169,7 @@ def run(
     `stored`: all of them are to leave at one moment (X-Relay-Send-At), when they have all been handed in; the clock starts then.
     Raises Stuck, and TimeoutError where they could not be handed in.
     """
-    live = set(plan.those("live"))
+    live, refusing = set(plan.those("live")), plan.those("refuses")
     wanted = {plan.recipient(message) for message in messages if plan.host(message) in live}
     arrived: Counter[str] = Counter()
     last = dict.fromkeys(sorted(live), 0.0)
@@ -199,7 +200,7 @@ def run(
         while not come() and time.monotonic() < end:
             time.sleep(0.02)
         cpu, hosts_cpu = (cpu_seconds(pid) - used for pid, used in zip(pids, before, strict=True))
-        rows = json.loads(running.cli("queue", "list", "--json", "--all", timeout=120))
+        rows = _queue(running, set(arrived), {plan.recipient(m) for m in messages if plan.host(m) in refusing})
     ended: dict[int, dict[str, int]] = {}
     for told in hosts.told():
         if "most" in told:
@@ -209,6 +210,18 @@ def run(
     known = {row["recipient"] for row in rows} | set(arrived)
     lost = sum(plan.recipient(message) not in known for message in messages)
     return Outcome(accepted - began, max(last.values()), last, cpu, hosts_cpu, arrived, rows, len(wanted), lost, ended)
+
+
+def _queue(running: Relay, arrived: set[str], refused: set[str]) -> list[dict[str, Any]]:
+    """With all that is done. The hosts know sooner than the queue does what has arrived, or whom they refused."""
+    end = time.monotonic() + RECORDED
+    while True:
+        rows: list[dict[str, Any]] = json.loads(running.cli("queue", "list", "--json", "--all", timeout=120))
+        active = {row["recipient"] for row in rows if row["state"] == "active"}
+        tried = not refused or any(row["state"] == "deferred" for row in rows if row["recipient"] in refused)
+        if (tried and not active & arrived) or time.monotonic() > end:
+            return rows
+        time.sleep(0.1)
 
 
 async def _hand_in(port: int, plan: Plan, messages: Sequence[int], due: float | None, end: float) -> None:

@@ -92,8 +92,8 @@ class Sink:
         return self.count
 
 
-def drive(port: int, sink: Sink, load: Load, count: int) -> tuple[float, float]:
-    """Messages a second until the last 250, and until the sink has counted the last one. Raises Stuck."""
+def drive(port: int, sink: Sink, load: Load, count: int, limit: float = LIMIT) -> tuple[float, float]:
+    """Messages a second until the last 250, and until the sink has counted the last one. Raises Stuck after `limit` seconds."""
     had = sink.poll()
     command = ["smtp-source", *([] if load.fresh else ["-d"]), "-s", str(load.sessions), "-m", str(count)]
     command += ["-l", str(load.size), "-f", SENDER, "-t", RECIPIENT, f"127.0.0.1:{port}"]
@@ -109,8 +109,8 @@ def drive(port: int, sink: Sink, load: Load, count: int) -> tuple[float, float]:
                     break
             if not relayed and sink.poll() - had >= count:
                 relayed = now
-            if now > LIMIT:
-                raise Stuck(f"only {sink.poll() - had} of {count} messages came through within {LIMIT:g} s")
+            if now > limit:
+                raise Stuck(f"only {sink.poll() - had} of {count} messages came through within {limit:g} s")
             time.sleep(0.002)
     finally:
         source.kill()

@@ -49,7 +49,7 @@ def signs(folder: Path, domain: str, selector: str, pem: str) -> Iterator[dict[s
             ["opendkim", "-f", "-x", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENV
         )
     try:
-        until(lambda: socket.is_socket() or process.poll() is not None, 20, "OpenDKIM listens")
+        until(lambda: socket.is_socket() or process.poll() is not None, what="OpenDKIM listens")
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
         # Whatever it can't sign is refused for now: nothing leaves unsigned.
         yield {"smtpd_milters": f"unix:{socket}", "milter_default_action": "tempfail"}

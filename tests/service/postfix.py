@@ -49,7 +49,7 @@ class Postfix:
         (etc / "master.cf").write_text(f"127.0.0.1:{self.port} inet n - n - - smtpd\n{_MASTER}")
         run("postfix", "-c", etc, "start")
         try:
-            until(lambda: answers(self.port), 20, "Postfix answers")
+            until(lambda: answers(self.port), what="Postfix answers")
         except BaseException:
             self.__exit__()
             raise
@@ -62,7 +62,14 @@ class Postfix:
     def __exit__(self, *_: object) -> None:
         pid = self.pid
         os.kill(pid, signal.SIGTERM)
-        until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(), 20)
+        until(lambda: _ended(pid), what="Postfix ended")
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # it may go between two looks, or while its file is read
+        return True
 
 
 _MASTER = """\

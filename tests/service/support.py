@@ -194,6 +194,12 @@ class Relay:
 # -- an upstream that keeps what it gets
 
 
+async def met() -> None:
+    """Returns when each connection that was accepted before it was called has its task: for who stops, and cancels them."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @dataclass(slots=True)
 class Received:
     """One message at the recorder: the octets between DATA's 354 and the final dot, dot-stuffing undone."""
@@ -229,13 +235,14 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         async def close() -> None:
             self._server.close()
+            await met()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     def wait(self, count: int = 1, timeout: float = 60.0) -> list[Received]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import jsonschema_rs
 import pytest
 import requests
 import schemathesis
@@ -251,10 +252,31 @@ def test_no_trouble_of_ours_whatever_is_said(world: World, schema: Any, name: st
             case.path_parameters = dict(known.path)
         harmless(name, case, world)
         answer = case.call(base_url=world.url, session=world.session, timeout=60)
-        case.validate_response(answer, checks=CHECKS)
+        streamed = name == "get_events_stream" and answer.status_code == 200
+        if streamed:
+            told(answer.text, world)  # schemathesis would ask of each event what is said of the whole stream
+        case.validate_response(
+            answer, checks=CHECKS, excluded_checks=[response_schema_conformance] if streamed else None
+        )
 
     ask()
     assert world.relay.popen.poll() is None
+
+
+def told(stream: str, world: World) -> list[Any]:
+    """The events of a stream, each as the document has it."""
+    document = world.call("GET", "/openapi.json").json()
+    event = {"$ref": "#/components/schemas/EventRow", "components": document["components"]}
+    found = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
+    for one in found:
+        jsonschema_rs.validate(event, one)
+    return found
+
+
+def test_the_stream_tells_events_as_described(world: World) -> None:
+    number = world.message("held")
+    answer = world.call("GET", "/v1/events/stream", params={"message": number, "since": 0, "lasts": 1})
+    assert [event["event"] for event in told(answer.text, world)][:1] == ["accepted"]
 
 
 def harmless(name: str, case: Case, world: World) -> None:
@@ -263,6 +285,8 @@ def harmless(name: str, case: Case, world: World) -> None:
         case.body["folder"] = f"made-up/{case.body['folder']}"
     for key in {"wait", "lasts"} & set(case.query or {}):
         case.query[key] = 1
+    if name == "post_simulate" and isinstance(case.body, dict) and isinstance(case.body.get("send"), int):
+        case.body["send"] %= 1000  # more may take longer than a simulation may, which is 503
     if name == "get_events_stream":
         case.query = {**(case.query or {}), "lasts": 1}
 

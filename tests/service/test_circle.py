@@ -86,7 +86,7 @@ def test_what_bounces_later_is_known_suppressed_and_refused(circle: Circle) -> N
     """With a kill -9 while the bounce is on its way, and one after it was learnt; the application hears of all of it."""
     number = circle.send("gone@example.net")
     # On the disk, not only in the log: else the kill leaves it in doubt, and it is sent once more.
-    until(lambda: "delivered" in [event["kind"] for event in circle.events(number)], 30, "Postfix took it")
+    until(lambda: "delivered" in [event["kind"] for event in circle.events(number)], what="Postfix took it")
     circle.relay.kill()
     circle.relay.start()
     event = circle.bounced(number)
@@ -102,10 +102,10 @@ def test_what_bounces_later_is_known_suppressed_and_refused(circle: Circle) -> N
     row = json.loads(circle.relay.cli("queue", "list", "--state", "delivered", "--json"))
     assert [r["queue_id"] for r in row] == [number]  # what it was stays
     application = circle.application
-    until(lambda: "suppression_added" in application.kinds(number), 40, "the application knows")
+    until(lambda: "suppression_added" in application.kinds(number), what="the application knows")
     assert application.kinds(number) == ["accepted", "delivered", "bounced", "suppression_added"]
     assert application.failed and not application.forged
-    told = {event["event"]: event for event in application.events.values() if event.get("queue_id") == number}
+    told = {event["event"]: event for event in list(application.events.values()) if event.get("queue_id") == number}
     assert told["bounced"]["recipient"] == "gone@example.net" and told["bounced"]["bounce_class"] == "hard"
     assert circle.relay.stop() == 0
     circle.relay.clean()

@@ -15,10 +15,10 @@ KINDS = ("live",) * 7 + ("slow", "refuses", "silent")
 @needs("knotd")
 def test_the_live_ones_do_not_wait_for_the_dead(tmp_path: Path) -> None:
     plan = Plan(KINDS, domains=50, messages=500)
+    # Alone they take half a second, on a busy machine some more. That a refused one is tried again takes a minute, and to give up
+    # a silent one five: who waited for either would be missing.
     done = run(plan, shuffled(range(plan.messages), 1), tmp_path, limit=60)
     assert (done.missing, done.lost, done.doubled) == (0, 0, 0)
-    # Alone they take half a second, and the slow one two for its greeting; on a busy machine some more.
-    assert done.seconds < 20
     slow, refuses, silent = ({plan.recipient(m) for m in plan.to(plan.those(kind))} for kind in KINDS[-3:])
     rows = {row["recipient"]: row for row in done.rows}
     live = set(rows) - slow - refuses - silent
@@ -28,6 +28,7 @@ def test_the_live_ones_do_not_wait_for_the_dead(tmp_path: Path) -> None:
     # Of the dead nothing was sent, nothing failed, and nothing was tried again and again meanwhile.
     dead = [rows[who] for who in refuses | silent]
     assert {row["state"] for row in dead} <= {"queued", "active", "deferred"}
+    assert {rows[who]["attempts"] for who in silent} == {0}
     assert max(row["attempts"] for row in dead) <= 2
     refused = [row for row in dead if row["state"] == "deferred"]
     assert refused and all("Connection refused" in row["last_reply"] for row in refused)
