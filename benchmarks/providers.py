@@ -108,12 +108,12 @@ def process(output: Path, *arguments: str, **environment: str) -> Iterator[None]
 
 def said(output: Path, pattern: str) -> int:
     """The port that a process says it listens on."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while time.monotonic() < end:
         if found := re.search(pattern, output.read_text()):
             return int(found[1])
         time.sleep(0.05)
-    raise SystemExit(f"not said within 30 s: {pattern}\n{output.read_text()[-2000:]}")
+    raise SystemExit(f"not said within 90 s: {pattern}\n{output.read_text()[-2000:]}")
 
 
 def run(profile: str, count: int, speed: float, bare: bool, folder: Path) -> Run:
@@ -167,7 +167,7 @@ def arrived(kept: Path) -> set[str]:
 
 def submit(port: int, count: int) -> None:
     """One message to one recipient each, in one session."""
-    with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
+    with smtplib.SMTP("127.0.0.1", port, timeout=120) as smtp:
         for i in range(count):
             text = f"From: app@example.com\r\nMessage-ID: <run-{i}@example.com>\r\nSubject: {i}\r\n\r\nhello\r\n"
             smtp.sendmail("app@example.com", [f"r{i}@example.net"], text)

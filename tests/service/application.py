@@ -59,6 +59,11 @@ class Application:
         found = dict.fromkeys(one for one in self.order if self.events[one].get("queue_id") == number)
         return [self.events[one]["event"] for one in found]
 
+    @property
+    def heard(self) -> set[str]:
+        """Of what kinds events came. More may come meanwhile."""
+        return {event["event"] for event in list(self.events.values())}
+
     def __enter__(self) -> Application:
         self._thread.start()
         return self

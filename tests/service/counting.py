@@ -8,6 +8,7 @@ import smtplib
 import threading
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ class Counting:
     mails: list[float] = field(default_factory=list)  # MAIL accepted
     taken: list[float] = field(default_factory=list)  # the final dot answered
     when: dict[str, float] = field(default_factory=dict)  # the same by recipient
+    since: list[float] = field(default_factory=list)  # of each MAIL: it did not come before
+    place: dict[str, int] = field(default_factory=dict)  # by recipient: how many MAILs were accepted before his
+    held: bool = False  # no final dot is answered before `release`
     twice: int = 0
     port: int = 0
 
@@ -29,6 +33,10 @@ class Counting:
         self._loop, self._tasks = asyncio.new_event_loop(), set[asyncio.Task[None]]()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=256))
         self.port = self._server.sockets[0].getsockname()[1]
+        self._released = asyncio.Event()
+        if not self.held:
+            self._released.set()
+        self._tasks.add(self._loop.create_task(self._beat()))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         return self
@@ -46,6 +54,13 @@ class Counting:
         self._thread.join(60)
         self._loop.close()
 
+    async def _beat(self) -> None:
+        """What is read had not come three beats ago, or it would have been read then: so we know of our own standing still."""
+        self._beats: deque[float] = deque([0.0], 3)
+        while True:
+            self._beats.append(time.monotonic())
+            await asyncio.sleep(0.005)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -58,18 +73,22 @@ class Counting:
             writer.close()
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to = ""
+        to, place = "", 0
         writer.write(b"220 counting\r\n")
         while line := await reader.readline():
             match line[:4].upper():
                 case b"MAIL":
+                    place = len(self.mails)
+                    self.since.append(self._beats[0])
                     self.mails.append(time.monotonic())
                 case b"RCPT":
                     to = line.decode().partition("<")[2].partition(">")[0]
+                    self.place[to] = place
                 case b"DATA":
                     writer.write(b"354 go on\r\n")
                     while (await reader.readuntil(b"\r\n")) != b".\r\n":
                         continue
+                    await self._released.wait()
                     if self.delay:
                         await asyncio.sleep(self.delay)
                     self.taken.append(time.monotonic())
@@ -80,6 +99,15 @@ class Counting:
                     return
             writer.write(b"250 ok\r\n")
             await writer.drain()
+
+    def release(self) -> None:
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    def most(self, period: float) -> int:
+        """Of the MAILs that came in any span of that length for certain: what was read late may have come earlier."""
+        mails = list(self.mails)
+        earliest = self.since[: len(mails)]
+        return max((bisect_left(mails, at + period) - i for i, at in enumerate(earliest)), default=0)
 
     def wait(self, count: int, timeout: float) -> None:
         until(lambda: len(self.taken) >= count, timeout, f"{count} messages at the sink")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from .support import ENV, answers, find, free_port, until
+from .support import ENV, answers, find, free_port, group_ended, until
 
 USER, PASSWORD = "bounces@example.com", 'a "secret" \\ of tests'
 
@@ -38,13 +38,15 @@ class Dovecot:
         program = find("dovecot")
         assert program
         command = [program, "-F", "-c", str(file or self.folder / "dovecot.conf")]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=ENV)
-        until(lambda: answers(self.port, b"* OK"), 20, "Dovecot answers")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=ENV, process_group=0)
+        until(lambda: answers(self.port, b"* OK"), what="Dovecot answers")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(60)
+            # Its master waits for its children, but not for ever: one that still writes would write into what comes next.
+            until(lambda: self.process is None or group_ended(self.process.pid), what="Dovecot's children have ended")
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -95,6 +97,7 @@ ssl = {ssl}
 auth_mechanisms = plain login
 mail_location = maildir:{folder}/mail
 first_valid_uid = 1
+mail_max_userip_connections = 100
 mail_uid = nobody
 mail_gid = nogroup
 passdb {{

@@ -2,7 +2,8 @@
 
 load.py sink                    an upstream that keeps nothing; says its port
 load.py small PORT RATE         small messages, a connection each, begun at that rate whatever the last one does,
-                                until its input ends; says [[when the dot was sent, seconds until 250], …]
+                                until its input ends; says "begun" after the first 250, and
+                                [[when the dot was sent, seconds until 250], …]
 load.py large PORT BYTES COUNT SESSIONS
 load.py odd PORT ROUNDS SESSIONS
 """
@@ -80,6 +81,8 @@ async def small(port: int, rate: float) -> None:
         writer.write(message + b".\r\n")
         await heard(b"250")
         told.append((sent, time.time() - sent))
+        if len(told) == 1:
+            print("begun", flush=True)
         writer.write(b"QUIT\r\n")
         await reader.read()
         writer.close()

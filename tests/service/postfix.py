@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from .support import answers, free_port, run, until
+from .support import answers, free_port, group_ended, run, until
 
 
 class Postfix:
@@ -62,14 +62,8 @@ class Postfix:
     def __exit__(self, *_: object) -> None:
         pid = self.pid
         os.kill(pid, signal.SIGTERM)
-        until(lambda: _ended(pid), what="Postfix ended")
-
-
-def _ended(pid: int) -> bool:
-    try:
-        return "Z" in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:  # it may go between two looks, or while its file is read
-        return True
+        # The master leads a group: one of its children that still writes would be met by who removes the folder.
+        until(lambda: group_ended(pid), what="Postfix has ended")
 
 
 _MASTER = """\

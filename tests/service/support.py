@@ -59,6 +59,16 @@ def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> 
         time.sleep(0.01)
 
 
+def group_ended(group: int) -> bool:
+    """Whether no process of this group runs any more; one that nobody asks after is no obstacle."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its, *_ = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            if int(its) == group and state != "Z":
+                return False
+    return True
+
+
 def answers(port: int, greeting: bytes = b"220") -> bool:
     """Whether a server greets at the port."""
     try:
@@ -161,7 +171,9 @@ class Relay:
             return f.read().decode(errors="replace")
 
     def lines(self, event: str) -> list[str]:
-        return [line for line in self.log().splitlines() if f" event={event} " in f"{line} "]
+        """Of whole lines: the last may be just being written."""
+        text = self.log()
+        return [line for line in text[: text.rfind("\n") + 1].splitlines() if f" event={event} " in f"{line} "]
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

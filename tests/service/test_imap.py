@@ -334,12 +334,12 @@ def test_killed_between_what_it_learnt_and_what_it_removes(tmp_path: Path, dovec
         with between(dovecot.port, b"STORE", relay.kill) as port, contextlib.suppress(AssertionError):
             written(port, upstream.port)
             relay.start()
-            wait_until(lambda: relay.ended, 30, "it is killed")
+            wait_until(lambda: relay.ended, what="it is killed")
         assert relay.ended and list(dovecot.messages()) == [1, 2]
         written(dovecot.port, upstream.port)
         relay.start()
         with relay_of(relay):
-            wait_until(lambda: list(dovecot.messages()) == [2], 30, "what was learnt is removed")
+            wait_until(lambda: list(dovecot.messages()) == [2], what="what was learnt is removed")
             number = re.findall(r" id=(\w+)", relay.log_file.read_text())[0]
             story = json.loads(relay.cli("queue", "show", number, "--json"))
             assert [event["kind"] for event in story["events"]].count("bounced") == 1

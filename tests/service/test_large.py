@@ -27,6 +27,7 @@ SESSIONS = 15
 FULL = 100  # messages in the burst from which on the promised figures are asked for
 PROMISED, FAULT = 0.06, 2.0  # seconds: p99 of the small messages' 250
 LAG_PROMISED, LAG_FAULT = "0.05", "1.0"  # bounds of buckets, in seconds
+TRIES = 3  # of what took as long as a fault does: a machine may stand still for so long, but not each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def under(relay: Relay, probes: int, *load: object) -> Told:
     """Small messages, 100 a second, while the load runs."""
     before = beats(probes)
     with loaded("small", relay.port, 100) as small:
+        assert small.stdout is not None and small.stdout.readline() == "begun\n"  # a short load may else be over before
         began = time.time()
         with loaded(load[0], relay.port, *load[1:]) as heavy:
             said, _ = heavy.communicate(timeout=300)
@@ -87,10 +89,21 @@ def under(relay: Relay, probes: int, *load: object) -> Told:
     return Told(len(took), p50, p99, took[-1], late, ended - began, json.loads(said))
 
 
+def short(relay: Relay, probes: int, *load: object) -> Told:
+    """Judged by what a fault does each time, as tests/pace.py does it: what took too long is measured again."""
+    for _ in range(TRIES):
+        told = under(relay, probes, *load)
+        assert set(told.answers) <= {"250", "552"}, told
+        if told.p99 < FAULT and told.within(LAG_FAULT) >= 0.999:
+            break
+    return told
+
+
 @pytest.mark.storm
 def test_small_among_large_and_odd(tmp_path: Path) -> None:
     count = int(os.environ.get("STORM_LARGE", "10"))
     full, probes = count >= FULL, free_port()
+    measured = under if full else short
     with loaded("sink") as sink:
         assert sink.stdout is not None
         file = tmp_path / "relay.yaml"
@@ -98,9 +111,9 @@ def test_small_among_large_and_odd(tmp_path: Path) -> None:
         file.write_text(config_text(tmp_path, int(sink.stdout.readline()), extra=extra))
         with Relay(file) as relay:
             found = {
-                f"burst of {count} x 10 MB": under(relay, probes, "large", 10_000_000, count, SESSIONS),
-                "24 MB each": under(relay, probes, "large", 24_000_000, max(3, count // 2), 3),
-                "odd ones": under(relay, probes, "odd", max(1, count // 10), 2),
+                f"burst of {count} x 10 MB": measured(relay, probes, "large", 10_000_000, count, SESSIONS),
+                "24 MB each": measured(relay, probes, "large", 24_000_000, max(3, count // 2), 3),
+                "odd ones": measured(relay, probes, "odd", max(1, count // 10), 2),
             }
             assert relay.stop() == 0
     table = "\n".join(f"{name}: {told}" for name, told in found.items())

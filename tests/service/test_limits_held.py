@@ -14,13 +14,13 @@ from benchmarks import limits, priority
 
 @pytest.mark.parametrize("where", ["account", "rule"])
 def test_by_the_second(tmp_path: Path, where: str) -> None:
-    held = limits.steady(tmp_path, "20/s", where, 20, 1.0, 5.0)
+    held = limits.steady(tmp_path, "20/s", where, 20, 1.0, 5.0, patience=20.0)
     assert held.most <= 21, held
-    assert held.used >= 0.97, held
+    assert held.used >= limits.USED, held
 
 
 def test_by_the_minute_nothing_goes_before_the_next(tmp_path: Path) -> None:
-    held = limits.steady(tmp_path, "40/min", "account", 40, 60.0, 4.0, 40)
+    held = limits.steady(tmp_path, "40/min", "account", 40, 60.0, 4.0, 40, patience=40.0)
     assert (held.most, held.came) == (40, 40), held
 
 
@@ -33,7 +33,7 @@ def test_by_the_day_over_two_restarts(tmp_path: Path, where: str) -> None:
 
 
 def test_a_reset_does_not_wait_for_a_campaign(tmp_path: Path) -> None:
-    alone = priority.measure(tmp_path / "alone", "high", 0, 10, 0.5)
-    beside = priority.measure(tmp_path / "beside", "high", 5000, 10, 0.5)
-    assert beside.beside > 5, beside  # the campaign goes on
-    assert beside.latencies[-1] - alone.latencies[-1] < 1.0, (alone, beside)
+    """By the order at the sink, which is the same however fast the machine is: 13 of the campaign go there in a second."""
+    seen = priority.measure(tmp_path / "beside", "high", 5000, 10, 0.5)
+    assert seen.at_best > 5, seen  # the campaign goes on
+    assert seen.overtaken <= 13, seen

@@ -101,6 +101,7 @@ class Storm:
     async def blow(self) -> None:
         while self.app.kills + self.reader.kills < self.kills:
             await asyncio.gather(self.app.alive(), self.reader.alive())
+            await self.booked(5 * (self.app.kills + self.reader.kills + 2))
             await asyncio.sleep(self.dice.random() / 2)
             for part in self.dice.choice([[self.app], [self.reader], [self.reader, self.app]]):
                 part.kill()
@@ -112,6 +113,14 @@ class Storm:
             assert time.monotonic() < end, self.reader.log.read_text()[-2000:]
             await asyncio.sleep(0.1)
         self.reader.kill()
+
+    async def booked(self, wanted: int) -> None:
+        """Until the application has booked more than so many, however long that takes here."""
+        end = time.monotonic() + 60
+        while int(self.query("SELECT count(*) FROM booked")[0][0]) <= wanted:
+            await self.app.alive()
+            assert time.monotonic() < end, self.app.log.read_text()[-2000:]
+            await asyncio.sleep(0.05)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         is_file = self.url.startswith("sqlite")

@@ -48,9 +48,9 @@ def test_the_readme_runs_as_written(tmp_path: Path) -> None:
             run = [sys.executable, "-m", "relay", "outbox", "run", "--database", "sqlite:///app.db"]
             reader = subprocess.Popen(run, cwd=tmp_path, env=env)
             try:
-                until(lambda: len(upstream.messages) == 4, 30, "the outbox' mail")
+                until(lambda: len(upstream.messages) == 4, what="the outbox' mail")
             finally:
                 reader.terminate()
-                assert reader.wait(20) == 0
+                assert reader.wait(60) == 0
     subjects = {re.search(rb"^Subject: (.*)\r$", m.raw, re.MULTILINE)[1] for m in upstream.messages}  # type: ignore[index]
     assert subjects == {b"Your order", b"Hello", b"Booked", b"hello"}

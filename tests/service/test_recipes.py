@@ -110,8 +110,7 @@ def test_bounces_come_back(tmp_path: Path) -> None:
                 bounces.sendmail("", [way_back], dsn("gone@example.net"))
             with pytest.raises(smtplib.SMTPRecipientsRefused):
                 smtp.sendmail("a@b.example", ["gone@example.net"], MESSAGE.format("a@b.example"))
-            heard = {"bounced", "suppression_added"}
-            until(lambda: heard <= {e["event"] for e in application.events.values()}, 40, "the application knows")
+            until(lambda: {"bounced", "suppression_added"} <= application.heard, what="the application knows")
             assert "hard_bounce" in relay(file, "suppress", "list", "gone@example.net", "--json")
             assert not application.forged
 
