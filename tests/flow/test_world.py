@@ -22,7 +22,7 @@ from simmx import SimMx, after, greylist, silent
 from stsserver import Policy, StsServer, text
 from world import World, bogus, plain, signed, world
 
-from tests.ports import blackhole, common_port
+from tests.ports import blackhole, common_port, free_port
 
 __all__ = ["certs"]
 
