@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _CORPORA = Path(os.environ.get("RELAY_CORPORA", ROOT.parent / "shared" / "corpora"))
 
 
-async def until(condition: Callable[[], object], deadline: float = 30.0) -> None:
+async def until(condition: Callable[[], object], deadline: float = 60.0) -> None:
     """Wait for a condition, not for a time; fails with its name."""
     end = time.monotonic() + deadline
     while not condition():

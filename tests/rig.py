@@ -249,11 +249,11 @@ class Process:
         lines = [li for li in self.log.splitlines() if re.search(r'event"?[=:] ?"?listening', li)]
         return [int(re.findall(r'port"?[=:] ?(\d+)', line)[-1]) for line in lines]
 
-    def ready(self, deadline: float = 60.0) -> Process:
+    def ready(self, deadline: float = 120.0) -> Process:
         self.wait_for(lambda: re.search(r'event"?[=:] ?"?ready', self.log), deadline)
         return self
 
-    def wait_for(self, condition: Any, deadline: float = 60.0) -> None:
+    def wait_for(self, condition: Any, deadline: float = 120.0) -> None:
         end = time.monotonic() + deadline
         while not condition():
             assert self.popen.poll() is None, f"the relay ended with {self.popen.returncode}:\n{self.log}"
@@ -263,7 +263,7 @@ class Process:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = 120.0) -> int:
         return self.popen.wait(timeout)
 
     def close(self) -> None:
@@ -282,7 +282,7 @@ class Process:
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "relay", *arguments],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
             env=self.env | {"RELAY_ENDPOINT": str(self.socket)},
         )  # fmt: skip
 

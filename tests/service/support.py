@@ -48,7 +48,7 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
+def until(condition: Callable[[], T], timeout: float = 120.0, what: str = "") -> T:
     """What `condition` returns once it is true."""
     end = time.monotonic() + timeout
     while True:
@@ -139,7 +139,7 @@ class Relay:
             self.process.kill()
             self.process.wait()
 
-    def start(self, timeout: float = 90.0) -> None:  # under a profiler, beside other tests
+    def start(self, timeout: float = 180.0) -> None:  # under a profiler, beside other tests
         """Returns when it is ready to take mail."""
         self._from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
@@ -185,13 +185,13 @@ class Relay:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout: float = 60.0) -> int:
+    def stop(self, timeout: float = 120.0) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout)
 
-    def cli(self, *arguments: str, timeout: float = 60.0) -> str:
+    def cli(self, *arguments: str, timeout: float = 120.0) -> str:
         """`relay …` against this relay; its standard output."""
         env = ENV | {"PYTHONPATH": str(ROOT), "RELAY_ENDPOINT": f"{self.config.parent}/admin.sock"}
         return run(sys.executable, "-m", "relay", *arguments, env=env, timeout=timeout).stdout
