@@ -53,7 +53,7 @@ async def test_a_slow_session_does_not_hold_up_what_its_limit_lets_go(tmp_path: 
         await rig.send(sender="slow@example.com")
         await until(lambda: any(t.ended for t in up.transactions))
         await rig.send_many(many(15))
-        await until(lambda: len(up.delivered()) == 15, 6.0)
+        await until(lambda: len(up.delivered()) == 15)
         never.set()
         await rig.settled()
 
@@ -68,7 +68,7 @@ async def test_a_limit_that_was_raised_lets_go_what_waited_for_it(tmp_path: Path
             await quiet(rig)
             file.write_text(file.read_text().replace("5/h", "50/h"))
             assert rig.app.reload()[0]
-            await rig.settled(5.0)
+            await rig.settled()
             assert len(up.delivered()) == 8
 
 
@@ -117,7 +117,7 @@ async def test_a_reload_ends_what_a_reply_asked_to_wait_for(tmp_path: Path) -> N
         row = await rig.row(number)
         assert row["state"] == "queued" and 71_000 < row["next_at"] - clock.now() < 72_100
         assert rig.app.reload()[0]
-        await rig.settled(5.0)
+        await rig.settled()
 
 
 async def test_who_has_no_session_open_has_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
