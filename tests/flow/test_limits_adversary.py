@@ -44,7 +44,7 @@ async def test_a_site_that_was_quiet_does_not_begin_its_day_anew(
 async def test_what_is_claimed_waits_when_its_egress_is_suspended(tmp_path: Path) -> None:
     held = asyncio.Event()
     async with (
-        Upstream({"DOT": lambda _: Later(10, "250 ok", held)}) as up,
+        Upstream({"DOT": lambda _: Later(0, "250 ok", held)}) as up,
         running(rules(tmp_path, {"main": up})) as rig,
     ):
         await rig.send_many(many(30))
@@ -61,7 +61,7 @@ async def test_what_is_claimed_waits_when_its_egress_is_suspended(tmp_path: Path
 async def test_what_is_claimed_waits_when_its_class_is_suspended(tmp_path: Path) -> None:
     held = asyncio.Event()
     async with (
-        Upstream({"DOT": lambda _: Later(10, "250 ok", held)}) as up,
+        Upstream({"DOT": lambda _: Later(0, "250 ok", held)}) as up,
         running(rules(tmp_path, {"main": up})) as rig,
     ):
         await rig.send_many(many(30))

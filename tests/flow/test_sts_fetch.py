@@ -469,7 +469,7 @@ async def test_policies_in_use_are_renewed_each_day(world: World) -> None:
         assert len(world.requests) == day
     world.silence()  # nor one who blocks the record
     assert await world.mode(DAY) == "enforce"
-    world.resolver._timeout = 20.0
+    world.resolver._timeout = 4.0
     await world.sts.renew()
     assert len(world.requests) == 20
     world.status = 503
