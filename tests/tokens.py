@@ -110,7 +110,12 @@ class Endpoint:
         self.at.append(time.monotonic())
         planned = self.plan.pop(0) if self.plan else {}
         if planned is HANG:
-            await asyncio.sleep(3600)
+            # Who asked leaves it behind: how many such there are is the plan's, and how long it lasts.
+            self._at_once -= 1
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self._at_once += 1
         if isinstance(planned, int | float):
             await asyncio.sleep(planned)
             planned = {}

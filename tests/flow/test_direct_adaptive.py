@@ -69,7 +69,7 @@ async def test_a_destination_with_much_mail_starves_nobody(tmp_path: Path) -> No
             late = await burst(rig, ["x@d2.test", "x@d3.test"])
             for number in late:
                 await rig.reaches(number, "delivered", deadline=PROMPT)
-            assert rig.app.spool.queued > 500
+            assert rig.app.spool.queued > 100  # it has much yet
 
 
 # -- how much a host takes at once

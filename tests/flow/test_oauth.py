@@ -172,7 +172,7 @@ async def test_storm_of_all_that_can_go_wrong(tmp_path: Path, quick: None, monke
                 return failed <= failing - left and len(rig.said("oauth_token")) == len(there.given)
 
             await until(adds_up)
-            assert there.most_at_once <= 2  # one that hangs is left behind
+            assert there.most_at_once <= 2  # one that takes long may be left behind
 
 
 async def test_many_sessions_with_one_stale_token_make_one_request(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ async def test_a_speed_by_the_second_is_reached_and_even_though_each_reply_takes
     ):
         await rig.send_many(many(50))
         await until(lambda: len(begun) == 50, 60.0)
+        # One after the other would be three times as slow; a disk that stands still for a moment is not.
         # What the loop was held up for is made up for by a few that follow at once, and not all of it.
         early_by = 2 * felt.worst
-        assert 49 / 8 * 0.99 - early_by <= begun[-1] - begun[0] <= 49 / 8 / 0.9 + felt.lost
+        assert 49 / 8 * 0.99 - early_by <= begun[-1] - begun[0] <= 49 / 8 / 0.6 + felt.lost
         assert all(late - early > 0.99 - early_by for early, late in zip(begun, begun[8:], strict=False))
         apart = sorted(late - early for early, late in pairwise(begun))
         assert apart[min(5 + 2 * felt.count, 30)] > 0.05 - early_by  # not in bursts

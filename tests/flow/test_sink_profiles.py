@@ -73,8 +73,10 @@ async def test_gmail(tmp_path: Path) -> None:
             "4.5.3 Your message has too many recipients. For more information regarding",
         )
         assert {code for code, _ in await send(client, range(99))} == {250}
-        code, text = await client.say("MAIL FROM:<shop@x.example>")
-        assert (code, text[:44]) == (421, "4.7.0 Try again later, closing connection. (")
+        async with asyncio.timeout(30):
+            while (reply := await client.say("MAIL FROM:<shop@x.example>"))[0] == 250:
+                await client.say("RSET")  # 0.6 s give room for one more
+        assert (reply[0], reply[1][:44]) == (421, "4.7.0 Try again later, closing connection. (")
         assert await client.reply() == (0, "")
         (refused,) = [reply for reply in bench.sink.tally.refused() if reply.startswith("421")]
         assert refused == "421 4.7.0 Try again later, closing connection. (MAIL) {id} - gsmtp"
@@ -143,7 +145,7 @@ async def test_speed(tmp_path: Path) -> None:
         while arrived < 60:
             client = await bench.client()
             await _login(client, "shop@x.example")
-            while (await client.mail(numbered(arrived)))[0] == 250:
+            while arrived < 60 and (await client.mail(numbered(arrived)))[0] == 250:
                 arrived += 1
             await asyncio.sleep(0.05)
         (bucket,) = [b for b in bench.sink.tally.buckets if b["limit"].startswith("rate")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from conftest import free_port, until
-from fakes import Upstream
+from fakes import Later, Upstream
 from rig import Rig, running, write_config
 from test_blame import SLOW, many
 
@@ -50,12 +51,16 @@ async def test_without_an_overflow_it_waits_and_says_so(tmp_path: Path) -> None:
 async def test_a_sender_whose_mail_bounces_goes_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standing, "JUDGE_EVERY", 0.1)
     routes = '  - {name: poor, match: {reputation: "< 0.7"}, via: slow}\n  - {name: rest, via: main}'
-    async with Upstream({"RCPT": lambda arg: "550 5.1.1 nobody" if "gone" in arg else None}) as up, Upstream() as slow:
+    # Nobody is refused before all are handed in: who comes after the first of them were judged goes the other way already.
+    go = asyncio.Event()
+    script = {"RCPT": lambda arg: Later(0, "550 5.1.1 nobody", go) if "gone" in arg else None}
+    async with Upstream(script) as up, Upstream() as slow:
         accounts = {"main": f"port: {up.port}, tls: none", "slow": f"port: {slow.port}, tls: none"}
         file = write_config(tmp_path, accounts, routes=routes)
         async with running(file) as rig:
             for sender, to in (("app@poor.example", "gone"), ("app@good.example", "you")):
                 await rig.send_many((sender, (f"{to}{i}@example.net",), b"Subject: t\r\n\r\nhi\r\n") for i in range(30))
+            go.set()
             await rig.settled()
             await until(lambda: rig.app.scheduler.score("x@poor.example") < 0.7)
             assert rig.app.scheduler.score("x@good.example") > 0.9
